@@ -1,0 +1,106 @@
+"""promscale: a trace store on PostgreSQL. `python -m promscale --help` lists the settings."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+
+from promscale.server import Server
+from promscale.store import SchemaTooNew, Store, StoreUnavailable
+from promscale.web import Web
+
+log = logging.getLogger("promscale")
+
+RETRY_SECONDS = 1
+RETENTION_SECONDS = 600
+GRACE_SECONDS = 10
+
+
+def settings(argv: list[str], environ: dict[str, str]) -> argparse.Namespace:
+    """The settings, by the names that Promscale gave them: a flag, else the variable PROMSCALE_<FLAG>, else a default."""
+    parser = argparse.ArgumentParser(prog="promscale", description="A trace store on PostgreSQL.")
+
+    def add(flag: str, default: str | None, help: str, *older: str) -> None:
+        names = [flag, *older]
+        variables = ["PROMSCALE_" + name.upper().replace(".", "_").replace("-", "_") for name in names]
+        value = next((environ[variable] for variable in variables if environ.get(variable)), default)
+        parser.add_argument(
+            *(f"--{name}" for name in names),
+            dest=flag,
+            default=value,
+            metavar="VALUE",
+            help=f"{help} ({', '.join(variables)}; default: {default})",
+        )
+
+    add("db.uri", "postgresql://postgres@localhost:5432/postgres", "the database")
+    add("db.connect-retries", None, "how often to try again before giving up at start; without it: for ever")
+    add("tracing.grpc.server-address", "127.0.0.1:9202", "where to listen for gRPC", "tracing.otlp.server-address")
+    add("web.listen-address", "127.0.0.1:9201", "where to listen for HTTP")
+    found = vars(parser.parse_args(argv))
+    for name in ("tracing.grpc.server-address", "web.listen-address"):
+        host, _, port = found[name].rpartition(":")
+        if not port.isdecimal() or not 0 < int(port) < 65536:
+            parser.error(f"{name}: {found[name]!r} is not host:port")
+        found[name] = f"{host or '0.0.0.0'}:{port}"  # as Go reads ":9202"
+    retries = found["db.connect-retries"]
+    if retries is not None and not retries.isdecimal():
+        parser.error(f"db.connect-retries: {retries!r} is not a number")
+    return argparse.Namespace(
+        db_uri=found["db.uri"],
+        db_connect_retries=int(retries) if retries else None,
+        grpc_address=found["tracing.grpc.server-address"],
+        web_address=found["web.listen-address"],
+    )
+
+
+def migrate(store: Store, retries: int | None, stopping: threading.Event) -> None:
+    """Migrate, and again while the database is away. Raises StoreUnavailable after the last of `retries`."""
+    tries = 0
+    while not stopping.is_set():
+        try:
+            store.migrate()
+            return
+        except StoreUnavailable as error:
+            if tries == retries:
+                raise
+            tries += 1
+            log.warning("Waiting for the database: %s", error)
+            stopping.wait(RETRY_SECONDS)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    options = settings(sys.argv[1:], dict(os.environ))
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    store = Store(options.db_uri)
+    try:
+        server = Server(store, options.grpc_address)
+        web = Web(store, options.web_address)
+    except (RuntimeError, OSError, SystemExit) as error:
+        sys.exit(f"promscale: cannot listen: {error}")
+    log.info("gRPC on %s, HTTP on %s, database %s", options.grpc_address, options.web_address, store.address)
+    try:
+        migrate(store, options.db_connect_retries, stopping)
+    except (StoreUnavailable, SchemaTooNew) as error:
+        sys.exit(f"promscale: {error}")
+    store.start()
+    server.serve()
+    web.serve()
+    log.info("Ready")
+    while not stopping.wait(RETENTION_SECONDS):
+        try:
+            store.delete_old_traces()
+        except StoreUnavailable as error:
+            log.warning("Old traces not deleted, to be tried again: %s", error)
+    log.info("Stopping")
+    server.close(GRACE_SECONDS)
+    store.close()
+    web.close()
+
+
+if __name__ == "__main__":
+    main()

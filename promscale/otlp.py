@@ -1,0 +1,411 @@
+"""From an OTLP export to the rows that store it. Nothing here touches the network or the database.
+
+Every span becomes two things: a row of `_ps_trace.span`, which is what SQL asks about, and its own bytes, which are
+kept as they came, one compressed OTLP TracesData a trace, and are what is given back.
+
+In the row, what PostgreSQL cannot hold is replaced: a NUL in a text by U+FFFD, NaN and infinities by the strings
+"NaN", "Infinity" and "-Infinity" and bytes by base64 (as protobuf's JSON mapping has them), a count above int's range
+by int's largest. Times have microseconds there; the nanoseconds that are left of the start are a column of their own.
+"""
+
+import base64
+import math
+import struct
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2b
+from typing import NamedTuple
+
+import orjson
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+
+from promscale import wire
+
+SPAN_KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
+STATUS_CODES = ("unset", "ok", "error")
+
+# The service's name where a resource has none: OpenTelemetry's semantic conventions for service.name.
+UNKNOWN_SERVICE = "unknown_service"
+
+
+class MalformedRequest(ValueError):
+    """The request is not an ExportTraceServiceRequest."""
+
+
+class RefusedSpan(ValueError):
+    """The span breaks OTLP's rules; the message says how."""
+
+
+class Source(NamedTuple):
+    """Where a span was found in its export: the messages around it as sent, None where they were not."""
+
+    resource: bytes | None
+    resource_schema_url: bytes | None
+    scope: bytes | None
+    scope_schema_url: bytes | None
+
+
+class Span(NamedTuple):
+    trace_id: bytes
+    span_id: bytes
+    start_time_unix_nano: int
+    row: bytes  # in COPY's binary format, for copy_spans in sql/store.sql
+    raw: bytes  # OTLP Span
+    source: Source
+
+    @property
+    def identity(self) -> tuple[bytes, bytes, int]:
+        return self[:3]
+
+    def refusal(self, reason: object) -> str:
+        return _refusal(wire.Span.FromString(self.raw), reason)
+
+
+@dataclass
+class Export:
+    """What one export request holds, ready to be stored.
+
+    `resources`, `scopes` and `operations` are rows by id, of what the spans refer to; `refused` has a line for each
+    span that is not in `spans`.
+    """
+
+    spans: list[Span] = field(default_factory=list)
+    resources: dict[int, tuple] = field(default_factory=dict)
+    scopes: dict[int, tuple] = field(default_factory=dict)
+    operations: dict[int, tuple] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+
+
+def read_export(request: bytes) -> Export:
+    """Read a serialized OTLP ExportTraceServiceRequest.
+
+    Raises MalformedRequest if it is not one. A span that cannot be stored is refused alone.
+    """
+    try:
+        message = wire.TracesData.FromString(request)
+    except DecodeError as error:
+        raise MalformedRequest(f"not an OTLP ExportTraceServiceRequest: {error}") from None
+    export = Export()
+    for resource_spans in message.resource_spans:
+        for scope_spans in resource_spans.scope_spans:
+            _read_scope_spans(export, resource_spans, scope_spans)
+    return export
+
+
+def _read_scope_spans(export: Export, resource_spans, scope_spans) -> None:
+    source = Source(
+        _sent(resource_spans, "resource"),
+        _sent(resource_spans, "schema_url"),
+        _sent(scope_spans, "scope"),
+        _sent(scope_spans, "schema_url"),
+    )
+    try:
+        resource = _resource(source.resource, source.resource_schema_url)
+        scope = _scope(source.scope, source.scope_schema_url)
+    except RefusedSpan as refused:
+        export.refused += [f"span refused: {refused}"] * len(scope_spans.spans)
+        return
+    export.resources[resource.id] = resource.row
+    export.scopes[scope.id] = scope.row
+    for raw in scope_spans.spans:
+        try:
+            span = wire.Span.FromString(raw)
+        except DecodeError:
+            export.refused.append("span refused: its bytes are not an OTLP Span")
+            continue
+        try:
+            operation, row = _span_row(span, resource, scope)
+        except RefusedSpan as refused:
+            export.refused.append(_refusal(span, refused))
+            continue
+        export.operations[operation.id] = operation.row
+        export.spans.append(Span(span.trace_id, span.span_id, span.start_time_unix_nano, row, raw, source))
+
+
+def _refusal(span, reason: object) -> str:
+    name = span.name[:100].decode(errors="replace")
+    return f"span {name!r} (trace {span.trace_id[:16].hex()}, span {span.span_id[:8].hex()}) refused: {reason}"
+
+
+def _sent(message, name: str) -> bytes | None:
+    return getattr(message, name) if message.HasField(name) else None
+
+
+# Rows in COPY's binary format: each field is its length in 4 bytes and its data; the length of NULL is -1. -------------
+
+COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+COPY_TRAILER = b"\xff\xff"
+
+_LENGTH = struct.Struct(">i")
+_FIXED = struct.Struct(">h i16s i8s iq iq id iq iq ih")
+_INT8 = struct.Struct(">iq")
+_INT4 = struct.Struct(">ii")
+_TRACES_DATA = struct.Struct(">h i16s iq i")
+_NULL = _LENGTH.pack(-1)
+_NO_DROPS = 3 * _NULL
+_EPOCH_MICROS = 946_684_800_000_000  # PostgreSQL counts from 2000-01-01, OTLP from 1970-01-01
+_INT4_MAX = 2**31 - 1
+_SPAN_COLUMN_COUNT = 21
+_TRACES_DATA_COLUMN_COUNT = 3
+
+
+def _field(data: bytes) -> bytes:
+    return _LENGTH.pack(len(data)) + data
+
+
+def _label(labels: tuple[str, ...]) -> dict[int, bytes]:
+    return {number: _field(label.encode()) for number, label in enumerate(labels)}
+
+
+_KIND_FIELDS = _label(SPAN_KINDS)
+_STATUS_FIELDS = _label(STATUS_CODES)
+
+
+def traces_data_rows(spans: Iterable[Span]) -> bytes:
+    """Rows for copy_traces_data in sql/store.sql, in COPY's binary format: the spans as they came, one row a trace.
+
+    Spans of one trace and source keep their order.
+    """
+    traces: dict[bytes, dict[Source, list[bytes]]] = {}
+    last_start: dict[bytes, int] = {}
+    for span in spans:
+        trace_id = span.trace_id
+        traces.setdefault(trace_id, {}).setdefault(span.source, []).append(span.raw)
+        if span.start_time_unix_nano > last_start.get(trace_id, -1):
+            last_start[trace_id] = span.start_time_unix_nano
+    rows = []
+    for trace_id, sources in traces.items():
+        traces_data = wire.TracesData(
+            resource_spans=[
+                wire.ResourceSpans(
+                    resource=source.resource,
+                    schema_url=source.resource_schema_url,
+                    scope_spans=[
+                        wire.ScopeSpans(scope=source.scope, schema_url=source.scope_schema_url, spans=raw_spans)
+                    ],
+                )
+                for source, raw_spans in sources.items()
+            ]
+        )
+        data = zlib.compress(traces_data.SerializeToString(), 1)
+        micros = last_start[trace_id] // 1000 - _EPOCH_MICROS
+        rows += _TRACES_DATA.pack(_TRACES_DATA_COLUMN_COUNT, 16, trace_id, 8, micros, len(data)), data
+    return b"".join(rows)
+
+
+class _Resource(NamedTuple):
+    id: int
+    row: tuple
+    service_name: str
+
+
+class _Scope(NamedTuple):
+    id: int
+    row: tuple
+
+
+class _Operation(NamedTuple):
+    id: int
+    row: tuple
+    service_name_field: bytes
+    span_name_field: bytes
+
+
+def _span_row(span, resource: _Resource, scope: _Scope) -> tuple[_Operation, bytes]:
+    trace_id, span_id, parent_span_id = span.trace_id, span.span_id, span.parent_span_id
+    _check_id("trace_id", trace_id, 16)
+    _check_id("span_id", span_id, 8)
+    if parent_span_id and len(parent_span_id) != 8:
+        raise RefusedSpan(f"parent_span_id has {len(parent_span_id)} bytes instead of 8")
+    start, end = span.start_time_unix_nano, span.end_time_unix_nano
+    kind = span.kind if span.kind in _KIND_FIELDS else 0  # as OTLP wants of enum values that a reader does not know
+    operation = _operation(resource.service_name, kind, span.name)
+    dropped = (span.dropped_attributes_count, span.dropped_events_count, span.dropped_links_count)
+    row = b"".join(
+        (
+            _FIXED.pack(
+                _SPAN_COLUMN_COUNT,
+                16, trace_id,
+                8, span_id,
+                8, start // 1000 - _EPOCH_MICROS,
+                8, end // 1000 - _EPOCH_MICROS,
+                8, (end - start) / 1e6,
+                8, resource.id,
+                8, scope.id,
+                2, start % 1000,
+            ),  # fmt: skip
+            # Some senders write eight zero bytes where there is no parent.
+            _INT8.pack(8, int.from_bytes(parent_span_id, signed=True)) if any(parent_span_id) else _NULL,
+            b"".join(map(_count_field, dropped)) if any(dropped) else _NO_DROPS,
+            _KIND_FIELDS[kind],
+            _STATUS_FIELDS.get(span.status.code, _STATUS_FIELDS[0]),
+            operation.service_name_field,
+            operation.span_name_field,
+            _text_field(span.trace_state, "trace_state"),
+            _text_field(span.status.message, "status.message"),
+            _jsonb_field(_attributes(span.attributes)),
+            _jsonb_field(b"[%b]" % b",".join(map(_event, span.events))) if span.events else _NULL,
+            _jsonb_field(b"[%b]" % b",".join(map(_link, span.links))) if span.links else _NULL,
+        )
+    )
+    return operation, row
+
+
+def _check_id(name: str, value: bytes, length: int) -> None:
+    if len(value) != length:
+        raise RefusedSpan(f"{name} has {len(value)} bytes instead of {length}")
+    if not any(value):
+        raise RefusedSpan(f"{name} is all zero")
+
+
+def _count_field(count: int) -> bytes:
+    return _INT4.pack(4, min(count, _INT4_MAX))
+
+
+def _text(data: bytes, name: str) -> str:
+    try:
+        return data.decode().replace("\0", "\ufffd")
+    except UnicodeDecodeError as error:
+        raise RefusedSpan(f"{name} is not valid UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def _text_field(data: bytes, name: str) -> bytes:
+    return _field(_text(data, name).encode()) if data else _NULL
+
+
+def _jsonb_field(json: bytes) -> bytes:
+    return _field(b"\x01" + json)  # 1 is the version of jsonb's binary format
+
+
+def _event(event) -> bytes:
+    return b'{"t":%d,"n":%b,"a":%b%b}' % (
+        event.time_unix_nano // 1000,
+        orjson.dumps(_text(event.name, "an event's name")),
+        _attributes(event.attributes),
+        _dropped_member(event.dropped_attributes_count),
+    )
+
+
+def _link(link) -> bytes:
+    _text(link.trace_state, "a link's trace_state")
+    # OpenTelemetry allows links with ids that are not valid; they lead nowhere.
+    ids = b'"t":"%b","s":"%b",' % (link.trace_id.hex().encode(), link.span_id.hex().encode())
+    return b'{%b"a":%b%b}' % (
+        ids if len(link.trace_id) == 16 and len(link.span_id) == 8 else b"",
+        _attributes(link.attributes),
+        _dropped_member(link.dropped_attributes_count),
+    )
+
+
+def _dropped_member(count: int) -> bytes:
+    return b',"d":%d' % min(count, _INT4_MAX) if count else b""
+
+
+def _attributes(key_values: Iterable[bytes]) -> bytes:
+    return b"{%b}" % b",".join(map(_member, key_values))
+
+
+# What is alike in many spans is worked out once. A cache counts entries, so only small ones go in: it stays small. ------
+
+_CACHED_BYTES = 256
+
+
+def _cached(function):
+    cached = lru_cache(maxsize=32_768)(function)
+
+    def call(*args):
+        # The last argument is what came from outside.
+        return cached(*args) if args[-1] is None or len(args[-1]) <= _CACHED_BYTES else function(*args)
+
+    return call
+
+
+@_cached
+def _member(key_value: bytes) -> bytes:
+    """A serialized KeyValue as a member of a JSON object."""
+    try:
+        attribute = KeyValue.FromString(key_value)
+    except DecodeError:
+        raise RefusedSpan("an attribute is not a valid OTLP KeyValue (invalid UTF-8 or nested too deep)") from None
+    return b"%b:%b" % (orjson.dumps(attribute.key.replace("\0", "\ufffd")), orjson.dumps(plain(attribute.value)))
+
+
+def plain(value: AnyValue) -> object:
+    """An OTLP value as SQL sees it: what JSON can hold."""
+    match value.WhichOneof("value"):
+        case "string_value":
+            return value.string_value.replace("\0", "\ufffd")
+        case "double_value":
+            return _plain_double(value.double_value)
+        case "bytes_value":
+            return base64.b64encode(value.bytes_value).decode()
+        case "array_value":
+            return [plain(item) for item in value.array_value.values]
+        case "kvlist_value":
+            return _plain_map(value.kvlist_value.values)
+        case None:
+            return None
+        case other:  # bool and int
+            return getattr(value, other)
+
+
+def _plain_double(number: float) -> float | str:
+    if math.isfinite(number):
+        return number
+    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+
+
+def _plain_map(key_values: Iterable[KeyValue]) -> dict:
+    return {item.key.replace("\0", "\ufffd"): plain(item.value) for item in key_values}
+
+
+def _hash(*parts: bytes) -> int:
+    digest = blake2b(digest_size=8)
+    for part in parts:
+        digest.update(b"%d:%b" % (len(part), part))
+    return int.from_bytes(digest.digest(), signed=True)
+
+
+@_cached
+def _operation(service_name: str, kind: int, name: bytes) -> _Operation:
+    text = _text(name, "its name")
+    row = (_hash(service_name.encode(), b"%d" % kind, name), service_name, SPAN_KINDS[kind], text)
+    return _Operation(row[0], row, _field(service_name.encode()), _field(text.encode()))
+
+
+@lru_cache(maxsize=1024)
+def _resource(resource: bytes | None, schema_url: bytes | None) -> _Resource:
+    try:
+        message = Resource.FromString(resource or b"")
+    except DecodeError:
+        raise RefusedSpan("its resource is not a valid OTLP Resource") from None
+    service_name = UNKNOWN_SERVICE
+    for attribute in message.attributes:
+        if attribute.key == "service.name" and attribute.value.string_value:
+            service_name = attribute.value.string_value.replace("\0", "\ufffd")
+    row = (
+        _hash(resource or b"", schema_url or b""),
+        orjson.dumps(_plain_map(message.attributes)).decode(),
+        min(message.dropped_attributes_count, _INT4_MAX),
+        _text(schema_url or b"", "its resource's schema_url") or None,
+    )
+    return _Resource(row[0], row, service_name)
+
+
+@lru_cache(maxsize=1024)
+def _scope(scope: bytes | None, schema_url: bytes | None) -> _Scope:
+    try:
+        message = InstrumentationScope.FromString(scope or b"")
+    except DecodeError:
+        raise RefusedSpan("its scope is not a valid OTLP InstrumentationScope") from None
+    row = (
+        _hash(scope or b"", schema_url or b""),
+        message.name.replace("\0", "\ufffd") or None,
+        message.version.replace("\0", "\ufffd") or None,
+        _text(schema_url or b"", "its scope's schema_url") or None,
+    )
+    return _Scope(row[0], row)

@@ -1,0 +1,46 @@
+"""HTTP for those who watch over promscale: /healthz, /readyz and /metrics."""
+
+import logging
+from threading import Thread
+
+from flask import Flask
+from prometheus_client import make_wsgi_app
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.serving import make_server
+
+from promscale.store import Store, StoreUnavailable
+
+
+class Web:
+    """The HTTP server at `address` ("host:port"). /healthz: it runs; /readyz: it runs, and can store."""
+
+    def __init__(self, store: Store, address: str) -> None:
+        logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line a probe is no news
+        app = Flask(__name__)
+        self._serving = False
+
+        @app.get("/healthz")
+        def healthz():
+            return {"status": "ok"}
+
+        @app.get("/readyz")
+        def readyz():
+            if not self._serving:
+                return {"status": "starting or stopping"}, 503
+            try:
+                store.check()
+            except StoreUnavailable as error:
+                return {"status": str(error)}, 503
+            return {"status": "ok"}
+
+        app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/metrics": make_wsgi_app()})
+        host, _, port = address.rpartition(":")
+        self._server = make_server(host, int(port), app, threaded=True)
+        Thread(target=self._server.serve_forever, name="web", daemon=True).start()
+
+    def serve(self) -> None:
+        self._serving = True
+
+    def close(self) -> None:
+        self._serving = False
+        self._server.shutdown()

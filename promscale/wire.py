@@ -1,0 +1,72 @@
+"""OTLP's trace messages, read only as deep as a step needs.
+
+The messages have OTLP's field numbers and so the same wire format, but what is nested or text is declared as plain
+`bytes`. Reading an export then touches no span, reading a span touches no attribute, and a malformed part spoils
+nothing around it. Written back, every part is what it was, fields that today's OTLP does not know included.
+
+Source of the numbers: opentelemetry/proto/trace/v1/trace.proto and opentelemetry/proto/collector/trace/v1.
+"""
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+_TYPES = descriptor_pb2.FieldDescriptorProto
+_MESSAGES = {
+    # Also OTLP's ExportTraceServiceRequest, which has the same one field.
+    "TracesData": [("resource_spans", 1, "*ResourceSpans")],
+    "ResourceSpans": [("resource", 1, "bytes"), ("scope_spans", 2, "*ScopeSpans"), ("schema_url", 3, "bytes")],
+    "ScopeSpans": [("scope", 1, "bytes"), ("spans", 2, "*bytes"), ("schema_url", 3, "bytes")],
+    "Span": [
+        ("trace_id", 1, "bytes"),
+        ("span_id", 2, "bytes"),
+        ("trace_state", 3, "bytes"),
+        ("parent_span_id", 4, "bytes"),
+        ("name", 5, "bytes"),
+        ("kind", 6, "int32"),
+        ("start_time_unix_nano", 7, "fixed64"),
+        ("end_time_unix_nano", 8, "fixed64"),
+        ("attributes", 9, "*bytes"),
+        ("dropped_attributes_count", 10, "uint32"),
+        ("events", 11, "*Event"),
+        ("dropped_events_count", 12, "uint32"),
+        ("links", 13, "*Link"),
+        ("dropped_links_count", 14, "uint32"),
+        ("status", 15, "Status"),
+    ],
+    "Event": [
+        ("time_unix_nano", 1, "fixed64"),
+        ("name", 2, "bytes"),
+        ("attributes", 3, "*bytes"),
+        ("dropped_attributes_count", 4, "uint32"),
+    ],
+    "Link": [
+        ("trace_id", 1, "bytes"),
+        ("span_id", 2, "bytes"),
+        ("trace_state", 3, "bytes"),
+        ("attributes", 4, "*bytes"),
+        ("dropped_attributes_count", 5, "uint32"),
+    ],
+    "Status": [("message", 2, "bytes"), ("code", 3, "int32")],
+}
+
+
+def _file() -> descriptor_pb2.FileDescriptorProto:
+    # proto2, because there every field knows whether it was sent: an empty resource stays an empty resource.
+    file = descriptor_pb2.FileDescriptorProto(name="promscale/wire.proto", package="promscale.wire", syntax="proto2")
+    for message_name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=message_name)
+        for name, number, kind in fields:
+            repeated, kind = kind.startswith("*"), kind.removeprefix("*")
+            field = message.field.add(name=name, number=number)
+            field.label = _TYPES.LABEL_REPEATED if repeated else _TYPES.LABEL_OPTIONAL
+            if kind in _MESSAGES:
+                field.type, field.type_name = _TYPES.TYPE_MESSAGE, f".{file.package}.{kind}"
+            else:
+                field.type = _TYPES.Type.Value(f"TYPE_{kind.upper()}")
+    return file
+
+
+_classes = message_factory.GetMessages([_file()], pool=descriptor_pool.DescriptorPool())
+TracesData = _classes["promscale.wire.TracesData"]
+ResourceSpans = _classes["promscale.wire.ResourceSpans"]
+ScopeSpans = _classes["promscale.wire.ScopeSpans"]
+Span = _classes["promscale.wire.Span"]
