@@ -175,7 +175,7 @@ class Store:
         try:
             yield
         except psycopg.Error as error:
-            raise StoreUnavailable(f"database {self.address}: {str(error).strip()}") from error
+            raise StoreUnavailable(f"database {self.address}: {' '.join(str(error).split())}") from error
 
     # The writers' threads -------------------------------------------------------------------------------------------
 

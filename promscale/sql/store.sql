@@ -8,7 +8,7 @@ create table if not exists _ps_trace.migration (
     applied_at timestamptz not null default now()
 );
 
--- name: lock_migrations()
+-- name: lock_migrations()$
 -- Several promscales may start at once on one database: held until the transaction ends.
 select pg_advisory_xact_lock(hashtext('_ps_trace.migration'));
 
