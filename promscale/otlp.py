@@ -12,7 +12,7 @@ import base64
 import math
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -284,7 +284,7 @@ def _jsonb_field(json: bytes) -> bytes:
 def _event(event) -> bytes:
     return b'{"t":%d,"n":%b,"a":%b%b}' % (
         event.time_unix_nano // 1000,
-        orjson.dumps(_text(event.name, "an event's name")),
+        _event_name(event.name),
         _attributes(event.attributes),
         _dropped_member(event.dropped_attributes_count),
     )
@@ -306,25 +306,26 @@ def _dropped_member(count: int) -> bytes:
 
 
 def _attributes(key_values: Iterable[bytes]) -> bytes:
-    return b"{%b}" % b",".join(map(_member, key_values))
+    # The hottest place of all, so without _remember's call.
+    members = [_known_member(item) if len(item) <= _REMEMBERED_BYTES else _member(item) for item in key_values]
+    return b"{%b}" % b",".join(members)
 
 
 # What is alike in many spans is worked out once. A cache counts entries, so only small ones go in: it stays small. ------
 
-_CACHED_BYTES = 256
+_REMEMBERED_BYTES = 256
 
 
-def _cached(function):
-    cached = lru_cache(maxsize=32_768)(function)
+def _remember(function: Callable) -> Callable:
+    """`function`, whose last argument is bytes from outside, with a cache."""
+    known = lru_cache(maxsize=8192)(function)
 
     def call(*args):
-        # The last argument is what came from outside.
-        return cached(*args) if args[-1] is None or len(args[-1]) <= _CACHED_BYTES else function(*args)
+        return (known if len(args[-1]) <= _REMEMBERED_BYTES else function)(*args)
 
     return call
 
 
-@_cached
 def _member(key_value: bytes) -> bytes:
     """A serialized KeyValue as a member of a JSON object."""
     try:
@@ -332,6 +333,9 @@ def _member(key_value: bytes) -> bytes:
     except DecodeError:
         raise RefusedSpan("an attribute is not a valid OTLP KeyValue (invalid UTF-8 or nested too deep)") from None
     return b"%b:%b" % (orjson.dumps(attribute.key.replace("\0", "\ufffd")), orjson.dumps(plain(attribute.value)))
+
+
+_known_member = lru_cache(maxsize=65_536)(_member)
 
 
 def plain(value: AnyValue) -> object:
@@ -370,7 +374,12 @@ def _hash(*parts: bytes) -> int:
     return int.from_bytes(digest.digest(), signed=True)
 
 
-@_cached
+@_remember
+def _event_name(name: bytes) -> bytes:
+    return orjson.dumps(_text(name, "an event's name"))
+
+
+@_remember
 def _operation(service_name: str, kind: int, name: bytes) -> _Operation:
     text = _text(name, "its name")
     row = (_hash(service_name.encode(), b"%d" % kind, name), service_name, SPAN_KINDS[kind], text)

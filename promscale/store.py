@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 WRITERS = 2
 # Bytes of serialized requests: what may be held in memory at once, and what one transaction may take.
-MAX_HELD_BYTES = 128 * 2**20
-MAX_COMMIT_BYTES = 16 * 2**20
+MAX_HELD_BYTES = 48 * 2**20
+MAX_COMMIT_BYTES = 8 * 2**20
 # Shared rows that are remembered as written; a store with more of them writes some of them again.
 MAX_KNOWN_IDS = 65_536
 
