@@ -1,7 +1,9 @@
 """The SQL interface, as promscale's users know it."""
 
 import os
+import re
 import time
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -295,6 +297,40 @@ def test_time_bucket(database):
     [(minute, five_seconds)] = database.execute(buckets).fetchall()
     assert minute.isoformat() == "2026-01-02T03:04:00"
     assert five_seconds.isoformat() == "2026-01-02T03:04:55"
+
+
+def test_percentiles_as_the_toolkit_writes_them(promscale, database):
+    for millis in (1, 2, 3, 4, 100):
+        promscale.export(request(span(start_time_unix_nano=0, end_time_unix_nano=millis * 1_000_000)))
+    percentiles = "approx_percentile(0.5, percentile_agg(duration_ms)), approx_percentile(1, percentile_agg(duration_ms))"
+    assert database.execute(f"select {percentiles} from span").fetchone() == (3, 100)
+    assert database.execute(f"select {percentiles} from span where false").fetchone() == (None, None)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "sql.md"
+
+
+@pytest.mark.parametrize("example", re.findall(r"```sql\n(.*?)```", DOCS.read_text(), re.DOTALL))
+def test_every_example_of_the_documentation_runs(database, family, example):
+    assert [statement for statement in example.split(";") if statement.strip()]
+    for statement in example.split(";"):
+        if statement.strip():
+            cursor = database.execute(statement)
+            # Examples find something; only some conditions have nothing to match in a trace this small.
+            if cursor.description and "where" not in statement and "link" not in statement:
+                assert cursor.fetchall()
+
+
+def test_the_documentation_names_every_view_function_and_column(database):
+    documented = DOCS.read_text()
+    names = database.execute(
+        """
+        select distinct proname from pg_proc where pronamespace = 'ps_trace'::regnamespace
+        union select relname from pg_class where relnamespace = 'ps_trace'::regnamespace and relkind = 'v'
+        union select attname from pg_attribute where attrelid in ('ps_trace.event'::regclass, 'ps_trace.operation'::regclass) and attnum > 0
+        """
+    ).fetchall()
+    assert [name for (name,) in names if name not in documented] == []
 
 
 @pytest.fixture

@@ -351,6 +351,17 @@ create function ps_trace.time_bucket(bucket_width interval, ts timestamptz) retu
 language sql immutable strict parallel safe
 return date_bin(bucket_width, ts, timestamptz '2000-01-03 00:00:00+00');
 
+-- Of TimescaleDB's toolkit, what write-ups about traces use; where the toolkit is there, its own come first in the
+-- search path. These are not approximate.
+create aggregate ps_trace.percentile_agg(value double precision) (
+    sfunc = array_append, stype = double precision[], combinefunc = array_cat, parallel = safe
+);
+
+create function ps_trace.approx_percentile(percentile double precision, percentile_agg double precision[])
+returns double precision
+language sql immutable strict parallel safe
+return (select percentile_cont(percentile) within group (order by value) from unnest(percentile_agg) as value);
+
 
 -- Rights ------------------------------------------------------------------------------------------------------------
 
