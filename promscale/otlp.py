@@ -53,7 +53,7 @@ class Span(NamedTuple):
     trace_id: bytes
     span_id: bytes
     start_time_unix_nano: int
-    row: bytes  # in COPY's binary format, for copy_spans in sql/store.sql
+    row: bytes
     raw: bytes  # OTLP Span
     source: Source
 
@@ -66,25 +66,50 @@ class Span(NamedTuple):
 
 
 @dataclass
-class Export:
-    """What one export request holds, ready to be stored.
+class Rows:
+    """What stores spans: COPY data, by the statements in sql/store.sql, and what the spans refer to, by id."""
 
-    `resources`, `scopes` and `operations` are rows by id, of what the spans refer to; `refused` has a line for each
-    span that is not in `spans`.
-    """
+    count: int
+    spans: bytes
+    traces_data: bytes
+    resources: dict[int, tuple]
+    scopes: dict[int, tuple]
+    operations: dict[int, tuple]
+
+
+@dataclass
+class Export:
+    """What one export request holds: `refused` has a line for each span that is not in `spans`."""
 
     spans: list[Span] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     resources: dict[int, tuple] = field(default_factory=dict)
     scopes: dict[int, tuple] = field(default_factory=dict)
     operations: dict[int, tuple] = field(default_factory=dict)
-    refused: list[str] = field(default_factory=list)
+
+    def rows(self, spans: list[Span]) -> Rows:
+        """What stores these of its spans."""
+        return Rows(
+            len(spans),
+            b"".join([span.row for span in spans]),
+            _traces_data_rows(spans),
+            self.resources,
+            self.scopes,
+            self.operations,
+        )
+
+
+def encode(request: bytes) -> tuple[Rows, list[str]]:
+    """What stores a serialized OTLP ExportTraceServiceRequest, and why which of its spans cannot be stored.
+
+    Raises MalformedRequest.
+    """
+    export = read_export(request)
+    return export.rows(export.spans), export.refused
 
 
 def read_export(request: bytes) -> Export:
-    """Read a serialized OTLP ExportTraceServiceRequest.
-
-    Raises MalformedRequest if it is not one. A span that cannot be stored is refused alone.
-    """
+    """Read a serialized OTLP ExportTraceServiceRequest, span by span. Raises MalformedRequest."""
     try:
         message = wire.TracesData.FromString(request)
     except DecodeError as error:
@@ -165,11 +190,8 @@ _KIND_FIELDS = _label(SPAN_KINDS)
 _STATUS_FIELDS = _label(STATUS_CODES)
 
 
-def traces_data_rows(spans: Iterable[Span]) -> bytes:
-    """Rows for copy_traces_data in sql/store.sql, in COPY's binary format: the spans as they came, one row a trace.
-
-    Spans of one trace and source keep their order.
-    """
+def _traces_data_rows(spans: Iterable[Span]) -> bytes:
+    """The spans as they came, one row a trace. Spans of one trace and source keep their order."""
     traces: dict[bytes, dict[Source, list[bytes]]] = {}
     last_start: dict[bytes, int] = {}
     for span in spans:

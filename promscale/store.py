@@ -6,11 +6,15 @@ already is not stored twice.
 """
 
 import contextlib
+import gc
 import logging
+import multiprocessing
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from importlib import resources
 from typing import NamedTuple
 from uuid import UUID
@@ -28,6 +32,9 @@ WRITERS = 2
 # Bytes of serialized requests: what may be held in memory at once, and what one transaction may take.
 MAX_HELD_BYTES = 48 * 2**20
 MAX_COMMIT_BYTES = 8 * 2**20
+# Requests from this size on are encoded beside the main process, by so many others.
+LARGE_REQUEST_BYTES = 256 * 2**10
+ENCODERS = 2
 # Shared rows that are remembered as written; a store with more of them writes some of them again.
 MAX_KNOWN_IDS = 65_536
 
@@ -64,14 +71,53 @@ class _Known(NamedTuple):
     ids: frozenset[tuple[str, int]] = frozenset()
 
 
-class _Pending:
+class _Pending(NamedTuple):
     """An export on its way into the database."""
 
-    def __init__(self, export: otlp.Export, size: int) -> None:
-        self.export = export
-        self.size = size
-        self.traces_data = otlp.traces_data_rows(export.spans)
-        self.committed: Future[None] = Future()
+    request: bytes
+    rows: otlp.Rows
+    refused: list[str]
+    committed: Future[None]
+
+
+class _Encoders:
+    """Encodes requests, the large ones in processes of their own: Python uses one core a process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def encode(self, request: bytes) -> tuple[otlp.Rows, list[str]]:
+        """otlp.encode. Raises StoreUnavailable, too, when such a process dies."""
+        if len(request) < LARGE_REQUEST_BYTES:
+            return otlp.encode(request)
+        with self._lock:
+            if self._pool is None:
+                # Not forked: gRPC's threads are running.
+                self._pool = ProcessPoolExecutor(
+                    ENCODERS, multiprocessing.get_context("spawn"), initializer=_start_encoder
+                )
+            pool = self._pool
+        try:
+            return pool.submit(otlp.encode, request).result()
+        except BrokenProcessPool as error:
+            with self._lock:
+                if self._pool is pool:
+                    self._pool = None
+            raise StoreUnavailable(f"an encoding process died: {error}") from error
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+def _start_encoder() -> None:
+    """In an encoding process, first."""
+    # An export makes a million small objects and no cycles; looking for some took a fifth of the time.
+    gc.set_threshold(1_000_000)
+    # The pool would not notice that promscale was killed.
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 class Store:
@@ -91,6 +137,7 @@ class Store:
         self._held_bytes = 0
         self._closing = False
         self._known = _Known()
+        self._encoders = _Encoders()
         self._writers: list[threading.Thread] = []
 
     @property
@@ -130,6 +177,7 @@ class Store:
             self._changed.notify_all()
         for writer in self._writers:
             writer.join()
+        self._encoders.close()
 
     def check(self) -> None:
         """Ask the database for a sign of life. Raises StoreUnavailable."""
@@ -147,16 +195,16 @@ class Store:
         Raises otlp.MalformedRequest, StoreFull and StoreUnavailable; nothing is promised then.
         """
         with self._held(len(request)):
-            export = otlp.read_export(request)
-            if export.spans:
-                pending = _Pending(export, len(request))
+            rows, refused = self._encoders.encode(request)
+            if rows.count:
+                pending = _Pending(request, rows, refused, Future())
                 with self._changed:
                     if self._closing or not self._writers:
                         raise StoreUnavailable("promscale is starting or stopping")
                     self._queue.append(pending)
                     self._changed.notify()
                 pending.committed.result()
-            return export.refused
+            return refused
 
     @contextlib.contextmanager
     def _held(self, size: int) -> Iterator[None]:
@@ -205,25 +253,25 @@ class Store:
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing)
             group, size = [], 0
-            while self._queue and (not group or size + self._queue[0].size <= MAX_COMMIT_BYTES):
+            while self._queue and (not group or size + len(self._queue[0].request) <= MAX_COMMIT_BYTES):
                 group.append(self._queue.popleft())
-                size += group[-1].size
+                size += len(group[-1].request)
             return group
 
     def _commit_group(self, connection: psycopg.Connection, group: list[_Pending]) -> None:
         try:
-            spans = [span for pending in group for span in pending.export.spans]
-            self._commit(connection, group, spans, b"".join(pending.traces_data for pending in group))
+            self._commit(connection, [pending.rows for pending in group])
         except _UNSTORABLE:
             for pending in group:
-                self._commit_new(connection, pending, pending.export.spans)
+                export = otlp.read_export(pending.request)
+                pending.refused.extend(self._commit_new(connection, export, export.spans))
                 pending.committed.set_result(None)
         else:
             for pending in group:
                 pending.committed.set_result(None)
 
-    def _commit_new(self, connection: psycopg.Connection, pending: _Pending, spans: list[otlp.Span]) -> None:
-        """Store those spans that are not stored yet, and refuse those that PostgreSQL does.
+    def _commit_new(self, connection: psycopg.Connection, export: otlp.Export, spans: list[otlp.Span]) -> list[str]:
+        """Store those spans that are not stored yet, and return why which of them PostgreSQL refused.
 
         The slow way, for what was sent before, or is not as PostgreSQL wants it.
         """
@@ -232,38 +280,36 @@ class Store:
         for trace_id, span_id, start in _queries.stored_identities(connection, trace_ids=trace_ids):
             new.pop((trace_id.bytes, span_id.to_bytes(8, signed=True), int(start)), None)
         metrics.duplicate_spans.inc(len(spans) - len(new))
-        if not new:
-            return
         spans = list(new.values())
+        if not spans:
+            return []
         try:
-            self._commit(connection, [pending], spans, otlp.traces_data_rows(spans))
+            self._commit(connection, [export.rows(spans)])
         except errors.UniqueViolation:
             # Another promscale stored some of them since they were looked for; this time they are found.
-            self._commit_new(connection, pending, spans)
+            return self._commit_new(connection, export, spans)
         except _UNSTORABLE as error:
             if len(spans) == 1:
-                pending.export.refused.append(spans[0].refusal(f"PostgreSQL: {error.diag.message_primary}"))
-            else:
-                middle = len(spans) // 2
-                self._commit_new(connection, pending, spans[:middle])
-                self._commit_new(connection, pending, spans[middle:])
+                return [spans[0].refusal(f"PostgreSQL: {error.diag.message_primary}")]
+            middle = len(spans) // 2
+            halves = spans[:middle], spans[middle:]
+            return [line for half in halves for line in self._commit_new(connection, export, half)]
+        return []
 
-    def _commit(
-        self, connection: psycopg.Connection, group: list[_Pending], spans: list[otlp.Span], traces_data: bytes
-    ) -> None:
-        """One transaction: all of these spans, or an error and none."""
+    def _commit(self, connection: psycopg.Connection, group: list[otlp.Rows]) -> None:
+        """One transaction: all of these rows, or an error and none."""
         while True:
             known = self._known
             with contextlib.suppress(_GenerationChanged), metrics.commit_seconds.time(), connection.transaction():
-                inserted = _insert_shared(connection, [pending.export for pending in group], known)
-                _copy(connection, _queries.copy_spans.sql, (span.row for span in spans))
-                _copy(connection, _queries.copy_traces_data.sql, [traces_data])
+                inserted = _insert_shared(connection, group, known)
+                _copy(connection, _queries.copy_spans.sql, (rows.spans for rows in group))
+                _copy(connection, _queries.copy_traces_data.sql, (rows.traces_data for rows in group))
                 generation = _queries.generation(connection)
                 if known.ids and known.generation != generation:
                     self._known = _Known(generation)
                     raise _GenerationChanged
                 break
-        metrics.stored_spans.inc(len(spans))
+        metrics.stored_spans.inc(sum(rows.count for rows in group))
         if inserted:
             ids = known.ids | inserted if len(known.ids) < MAX_KNOWN_IDS else inserted
             self._known = _Known(generation, ids)
@@ -283,14 +329,14 @@ _INSERTS: tuple[tuple[str, Callable], ...] = (
 
 
 def _insert_shared(
-    connection: psycopg.Connection, exports: list[otlp.Export], known: _Known
+    connection: psycopg.Connection, group: list[otlp.Rows], known: _Known
 ) -> frozenset[tuple[str, int]]:
-    """Insert what the exports' spans refer to and is not known to be there; return what that was."""
+    """Insert what the spans refer to and is not known to be there; return what that was."""
     inserted = set()
     for table, insert in _INSERTS:
-        rows = {id: row for export in exports for id, row in getattr(export, table).items()}
+        shared = {id: row for rows in group for id, row in getattr(rows, table).items()}
         # Sorted, so that two transactions cannot wait for one another.
-        if unknown := sorted(id for id in rows if (table, id) not in known.ids):
-            insert(connection, [rows[id] for id in unknown])
+        if unknown := sorted(id for id in shared if (table, id) not in known.ids):
+            insert(connection, [shared[id] for id in unknown])
             inserted.update((table, id) for id in unknown)
     return frozenset(inserted)

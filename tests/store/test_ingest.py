@@ -1,6 +1,7 @@
 """What an acknowledgement promises, whatever happens around it."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
+import psutil
 import psycopg
 import pytest
 from conftest import Promscale
@@ -94,6 +96,33 @@ def test_many_exports_at_once(promscale, database):
         list(pool.map(promscale.export, requests + requests[:20]))
     assert count(database) == 60 * 50
     assert stored_raw(database) == 60 * 50
+
+
+def large_request():
+    return request(*(span(tags={"fill": "x" * 1000}) for _ in range(600)))
+
+
+def test_large_exports_outlive_the_processes_that_encode_them(promscale, database):
+    promscale.export(large_request())
+    for encoder in multiprocessing.active_children():
+        os.kill(encoder.pid, signal.SIGKILL)
+    again = large_request()
+    eventually(lambda: not unavailable(promscale, again))
+    with pytest.raises(grpc.RpcError) as caught:
+        promscale.export(b"\xff" * store_module.LARGE_REQUEST_BYTES)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert count(database) == 1200
+
+
+def test_encoding_processes_end_with_a_promscale_that_is_killed(dsn, start_process):
+    process = start_process(dsn)
+    eventually(lambda: process.get("/readyz")[0] == 200)
+    with grpc.insecure_channel(process.grpc) as channel:
+        channel.unary_unary(f"/{TRACE_SERVICE}/Export")(large_request().SerializeToString(), timeout=60)
+    encoders = psutil.Process(process.process.pid).children(recursive=True)
+    assert len(encoders) >= 2
+    process.process.kill()
+    assert psutil.wait_procs(encoders, timeout=60)[1] == []
 
 
 def test_two_promscales_on_one_database_sent_the_same(dsn, database):
