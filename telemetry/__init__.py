@@ -1,0 +1,1 @@
+"""What the services share: OpenTelemetry set-up (tracing), how they answer (service), simulated work (work)."""

@@ -1,0 +1,30 @@
+"""How one service calls another."""
+
+import requests
+
+# Seconds: to connect, and to wait for the answer.
+TIMEOUT = (1, 3)
+
+
+class CallFailed(Exception):
+    """Another service gave no character; the message says which one, and why."""
+
+
+def fetch_character(url: str) -> str:
+    """One character from the character service at `url`. Raises CallFailed."""
+    try:
+        answer = requests.get(url, timeout=TIMEOUT)
+    except requests.RequestException as error:
+        raise CallFailed(f"{url} did not answer: {type(error).__name__}") from error
+    try:
+        content = answer.json()
+    except requests.JSONDecodeError:
+        content = None
+    if not isinstance(content, dict):
+        raise CallFailed(f"{url} answered {answer.status_code} with something that is no JSON object")
+    if answer.status_code != 200:
+        raise CallFailed(f"{url} answered {answer.status_code}: {content.get('error')}")
+    char = content.get("char")
+    if not isinstance(char, str) or len(char) != 1:
+        raise CallFailed(f"{url} answered with no character")
+    return char
