@@ -1,6 +1,10 @@
 """A real PostgreSQL for the store's tests: the wheel's, or the one at TEST_POSTGRES_URI (a superuser's URI)."""
 
 import os
+import signal
+import socket
+import subprocess
+import time
 import uuid
 
 import grpc
@@ -10,13 +14,41 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from local.postgres import Cluster, account
 from promscale.server import TRACE_SERVICE, Server
 from promscale.store import Store
 
 
 @pytest.fixture(scope="session")
 def postgres_uri(tmp_path_factory):
-    yield os.environ["TEST_POSTGRES_URI"]
+    if uri := os.environ.get("TEST_POSTGRES_URI"):
+        yield uri
+        return
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        cluster = Cluster(tmp_path_factory.mktemp("postgres") / "home", free.getsockname()[1])
+    cluster.prepare()
+    owner = {"user": account().pw_uid, "group": account().pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
+    # Nothing here outlives the tests, so that the disk need not be waited for.
+    server = subprocess.Popen([*cluster.server, "--fsync=off"], cwd="/", stderr=subprocess.DEVNULL, **owner)
+    try:
+        wait_until_it_answers(server, cluster.uri)
+        yield cluster.uri
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait()
+        cluster.delete()
+
+
+def wait_until_it_answers(server: subprocess.Popen, uri: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            psycopg.connect(uri, connect_timeout=5).close()
+            return
+        except psycopg.OperationalError:
+            assert server.poll() is None, "PostgreSQL did not start"
+            assert time.monotonic() < deadline, "PostgreSQL does not answer"
+            time.sleep(0.1)
 
 
 @pytest.fixture

@@ -1,0 +1,109 @@
+"""What the README promises of a running stack."""
+
+import re
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.stack.checkout import ROOT, wait_for
+
+QUERIES = sorted(path.name for path in (ROOT / "queries").glob("0*.sql"))
+
+
+def a_password(stack) -> dict:
+    """One that was made: some fail, and are to."""
+
+    def made():
+        answer = requests.get(stack.generator, timeout=60)
+        return answer.json() if answer.ok else None
+
+    return wait_for(made, "a password")
+
+
+def test_a_password_comes_with_a_trace_in_the_database(stack):
+    answer = a_password(stack)
+    assert answer["password"]
+    assert re.fullmatch("[0-9a-f]{32}", answer["trace_id"])
+    question = f"select service_name, count(*) from ps_trace.span where trace_id = '{answer['trace_id']}' group by 1"
+    services = wait_for(
+        lambda: len(found := stack.psql("-Atc", question).splitlines()) >= 2 and found, "the trace, with two services"
+    )
+    assert any(line.startswith("generator|") for line in services)
+
+
+def test_the_trace_has_one_root_and_no_loose_ends(stack):
+    trace_id = a_password(stack)["trace_id"]
+
+    def whole():
+        return stack.rows(
+            "select count(*) filter (where is_root_span) = 1 and count(*) filter (where not is_root_span and not exists"
+            "  (select from ps_trace.span p where p.trace_id = s.trace_id and p.span_id = s.parent_span_id)) = 0"
+            " from ps_trace.span s where trace_id = %s",
+            trace_id,
+        ) == [(True,)]
+
+    wait_for(whole, "one root, and each other span's parent")
+
+
+def test_there_are_six_query_files():
+    assert [name[:2] for name in QUERIES] == ["01", "02", "03", "04", "05", "06"]
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_each_query_file_returns_rows(stack, name):
+    path = str(ROOT / "queries" / name)
+
+    def answered():
+        counts = re.findall(r"^\((\d+) rows?\)$", stack.psql("-v", "ON_ERROR_STOP=1", "-f", path), re.MULTILINE)
+        return any(int(count) for count in counts)
+
+    wait_for(answered, f"rows from {name}")
+
+
+def test_the_load_goes_on(stack):
+    before = stack.rows("select count(*) from ps_trace.span")
+    wait_for(lambda: stack.rows("select count(*) from ps_trace.span") > before, "more spans")
+
+
+def test_status_says_that_all_is_healthy(own_stack):
+    status = own_stack.checkout.run("status")
+    assert status.returncode == 0, status.stdout
+    parts = {line.split()[0] for line in status.stdout.splitlines() if " healthy " in line}
+    assert parts == {"supervisord", "postgres", "promscale", "collector", "load"} | {
+        "generator", "upper", "lower", "digit", "special"
+    }  # fmt: skip
+    assert int(re.search(r"spans stored so far: (\d+)", status.stdout)[1]) > 0
+
+
+def test_starting_it_again_is_harmless(own_stack):
+    def running():
+        return {process.pid for process in own_stack.checkout.processes() if "supervisor" in " ".join(process.cmdline())}
+
+    before = running()
+    again = own_stack.checkout.run("local")
+    assert again.returncode == 0, again.stderr
+    assert "running already" in again.stdout
+    assert running() == before
+
+
+def test_psql_passes_its_exit_code_on(own_stack):
+    assert own_stack.checkout.run("psql", "-c", "no such statement").returncode == 1
+    assert own_stack.checkout.run("psql", "-v", "ON_ERROR_STOP=1", "-f", "/nowhere").returncode == 1
+
+
+def test_psql_finds_files_from_where_it_is_called(own_stack, tmp_path):
+    (tmp_path / "mine.sql").write_text("select 'found it'")
+    assert "found it" in own_stack.checkout.run("psql", "-f", "mine.sql", cwd=tmp_path).stdout
+
+
+def test_logs_of_an_unknown_part_lists_the_known(own_stack):
+    known = own_stack.checkout.run("logs", "nobody")
+    assert known.returncode == 1
+    assert "collector, digit, generator" in known.stderr
+
+
+def test_all_processes_stay_under_1200_megabytes(own_stack):
+    if not Path("/proc/self/smaps_rollup").exists():
+        pytest.skip("only Linux says how much memory processes share")
+    assert sum(process.memory_full_info().pss for process in own_stack.checkout.processes()) < 1200 * 10**6
