@@ -32,13 +32,19 @@ def default() -> int:
 
 
 def local() -> int:
-    first_trace_seconds = stack.start()
-    generator = f"http://localhost:{stack.SERVICES['generator']}"
+    host = stack.reach_address().replace("127.0.0.1", "localhost")
+    if not stack.bind_address().startswith(("127.", "localhost")):
+        print(
+            f"Warning: BIND_ADDRESS={stack.bind_address()} lets everyone use this who can reach this machine; all but"
+            " the database, which has no password and listens on this machine only.",
+            flush=True,
+        )
+    seconds = stack.start()
     print(
         f"Healthy. Set-up took {os.environ.get('SETUP_SECONDS', 0)} s,"
-        f" from the start to the first trace in the database {first_trace_seconds:.1f} s.\n"
+        f" from the start to the first trace in the database {seconds:.1f} s.\n"
         f"\n"
-        f"  a password     curl {generator}/       (or open it in a browser)\n"
+        f"  a password     http://{host}:{stack.SERVICES['generator']}/\n"
         f"  SQL on traces  psql {' '.join(CONNECT)}       (or ./run.sh psql)\n"
         f"  the examples   ./run.sh psql -f queries/01-request-rates.sql ... 06-downstream-spans.sql\n"
         f"  more           ./run.sh status, ./run.sh logs, ./run.sh down, ./run.sh help"

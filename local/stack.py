@@ -6,6 +6,7 @@ itself was killed. A process is ours if it has inherited an environment variable
 """
 
 import errno
+import functools
 import http.client
 import importlib.util
 import json
@@ -31,10 +32,7 @@ import psycopg
 from local import CHECKOUT, DATA, LOGS, Trouble, exclusive
 from local.postgres import Cluster, account
 
-BIND = os.environ.get("BIND_ADDRESS") or "127.0.0.1"
-HOST = "127.0.0.1" if BIND in ("0.0.0.0", "localhost") else BIND  # where the parts find each other
 SERVICES = {"digit": 5051, "special": 5052, "lower": 5053, "upper": 5054, "generator": 5050}
-GENERATOR = f"http://{HOST}:{SERVICES['generator']}"
 DATABASE = Cluster(DATA / "postgres", 5999)
 MARK = "TRACING_DEMO"
 PATIENCE_SECONDS = 120
@@ -46,9 +44,8 @@ class Part:
 
     name: str
     command: list[str]
-    ports: list[int]
+    listens: list[tuple[str, int]]
     healthy: Callable[[], bool]
-    bind: str = BIND
     environment: dict[str, str] = field(default_factory=dict)
     user: int = os.getuid()
     stop_signal: str = "TERM"
@@ -57,51 +54,83 @@ class Part:
 def parts() -> list[Part]:
     """In the order in which they need each other. They are stopped in the opposite one: first what makes spans, then
     what passes them on, last what keeps them."""
+    bind, host = bind_address(), reach_address()
     return [
         Part(
             "postgres",
             DATABASE.server,
-            [DATABASE.port],
+            [("127.0.0.1", DATABASE.port)],
             lambda: _query("select true") == (True,),
-            bind="127.0.0.1",
             user=account().pw_uid,
             stop_signal="INT",  # at once, and losing nothing; TERM would wait until every psql has ended
         ),
         Part(
             "promscale",
             [sys.executable, "-m", "promscale"],
-            [9201, 9202],
-            lambda: _answers(f"http://{HOST}:9201/readyz"),
+            [(bind, 9201), (bind, 9202)],
+            lambda: _answers(f"http://{host}:9201/readyz"),
             environment={
                 "PROMSCALE_DB_URI": DATABASE.uri,
-                "PROMSCALE_WEB_LISTEN_ADDRESS": f"{BIND}:9201",
-                "PROMSCALE_TRACING_GRPC_SERVER_ADDRESS": f"{BIND}:9202",
+                "PROMSCALE_WEB_LISTEN_ADDRESS": f"{bind}:9201",
+                "PROMSCALE_TRACING_GRPC_SERVER_ADDRESS": f"{bind}:9202",
             },
         ),
         Part(
             "collector",
             # While promscale is away it keeps what it has, for an hour, and passes it on within a second of its return.
             [str(Path(importlib.util.find_spec("rotel").origin).with_name("rotel-agent")), "start"]
-            + [f"--otlp-grpc-endpoint={BIND}:4317", f"--otlp-http-endpoint={BIND}:4318"]
-            + ["--otlp-grpc-max-recv-msg-size-mib=16", f"--otlp-exporter-endpoint=http://{HOST}:9202"]
+            + [f"--otlp-grpc-endpoint={bind}:4317", f"--otlp-http-endpoint={bind}:4318"]
+            + ["--otlp-grpc-max-recv-msg-size-mib=16", f"--otlp-exporter-endpoint=http://{host}:9202"]
             + ["--otlp-exporter-batch-timeout=100ms", "--otlp-exporter-batch-max-size=2048"]
             + ["--otlp-exporter-request-timeout=30s", "--otlp-exporter-retry-initial-backoff=100ms"]
             + ["--otlp-exporter-retry-max-backoff=1s", "--otlp-exporter-retry-max-elapsed-time=3600s"],
-            [4317, 4318],
-            lambda: _accepts(4317),
+            [(bind, 4317), (bind, 4318)],
+            lambda: _accepts(host, 4317),
         ),
         *(
             Part(
                 name,
                 [sys.executable, "-m", "gunicorn", "-c", "telemetry/gunicorn.py", f"{name}.app:app"],
-                [port],
-                lambda port=port: _answers(f"http://{HOST}:{port}/healthz"),
+                [(bind, port)],
+                lambda port=port: _answers(f"http://{host}:{port}/healthz"),
                 environment={"PORT": str(port)},
             )
             for name, port in SERVICES.items()
         ),
         Part("load", [sys.executable, "-m", "load"], [], lambda: "load" in _running()),
     ]
+
+
+@functools.cache
+def bind_address() -> str:
+    """Where the stack listens; if it runs already, where it was told to when it was started."""
+    supervisord = _supervisord()
+    return (supervisord.info["environ"] if supervisord else os.environ).get("BIND_ADDRESS") or "127.0.0.1"
+
+
+def reach_address() -> str:
+    """Where the parts find each other, and we them."""
+    return "127.0.0.1" if bind_address() in ("0.0.0.0", "localhost") else bind_address()
+
+
+def check_ports() -> None:
+    """Raises Trouble that names every port that is taken, and by whom."""
+    taken = []
+    for part in parts():
+        for address, port in part.listens:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((address, port))
+                except OSError as error:
+                    if error.errno != errno.EADDRINUSE:
+                        raise Trouble(
+                            f"cannot listen on {address}:{port}: {error}; BIND_ADDRESS must be an IPv4 address of this"
+                            " machine, or 0.0.0.0 for all"
+                        ) from None
+                    taken.append(f"port {port} ({part.name}) is taken by {_owner(port)}")
+    if taken:
+        raise Trouble("; ".join(taken) + "; stop that and run this again")
 
 
 def start() -> float:
@@ -112,7 +141,7 @@ def start() -> float:
     began = time.monotonic()
     with exclusive():
         if _supervisord():
-            print("The local stack is running already.", flush=True)
+            print("The local stack is running already, with the settings that it was started with.", flush=True)
         else:
             _stop()  # what a supervisord that was killed has left behind
             check_ports()
@@ -166,23 +195,6 @@ def stored_spans() -> int | None:
     return row and row[0]
 
 
-def check_ports() -> None:
-    """Raises Trouble that names every port that is taken, and by whom."""
-    taken = []
-    for part in parts():
-        for port in part.ports:
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((part.bind, port))
-                except OSError as error:
-                    if error.errno != errno.EADDRINUSE:
-                        raise Trouble(f"BIND_ADDRESS={BIND} is no IPv4 address of this machine: {error}") from None
-                    taken.append(f"port {port} ({part.name}) is taken by {_owner(port)}")
-    if taken:
-        raise Trouble("; ".join(taken) + "; stop that and run this again")
-
-
 def _owner(port: int) -> str:
     try:
         connections = psutil.net_connections("tcp")
@@ -197,11 +209,12 @@ def _owner(port: int) -> str:
 def _launch() -> None:
     configuration = DATA / "supervisord.conf"
     configuration.write_text(_configuration())
-    inside = f"localhost,127.0.0.1,{HOST}"
+    host = reach_address()
+    inside = f"localhost,127.0.0.1,{host}"
     environment = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{HOST}:4317",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{host}:4317",
         **os.environ,
-        **{f"{name.upper()}_URL": f"http://{HOST}:{port}" for name, port in SERVICES.items()},
+        **{f"{name.upper()}_URL": f"http://{host}:{port}" for name, port in SERVICES.items()},
         # A proxy between the parts would be of no use.
         "no_proxy": f"{os.environ.get('no_proxy', '')},{inside}",
         "NO_PROXY": f"{os.environ.get('NO_PROXY', '')},{inside}",
@@ -344,7 +357,7 @@ def _wait_for_a_trace() -> None:
 def _password_trace() -> str:
     """The trace id of a password made now. One that failed, as one in some does, has one too."""
     try:
-        with _open(f"{GENERATOR}/", 30) as answer:
+        with _open(f"http://{reach_address()}:{SERVICES['generator']}/", 60) as answer:
             return json.load(answer)["trace_id"]
     except urllib.error.HTTPError as answer:
         return json.load(answer)["trace_id"]
@@ -372,9 +385,9 @@ def _open(url: str, timeout: float) -> http.client.HTTPResponse:
     return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=timeout)
 
 
-def _accepts(port: int) -> bool:
+def _accepts(host: str, port: int) -> bool:
     try:
-        socket.create_connection((HOST, port), timeout=2).close()
+        socket.create_connection((host, port), timeout=2).close()
         return True
     except OSError:
         return False

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from importlib import resources
 from typing import NamedTuple
 from uuid import UUID
@@ -128,9 +129,8 @@ class Store:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        # An acknowledged span is on disk, whatever the database's own default is.
-        self._connect = lambda: psycopg.connect(
-            uri, autocommit=True, connect_timeout=5, application_name="promscale", options="-c synchronous_commit=on"
+        self._connect = partial(
+            psycopg.connect, uri, autocommit=True, connect_timeout=5, application_name="promscale"
         )
         self._changed = threading.Condition()
         self._queue: deque[_Pending] = deque()
@@ -234,6 +234,7 @@ class Store:
                 with self._unavailable_on_error():
                     if connection is None or connection.closed:
                         connection = self._connect()
+                        _queries.commit_to_disk(connection)
                     self._commit_group(connection, group)
             except Exception as error:
                 if isinstance(error, StoreUnavailable):

@@ -18,6 +18,11 @@ select number from _ps_trace.migration;
 -- name: record_migration(number, file_name)!
 insert into _ps_trace.migration (number, file_name) values (:number, :file_name);
 
+-- name: commit_to_disk()$
+-- An acknowledged span is on disk, also where the database's own default is to wait for less.
+select set_config('synchronous_commit', 'on', false)
+where current_setting('synchronous_commit') = 'off';
+
 -- name: insert_operations()*!
 insert into _ps_trace.operation (id, service_name, span_kind, span_name)
 values (%s, %s, %s, %s)

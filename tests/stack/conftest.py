@@ -59,7 +59,7 @@ def stack(tmp_path_factory):
     try:
         started = checkout.run("local")
         assert started.returncode == 0, started.stderr
-        yield Stack(local_stack.GENERATOR, local_stack.DATABASE.uri, checkout)
+        yield Stack(f"http://{local_stack.reach_address()}:{local_stack.SERVICES['generator']}", local_stack.DATABASE.uri, checkout)
     finally:
         checkout.run("reset")
     assert checkout.processes() == []

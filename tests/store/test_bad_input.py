@@ -6,10 +6,10 @@ import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from otlp_messages import attributes, request, span
 
 from promscale import server
 from promscale.otlp import MalformedRequest, read_export
+from tests.store.otlp_messages import attributes, request, span
 
 
 def stored_names(database) -> set[str]:

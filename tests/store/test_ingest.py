@@ -19,17 +19,17 @@ import grpc
 import psutil
 import psycopg
 import pytest
-from conftest import Promscale
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from otlp_messages import request, span
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from tcp_proxy import Proxy
 
 from promscale import store as store_module
 from promscale import wire
 from promscale.server import TRACE_SERVICE
 from promscale.store import SchemaTooNew, Store, StoreUnavailable
+from tests.store.otlp_messages import request, span
+from tests.store.running import Promscale
+from tests.store.tcp_proxy import Proxy
 
 
 def count(database) -> int:
@@ -58,6 +58,22 @@ def test_an_acknowledged_span_is_there_for_everyone(promscale, database):
     for n in range(20):
         promscale.export(request(span(f"span {n}")))
         assert count(database) == n + 1
+
+
+def test_an_acknowledged_span_is_on_disk_whatever_the_database_prefers(dsn, database):
+    name = conninfo_to_dict(dsn)["dbname"]
+    database.execute(f"alter database {name} set synchronous_commit = off")
+    database.execute(
+        """
+        create function note() returns trigger language plpgsql as
+            $$ begin new.trace_state = current_setting('synchronous_commit'); return new; end $$;
+        create trigger note before insert on _ps_trace.span for each row execute function note();
+        """
+    )
+    promscale = Promscale(dsn)
+    promscale.export(request(span()))
+    promscale.close()
+    assert database.execute("select trace_state from span").fetchone() == ("on",)
 
 
 def test_gzip_is_accepted(promscale, database):

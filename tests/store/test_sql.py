@@ -8,9 +8,9 @@ from pathlib import Path
 import psycopg
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from otlp_messages import add_service, attributes, child, request, span
 
 from promscale.store import Store
+from tests.store.otlp_messages import add_service, attributes, child, request, span
 
 SPAN_COLUMNS = """
     trace_id trace_id, span_id bigint, trace_state text, parent_span_id bigint, is_root_span boolean,
