@@ -1,0 +1,46 @@
+-- Error rates: which services and operations fail, and when?
+--
+-- A span has failed if its status is error. What fails deep down mostly fails all that waits for it as well, so that
+-- one broken call shows in several services: the operation that fails most often need not be the one to blame.
+--
+-- In psql a parameter stands for a piece of SQL, so that a text needs quotes of its own:
+--     psql -v time_from="now() - interval '1 hour'" -f queries/02-error-rates.sql
+\if :{?time_from} \else \set time_from 'now() - interval ''15 minutes''' \endif
+\if :{?time_to}   \else \set time_to   'now()' \endif
+
+-- name: errors_by_service(time_from, time_to)
+-- How many spans of each service have failed?
+select
+    service_name,
+    count(*) as errors
+from span
+where status_code = 'error'
+    and start_time >= :time_from and start_time < :time_to
+group by service_name
+order by errors desc, service_name;
+
+-- name: error_rate_by_operation(time_from, time_to)
+-- How often does each operation run, and how many percent of that fail?
+-- An operation that did not run has no row, so nothing is ever divided by zero.
+select
+    service_name,
+    span_name,
+    count(*) as calls,
+    count(*) filter (where status_code = 'error') as errors,
+    cast(100 * count(*) filter (where status_code = 'error') as double precision) / count(*) as error_percent
+from span
+where start_time >= :time_from and start_time < :time_to
+group by service_name, span_name
+order by error_percent desc, errors desc, service_name, span_name;
+
+-- name: error_rate_over_time(time_from, time_to)
+-- How many percent of the spans of each service fail, minute by minute?
+-- A minute in which a service did nothing has no row: of nothing, no part has failed, and none has worked.
+select
+    time_bucket(interval '1 minute', start_time) as time,
+    service_name,
+    cast(100 * count(*) filter (where status_code = 'error') as double precision) / count(*) as error_percent
+from span
+where start_time >= :time_from and start_time < :time_to
+group by time, service_name
+order by time, service_name;

@@ -1,0 +1,189 @@
+-- Downstream spans: where does an operation of a service spend its time?
+--
+-- From each call of the operation we descend to its children, and to theirs. A union keeps each span once: where bad
+-- data goes round in a circle, the descent ends.
+-- To be fast at any size, we look at 500 traces at the most. Trace ids are random, so that the first 500 in their order
+-- are a fair sample of the whole time. Children are found if they started up to ten minutes after :time_to.
+--
+-- In psql a parameter stands for a piece of SQL, so that a text needs quotes of its own:
+--     psql -v service="'upper'" -v operation="'random_upper'" -f queries/06-downstream-spans.sql
+\if :{?time_from} \else \set time_from 'now() - interval ''15 minutes''' \endif
+\if :{?time_to}   \else \set time_to   'now()' \endif
+\if :{?service}   \else \set service   '''lower''' \endif
+\if :{?operation} \else \set operation '''GET /''' \endif
+
+-- name: downstream_nodes(time_from, time_to, service, operation)
+-- Which operations are below the chosen one, how often do they run, and how long do they take on average?
+-- These are the nodes of a graph, the chosen one included. The names of the columns are those that Grafana's node
+-- graph looks for.
+with recursive traces as (
+    select distinct trace_id
+    from span
+    where service_name = :service and span_name = :operation
+        and start_time >= :time_from and start_time < :time_to
+    order by trace_id
+    limit 500
+), spans as (
+    select trace_id, span_id, parent_span_id, service_name, span_name, start_time, duration_ms, status_code
+    from span
+    inner join traces using (trace_id)
+    where start_time >= :time_from and start_time < cast(:time_to as timestamptz) + interval '10 minutes'
+), below as (
+    select *
+    from spans
+    where service_name = :service and span_name = :operation and start_time < :time_to
+    union
+    select child.*
+    from below as parent
+    inner join spans as child on child.trace_id = parent.trace_id and child.parent_span_id = parent.span_id
+)
+select
+    cast(row(service_name, span_name) as text) as id,
+    span_name as title,
+    service_name as subtitle,
+    count(*) as mainstat,
+    avg(duration_ms) as secondarystat
+from below
+group by service_name, span_name
+order by service_name, span_name;
+
+-- name: downstream_edges(time_from, time_to, service, operation)
+-- The edges of the same graph: which operation calls which, how often, and how long does the callee take on average?
+with recursive traces as (
+    select distinct trace_id
+    from span
+    where service_name = :service and span_name = :operation
+        and start_time >= :time_from and start_time < :time_to
+    order by trace_id
+    limit 500
+), spans as (
+    select trace_id, span_id, parent_span_id, service_name, span_name, start_time, duration_ms, status_code
+    from span
+    inner join traces using (trace_id)
+    where start_time >= :time_from and start_time < cast(:time_to as timestamptz) + interval '10 minutes'
+), below as (
+    select *
+    from spans
+    where service_name = :service and span_name = :operation and start_time < :time_to
+    union
+    select child.*
+    from below as parent
+    inner join spans as child on child.trace_id = parent.trace_id and child.parent_span_id = parent.span_id
+)
+select
+    cast(row(caller.service_name, caller.span_name, callee.service_name, callee.span_name) as text) as id,
+    cast(row(caller.service_name, caller.span_name) as text) as source,
+    cast(row(callee.service_name, callee.span_name) as text) as target,
+    count(*) as mainstat,
+    avg(callee.duration_ms) as secondarystat
+from below as callee
+inner join below as caller on caller.trace_id = callee.trace_id and caller.span_id = callee.parent_span_id
+group by caller.service_name, caller.span_name, callee.service_name, callee.span_name
+order by source, target;
+
+-- name: downstream_shares(time_from, time_to, service, operation)
+-- In which operations is the time really spent?
+-- The self time of a span is its duration less that of its children. Children that ran side by side may have taken
+-- longer together than their parent: then its self time is zero.
+with recursive traces as (
+    select distinct trace_id
+    from span
+    where service_name = :service and span_name = :operation
+        and start_time >= :time_from and start_time < :time_to
+    order by trace_id
+    limit 500
+), spans as (
+    select trace_id, span_id, parent_span_id, service_name, span_name, start_time, duration_ms, status_code
+    from span
+    inner join traces using (trace_id)
+    where start_time >= :time_from and start_time < cast(:time_to as timestamptz) + interval '10 minutes'
+), below as (
+    select *
+    from spans
+    where service_name = :service and span_name = :operation and start_time < :time_to
+    union
+    select child.*
+    from below as parent
+    inner join spans as child on child.trace_id = parent.trace_id and child.parent_span_id = parent.span_id
+), children as (
+    select trace_id, parent_span_id as span_id, sum(duration_ms) as duration_ms
+    from below
+    group by trace_id, parent_span_id
+)
+select
+    concat(below.service_name, ' ', below.span_name) as operation,
+    sum(greatest(below.duration_ms - coalesce(children.duration_ms, 0), 0)) as self_ms
+from below
+left join children using (trace_id, span_id)
+group by operation
+order by self_ms desc, operation;
+
+-- name: downstream_time(time_from, time_to, service, operation)
+-- How long does each of the operations take on average, and how does that change?
+-- In sixty steps, however long the time is, because 500 traces would be too few for every minute of a day.
+with recursive traces as (
+    select distinct trace_id
+    from span
+    where service_name = :service and span_name = :operation
+        and start_time >= :time_from and start_time < :time_to
+    order by trace_id
+    limit 500
+), spans as (
+    select trace_id, span_id, parent_span_id, service_name, span_name, start_time, duration_ms, status_code
+    from span
+    inner join traces using (trace_id)
+    where start_time >= :time_from and start_time < cast(:time_to as timestamptz) + interval '10 minutes'
+), below as (
+    select *
+    from spans
+    where service_name = :service and span_name = :operation and start_time < :time_to
+    union
+    select child.*
+    from below as parent
+    inner join spans as child on child.trace_id = parent.trace_id and child.parent_span_id = parent.span_id
+)
+select
+    time_bucket(
+        greatest((cast(:time_to as timestamptz) - cast(:time_from as timestamptz)) / 60, interval '1 second'),
+        start_time
+    ) as time,
+    concat(service_name, ' ', span_name) as operation,
+    avg(duration_ms) as mean_ms
+from below
+group by time, operation
+order by time, operation;
+
+-- name: downstream_operations(time_from, time_to, service, operation)
+-- How long do the operations take? Those in which most time passes come first.
+with recursive traces as (
+    select distinct trace_id
+    from span
+    where service_name = :service and span_name = :operation
+        and start_time >= :time_from and start_time < :time_to
+    order by trace_id
+    limit 500
+), spans as (
+    select trace_id, span_id, parent_span_id, service_name, span_name, start_time, duration_ms, status_code
+    from span
+    inner join traces using (trace_id)
+    where start_time >= :time_from and start_time < cast(:time_to as timestamptz) + interval '10 minutes'
+), below as (
+    select *
+    from spans
+    where service_name = :service and span_name = :operation and start_time < :time_to
+    union
+    select child.*
+    from below as parent
+    inner join spans as child on child.trace_id = parent.trace_id and child.parent_span_id = parent.span_id
+)
+select
+    service_name,
+    span_name,
+    count(*) as calls,
+    count(*) filter (where status_code = 'error') as errors,
+    percentile_cont(0.50) within group (order by duration_ms) as p50_ms,
+    percentile_cont(0.95) within group (order by duration_ms) as p95_ms,
+    percentile_cont(0.99) within group (order by duration_ms) as p99_ms
+from below
+group by service_name, span_name
+order by sum(duration_ms) desc, service_name, span_name;

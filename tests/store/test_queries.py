@@ -1,0 +1,508 @@
+"""The demo's SQL in queries/: its figures on traces that are known, and each of its three readers."""
+
+import re
+import shutil
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import aiosql
+import psycopg
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from otlp_messages import add_service, span
+
+from local import postgres
+
+CHECKOUT = Path(__file__).parents[2]
+FILES = sorted((CHECKOUT / "queries").glob("*.sql"))
+QUERIES = {path.name: aiosql.from_path(path, "psycopg") for path in FILES}
+STATEMENTS = {
+    name: getattr(queries, name)
+    for queries in QUERIES.values()
+    for name in queries.available_queries
+    if not name.endswith("_cursor")
+}
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+ALL = {"time_from": NOON, "time_to": NOON + timedelta(minutes=3)}
+DIGIT = ALL | {"service": "digit", "operation": "GET /"}
+GENERATE = ALL | {"service": "generator", "operation": "generator.generate"}
+
+INTERNAL, SERVER, CLIENT = Span.SPAN_KIND_INTERNAL, Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT
+
+# A password: each span's service, name, kind, duration in ms, and children.
+CALL_DIGIT = ("digit", "GET /", SERVER, 18, [("digit", "render_digit", INTERNAL, 5, [])])
+LOWER = ("lower", "GET /", SERVER, 38, [("lower", "random_lower", INTERNAL, 10, []), ("lower", "GET", CLIENT, 20, [CALL_DIGIT])])
+GENERATE_CHILDREN = [("generator", "GET", CLIENT, 40, [LOWER]), ("generator", "GET", CLIENT, 30, [CALL_DIGIT])]
+PASSWORD = ("load", "load.request", INTERNAL, 100, [
+    ("load", "GET", CLIENT, 98, [
+        ("generator", "GET /", SERVER, 96, [("generator", "generator.generate", INTERNAL, 90, GENERATE_CHILDREN)]),
+    ]),
+])  # fmt: skip
+FAILED = ("render_digit", "generator.generate", "load.request")
+
+
+class Export:
+    """Spans to be sent to promscale."""
+
+    def __init__(self) -> None:
+        self.message = ExportTraceServiceRequest()
+
+    def add(self, service: str, name: str, start: datetime, duration_ms: float = 1, failed: bool = False, **fields) -> Span:
+        added = span(
+            name,
+            start_time_unix_nano=int(start.timestamp()) * 1_000_000_000 + start.microsecond * 1000,
+            end_time_unix_nano=int(start.timestamp()) * 1_000_000_000 + start.microsecond * 1000 + int(duration_ms * 1e6),
+            status=Status(code=Status.STATUS_CODE_ERROR if failed else Status.STATUS_CODE_UNSET),
+            **fields,
+        )
+        add_service(self.message, added, service=service)
+        return added
+
+    def add_trace(self, tree: tuple, start: datetime, slowness: int = 1, failed: tuple = (), parent: Span | None = None) -> Span:
+        """A trace of the shape of PASSWORD. Every span starts a millisecond after its parent; those named fail."""
+        service, name, kind, duration_ms, children = tree
+        above = {"trace_id": parent.trace_id, "parent_span_id": parent.span_id} if parent else {}
+        added = self.add(service, name, start, duration_ms * slowness, failed=name in failed, kind=kind, **above)
+        for child in children:
+            self.add_trace(child, start + timedelta(milliseconds=1), slowness, failed, added)
+        return added
+
+
+@pytest.fixture
+def traces(promscale):
+    """The root spans of three passwords: at 12:00:10, at 12:00:40 (twice as slow), at 12:02:05 (four times; it failed)."""
+    export = Export()
+    roots = [
+        export.add_trace(PASSWORD, NOON + timedelta(seconds=10)),
+        export.add_trace(PASSWORD, NOON + timedelta(seconds=40), slowness=2),
+        export.add_trace(PASSWORD, NOON + timedelta(seconds=125), slowness=4, failed=FAILED),
+    ]
+    promscale.export(export.message)
+    return roots
+
+
+@pytest.fixture
+def ask(database):
+    """Run a statement; returns its rows."""
+    # A statement that goes round in a circle would never end.
+    database.execute("set statement_timeout = '30 s'")
+    return lambda name, **parameters: list(STATEMENTS[name](database, **parameters))
+
+
+def minutes(*numbers: float) -> list[datetime]:
+    return [NOON + timedelta(minutes=number) for number in numbers]
+
+
+def operations(rows: list[tuple]) -> dict[tuple[str, str], tuple]:
+    return {row[:2]: row[2:] for row in rows}
+
+
+def calls_by_edge(rows: list[tuple]) -> dict[tuple[str, str], int]:
+    return {(source, target): calls for _, source, target, calls, _ in rows}
+
+
+# 01 -----------------------------------------------------------------------------------------------------------------
+
+
+def test_request_rate_by_minute(traces, ask):
+    assert ask("request_rate_by_minute", **ALL) == list(zip(minutes(0, 1, 2), [2 / 60, 0, 1 / 60], strict=True))
+
+
+def test_request_rate_has_only_whole_minutes(traces, ask):
+    time = {"time_from": NOON + timedelta(seconds=30), "time_to": NOON + timedelta(seconds=150)}
+    assert ask("request_rate_by_minute", **time) == list(zip(minutes(0, 1), [2 / 60, 0], strict=True))
+
+
+def test_request_rate_by_second(traces, ask):
+    rows = ask("request_rate_by_second", **ALL)
+    assert [time for time, _ in rows] == [NOON + timedelta(seconds=second) for second in range(180)]
+    assert {(time - NOON).seconds: rate for time, rate in rows if rate} == {10: 1, 40: 1, 125: 1}
+
+
+# 02 -----------------------------------------------------------------------------------------------------------------
+
+
+def test_errors_by_service(traces, ask):
+    # Two of the failed password's spans are render_digit's.
+    assert ask("errors_by_service", **ALL) == [("digit", 2), ("generator", 1), ("load", 1)]
+
+
+def test_error_rate_by_operation(traces, ask):
+    third = pytest.approx(100 / 3)
+    assert ask("error_rate_by_operation", **ALL) == [
+        ("digit", "render_digit", 6, 2, third),
+        ("generator", "generator.generate", 3, 1, third),
+        ("load", "load.request", 3, 1, third),
+        ("digit", "GET /", 6, 0, 0),
+        ("generator", "GET", 6, 0, 0),
+        ("generator", "GET /", 3, 0, 0),
+        ("load", "GET", 3, 0, 0),
+        ("lower", "GET", 3, 0, 0),
+        ("lower", "GET /", 3, 0, 0),
+        ("lower", "random_lower", 3, 0, 0),
+    ]
+
+
+def test_error_rate_over_time(traces, ask):
+    first, third = minutes(0, 2)
+    assert ask("error_rate_over_time", **ALL) == [
+        (first, "digit", 0),
+        (first, "generator", 0),
+        (first, "load", 0),
+        (first, "lower", 0),
+        (third, "digit", 50),
+        (third, "generator", 25),
+        (third, "load", 50),
+        (third, "lower", 0),
+    ]
+
+
+# 03 -----------------------------------------------------------------------------------------------------------------
+
+
+def bucket(number: int) -> tuple:
+    return pytest.approx(10 ** (number / 10)), pytest.approx(10 ** ((number + 1) / 10))
+
+
+def test_duration_heatmap(traces, ask):
+    first, third = minutes(0, 2)
+    assert ask("duration_heatmap", **ALL) == [
+        (first, *bucket(20), 1),  # 100 ms
+        (first, *bucket(23), 1),  # 200 ms
+        (third, *bucket(26), 1),  # 400 ms
+    ]
+
+
+def test_duration_histogram_shows_the_gaps(traces, ask):
+    counts = [1, 0, 0, 1, 0, 0, 1]
+    assert ask("duration_histogram", **ALL) == [(*bucket(20 + i), count) for i, count in enumerate(counts)]
+
+
+def test_durations_that_have_no_logarithm(promscale, ask):
+    export = Export()
+    export.add("shop", "no time", NOON, duration_ms=0)
+    export.add("shop", "ended before it began", NOON, duration_ms=-5)
+    promscale.export(export.message)
+    assert ask("duration_heatmap", **ALL) == [(NOON, *bucket(-30), 2)]
+    assert ask("duration_histogram", **ALL) == [(*bucket(-30), 2)]
+
+
+def test_duration_percentiles(traces, ask):
+    first, third = minutes(0, 2)
+    assert ask("duration_percentiles", **ALL) == [
+        (first, *map(pytest.approx, (150, 190, 195, 199))),
+        (third, 400, 400, 400, 400),
+    ]
+
+
+def test_slowest_traces(traces, ask):
+    assert ask("slowest_traces", **ALL) == [
+        (traces[2].trace_id.hex(), NOON + timedelta(seconds=125), "load", "load.request", 400, "error"),
+        (traces[1].trace_id.hex(), NOON + timedelta(seconds=40), "load", "load.request", 200, "unset"),
+        (traces[0].trace_id.hex(), NOON + timedelta(seconds=10), "load", "load.request", 100, "unset"),
+    ]
+
+
+def test_slowest_traces_are_twenty_at_the_most(promscale, ask):
+    export = Export()
+    for duration_ms in range(25):
+        export.add("shop", "buy", NOON, duration_ms)
+    promscale.export(export.message)
+    assert [row[4] for row in ask("slowest_traces", **ALL)] == list(range(24, 4, -1))
+
+
+# 04 -----------------------------------------------------------------------------------------------------------------
+
+
+def test_service_graph(traces, ask):
+    # The three passwords took 1 + 2 + 4 times as long as the first.
+    assert ask("service_nodes", **ALL) == [
+        ("digit", "digit", 6, pytest.approx(18 * 7 / 3)),
+        ("generator", "generator", 3, pytest.approx(96 * 7 / 3)),
+        ("load", "load", 0, None),
+        ("lower", "lower", 3, pytest.approx(38 * 7 / 3)),
+    ]
+    assert ask("service_edges", **ALL) == [
+        ("(generator,digit)", "generator", "digit", 3, pytest.approx(18 * 7 / 3)),
+        ("(generator,lower)", "generator", "lower", 3, pytest.approx(38 * 7 / 3)),
+        ("(load,generator)", "load", "generator", 3, pytest.approx(96 * 7 / 3)),
+        ("(lower,digit)", "lower", "digit", 3, pytest.approx(18 * 7 / 3)),
+    ]
+
+
+def test_service_calls(promscale, traces, ask):
+    export = Export()
+    export.add_trace(PASSWORD, NOON, failed=("GET /",))
+    promscale.export(export.message)
+    assert ask("service_calls", **ALL) == [
+        ("load", "generator", 4, 1, 96 * 8, 96 * 2),
+        ("generator", "lower", 4, 1, 38 * 8, 38 * 2),
+        ("generator", "digit", 4, 1, 18 * 8, 18 * 2),
+        ("lower", "digit", 4, 1, 18 * 8, 18 * 2),
+    ]
+
+
+def test_a_call_between_spans_of_unspecified_kind(promscale, ask):
+    export = Export()
+    buy = export.add("shop", "buy", NOON)
+    export.add("bank", "pay", NOON, trace_id=buy.trace_id, parent_span_id=buy.span_id)
+    promscale.export(export.message)
+    assert ask("service_calls", **ALL) == [("shop", "bank", 1, 0, 1, 1)]
+
+
+@pytest.mark.parametrize(("minutes_before", "found"), [(9, 1), (11, 0)])
+def test_a_caller_may_start_ten_minutes_before_the_time(promscale, ask, minutes_before, found):
+    export = Export()
+    root = export.add("shop", "buy", NOON - timedelta(minutes=minutes_before), 3_600_000, kind=CLIENT)
+    export.add("bank", "pay", NOON, kind=SERVER, trace_id=root.trace_id, parent_span_id=root.span_id)
+    promscale.export(export.message)
+    assert len(ask("service_calls", **ALL)) == found
+    assert len(ask("upstream_edges", **ALL, service="bank", operation="pay")) == found
+
+
+# 05 -----------------------------------------------------------------------------------------------------------------
+
+
+def test_upstream_operations(traces, ask):
+    assert ask("upstream_operations", **DIGIT) == [
+        ("digit", "GET /", 6, 0, 36, 72, 72),
+        ("lower", "GET", 3, 0, 40, *map(pytest.approx, (76, 79.2))),
+        ("generator", "GET", 6, 0, 70, *map(pytest.approx, (150, 158))),
+        ("lower", "GET /", 3, 0, 76, *map(pytest.approx, (144.4, 150.48))),
+        ("generator", "generator.generate", 3, 1, 180, *map(pytest.approx, (342, 356.4))),
+        ("generator", "GET /", 3, 0, 192, *map(pytest.approx, (364.8, 380.16))),
+        ("load", "GET", 3, 0, 196, *map(pytest.approx, (372.4, 388.08))),
+        ("load", "load.request", 3, 1, 200, *map(pytest.approx, (380, 396))),
+    ]
+
+
+def test_upstream_graph(traces, ask):
+    assert ask("upstream_nodes", **DIGIT)[:2] == [
+        ('(digit,"GET /")', "GET /", "digit", 6, pytest.approx(18 * 7 / 3)),
+        ("(generator,GET)", "GET", "generator", 6, pytest.approx(70 * 7 / 6)),
+    ]
+    edges = ask("upstream_edges", **DIGIT)
+    assert edges[0] == (
+        '(generator,"GET /",generator,generator.generate)',
+        '(generator,"GET /")',
+        "(generator,generator.generate)",
+        3,
+        pytest.approx(90 * 7 / 3),
+    )
+    assert calls_by_edge(edges) == {
+        ("(load,load.request)", "(load,GET)"): 3,
+        ("(load,GET)", '(generator,"GET /")'): 3,
+        ('(generator,"GET /")', "(generator,generator.generate)"): 3,
+        ("(generator,generator.generate)", "(generator,GET)"): 6,
+        ("(generator,GET)", '(lower,"GET /")'): 3,
+        ('(lower,"GET /")', "(lower,GET)"): 3,
+        ("(lower,GET)", '(digit,"GET /")'): 3,
+        ("(generator,GET)", '(digit,"GET /")'): 3,
+    }
+
+
+def test_upstream_looks_at_the_chosen_time_only(traces, ask):
+    time = {"time_from": NOON + timedelta(minutes=1), "time_to": NOON + timedelta(minutes=3)}
+    assert {row[2] for row in ask("upstream_operations", **DIGIT | time)} == {1, 2}
+
+
+# 06 -----------------------------------------------------------------------------------------------------------------
+
+
+def test_downstream_operations(traces, ask):
+    rows = operations(ask("downstream_operations", **GENERATE))
+    assert list(rows) == [
+        ("generator", "generator.generate"),
+        ("generator", "GET"),
+        ("lower", "GET /"),
+        ("digit", "GET /"),
+        ("lower", "GET"),
+        ("digit", "render_digit"),
+        ("lower", "random_lower"),
+    ]
+    assert rows["digit", "GET /"] == (6, 0, 36, 72, 72)
+    assert rows["digit", "render_digit"] == (6, 2, 10, 20, 20)
+    assert rows["lower", "GET"] == (3, 0, 40, *map(pytest.approx, (76, 79.2)))
+
+
+def test_downstream_graph(traces, ask):
+    assert ask("downstream_nodes", **GENERATE)[0] == ('(digit,"GET /")', "GET /", "digit", 6, pytest.approx(18 * 7 / 3))
+    assert calls_by_edge(ask("downstream_edges", **GENERATE)) == {
+        ("(generator,generator.generate)", "(generator,GET)"): 6,
+        ("(generator,GET)", '(lower,"GET /")'): 3,
+        ("(generator,GET)", '(digit,"GET /")'): 3,
+        ('(lower,"GET /")', "(lower,random_lower)"): 3,
+        ('(lower,"GET /")', "(lower,GET)"): 3,
+        ("(lower,GET)", '(digit,"GET /")'): 3,
+        ('(digit,"GET /")', "(digit,render_digit)"): 6,
+    }
+
+
+def test_downstream_shares(traces, ask):
+    assert ask("downstream_shares", **GENERATE) == [
+        ("digit GET /", (18 - 5) * 2 * 7),
+        ("generator generator.generate", (90 - 40 - 30) * 7),
+        ("generator GET", (40 - 38 + 30 - 18) * 7),
+        ("digit render_digit", 5 * 2 * 7),
+        ("lower random_lower", 10 * 7),
+        ("lower GET /", (38 - 10 - 20) * 7),
+        ("lower GET", (20 - 18) * 7),
+    ]
+
+
+def test_self_time_is_never_negative(promscale, ask):
+    export = Export()
+    parent = export.add("shop", "buy", NOON, 10)
+    for _ in range(2):
+        export.add("shop", "side by side", NOON, 8, trace_id=parent.trace_id, parent_span_id=parent.span_id)
+    promscale.export(export.message)
+    shares = ask("downstream_shares", **ALL, service="shop", operation="buy")
+    assert shares == [("shop side by side", 16), ("shop buy", 0)]
+
+
+def test_downstream_time(traces, ask):
+    rows = ask("downstream_time", **GENERATE)
+    # Sixty steps of three minutes are three seconds each.
+    assert [(row[0] - NOON).seconds for row in rows] == [9] * 7 + [39] * 7 + [123] * 7
+    assert [row[1:] for row in rows[:3]] == [("digit GET /", 18), ("digit render_digit", 5), ("generator GET", 35)]
+
+
+def test_a_child_may_start_after_the_time(promscale, ask):
+    export = Export()
+    parent = export.add("shop", "buy", NOON, 3_600_000)
+    for minute in (12, 14):
+        start = NOON + timedelta(minutes=minute)
+        export.add("bank", f"pay at {minute}", start, trace_id=parent.trace_id, parent_span_id=parent.span_id)
+    promscale.export(export.message)
+    found = operations(ask("downstream_operations", **ALL, service="shop", operation="buy"))
+    assert list(found) == [("shop", "buy"), ("bank", "pay at 12")]
+
+
+# Up and down --------------------------------------------------------------------------------------------------------
+
+WALKS = [name for name in STATEMENTS if name.startswith(("upstream", "downstream"))]
+
+
+@pytest.mark.parametrize("direction", ["upstream", "downstream"])
+def test_spans_in_a_circle(promscale, ask, direction):
+    export = Export()
+    one = export.add("shop", "one", NOON, parent_span_id=b"\x02" * 8, span_id=b"\x01" * 8)
+    export.add("shop", "two", NOON, parent_span_id=b"\x01" * 8, span_id=b"\x02" * 8, trace_id=one.trace_id)
+    export.add("shop", "itself", NOON, parent_span_id=b"\x03" * 8, span_id=b"\x03" * 8)
+    promscale.export(export.message)
+    for operation, expected in (("one", {"one": 1, "two": 1}), ("itself", {"itself": 1})):
+        for name in WALKS:
+            assert name.startswith(direction) <= bool(ask(name, **ALL, service="shop", operation=operation))
+        nodes = ask(f"{direction}_nodes", **ALL, service="shop", operation=operation)
+        assert {title: calls for _, title, _, calls, _ in nodes} == expected
+    assert calls_by_edge(ask(f"{direction}_edges", **ALL, service="shop", operation="one")) == {
+        ("(shop,one)", "(shop,two)"): 1,
+        ("(shop,two)", "(shop,one)"): 1,
+    }
+
+
+@pytest.mark.parametrize("name", ["upstream_nodes", "downstream_nodes"])
+def test_an_operation_within_itself(promscale, ask, name):
+    export = Export()
+    outer = export.add("shop", "list folder", NOON, 10)
+    export.add("shop", "list folder", NOON, 5, trace_id=outer.trace_id, parent_span_id=outer.span_id)
+    promscale.export(export.message)
+    [(*_, calls, mean_ms)] = ask(name, **ALL, service="shop", operation="list folder")
+    assert (calls, mean_ms) == (2, 7.5)
+
+
+@pytest.mark.parametrize("direction", ["upstream", "downstream"])
+def test_operations_whose_names_run_together(promscale, ask, direction):
+    export = Export()
+    parent = export.add("a b", "c", NOON)
+    export.add("a", "b c", NOON, trace_id=parent.trace_id, parent_span_id=parent.span_id)
+    promscale.export(export.message)
+    chosen = {"upstream": ("a", "b c"), "downstream": ("a b", "c")}[direction]
+    parameters = ALL | dict(zip(("service", "operation"), chosen, strict=True))
+    ids = [row[0] for row in ask(f"{direction}_nodes", **parameters)]
+    assert sorted(ids) == ['("a b",c)', '(a,"b c")']
+    assert calls_by_edge(ask(f"{direction}_edges", **parameters)) == {('("a b",c)', '(a,"b c")'): 1}
+
+
+@pytest.mark.parametrize("name", ["upstream_operations", "downstream_operations"])
+def test_five_hundred_traces_are_enough(promscale, ask, name):
+    export = Export()
+    for second in range(600):
+        export.add("shop", "buy", NOON + timedelta(milliseconds=second))
+    promscale.export(export.message)
+    assert ask(name, **ALL, service="shop", operation="buy") == [("shop", "buy", 500, 0, 1, 1, 1)]
+
+
+# Every statement ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_without_any_span(ask, name):
+    rows = ask(name, **DIGIT)
+    if name.startswith("request_rate"):
+        assert {rate for _, rate in rows} == {0}
+    else:
+        assert rows == []
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_a_time_without_length(traces, ask, name):
+    assert ask(name, **GENERATE | {"time_to": NOON}) == []
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_a_reader_may_run_it(traces, database, ask, name):
+    database.execute("set role prom_reader")
+    assert ask(name, **GENERATE)
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_with_literals_in_place_of_the_parameters(traces, database, ask, name):
+    """As Grafana runs it: its macros put texts in the place of the times."""
+    sql = STATEMENTS[name].sql
+    for parameter, value in GENERATE.items():
+        text = value if isinstance(value, str) else value.isoformat().replace("+00:00", "Z")
+        sql = sql.replace(f"%({parameter})s", f"'{text}'")
+    assert database.execute(sql).fetchall() == ask(name, **GENERATE)
+
+
+def documented() -> dict[str, tuple[str, str]]:
+    """Of each statement, the file and the columns that docs/queries.md says it has."""
+    found = {}
+    for section in (CHECKOUT / "docs" / "queries.md").read_text().split("\n## ")[1:]:
+        file, _, text = section.partition("\n")
+        for name, columns in re.findall(r"^\| `(\w+)` \| (`.*) \|$", text, re.MULTILINE):
+            found[name] = file, columns
+    return found
+
+
+def test_docs_have_every_statement():
+    assert {name: file for name, (file, _) in documented().items()} == {
+        name: file for file, queries in QUERIES.items() for name in queries.available_queries if name in STATEMENTS
+    }
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_docs_have_its_columns(database, name):
+    cursor = database.execute(STATEMENTS[name].sql, GENERATE)
+    types = psycopg.adapters.types
+    columns = ", ".join(f"`{column.name}` {types[column.type_code].name}" for column in cursor.description)
+    assert documented()[name][1] == columns
+
+
+# psql ---------------------------------------------------------------------------------------------------------------
+
+
+def psql(dsn: str, *arguments: str | Path) -> list[list[str]]:
+    """Run psql; returns the lines of each statement's result."""
+    run = subprocess.run(
+        [postgres.psql(), "-X", "-q", "-d", dsn, "-v", "ON_ERROR_STOP=1", "-P", "pager=off", "-A", "-t", "-F", "|"]
+        + ["-c", r"\pset recordsep '\n'", *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    return run.stdout
