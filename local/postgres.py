@@ -50,7 +50,9 @@ def account() -> pwd.struct_passwd:
     try:
         return pwd.getpwuid(os.getuid())
     except KeyError:
-        raise Trouble(f"the user id {os.getuid()} has no name here, and PostgreSQL needs one: use another user") from None
+        raise Trouble(
+            f"the user id {os.getuid()} has no name here, and PostgreSQL needs one: use another user"
+        ) from None
 
 
 def psql() -> str:
@@ -105,7 +107,9 @@ class Cluster:
             raise Trouble(f"the data folder is broken: {self.home} is no folder; {way_out}")
         owner = self.home.stat().st_uid
         if owner != account().pw_uid:
-            raise Trouble(f"the data folder {self.home} belongs to user id {owner}: run this as that user, or {way_out}")
+            raise Trouble(
+                f"the data folder {self.home} belongs to user id {owner}: run this as that user, or {way_out}"
+            )
 
         if root:
             self._copy_programs()

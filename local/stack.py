@@ -196,13 +196,10 @@ def stored_spans() -> int | None:
 
 
 def _owner(port: int) -> str:
-    try:
-        connections = psutil.net_connections("tcp")
-    except psutil.AccessDenied:  # macOS tells only root
-        connections = []
-    for connection in connections:
-        if connection.pid and connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
-            return f"PID {connection.pid} ({' '.join(psutil.Process(connection.pid).cmdline())[:80]})"
+    with suppress(psutil.Error):  # macOS tells only root
+        for connection in psutil.net_connections("tcp"):
+            if connection.pid and connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                return f"PID {connection.pid} ({' '.join(psutil.Process(connection.pid).cmdline())[:80]})"
     return "a process of another user"
 
 
@@ -254,20 +251,20 @@ def _configuration() -> str:
         text += section(
             f"program:{part.name}",
             {
-            "command": shlex.join(part.command),
-            "environment": ",".join(f'{name}="{value}"' for name, value in part.environment.items()),
-            "user": part.user,
-            "priority": priority,
-            "autorestart": "true",
-            "startretries": 1_000_000,  # never given up; the pause between two tries grows by a second each time
-            "stopsignal": part.stop_signal,
-            "stopwaitsecs": 30,
-            "killasgroup": "true",
-            "redirect_stderr": "true",
-            "stdout_logfile": LOGS / f"{part.name}.log",
-            "stdout_logfile_maxbytes": "10MB",
-            "stdout_logfile_backups": 1,
-        },
+                "command": shlex.join(part.command),
+                "environment": ",".join(f'{name}="{value}"' for name, value in part.environment.items()),
+                "user": part.user,
+                "priority": priority,
+                "autorestart": "true",
+                "startretries": 1_000_000,  # never given up; the pause between two tries grows by a second each time
+                "stopsignal": part.stop_signal,
+                "stopwaitsecs": 30,
+                "killasgroup": "true",
+                "redirect_stderr": "true",
+                "stdout_logfile": LOGS / f"{part.name}.log",
+                "stdout_logfile_maxbytes": "10MB",
+                "stdout_logfile_backups": 1,
+            },
         )
     # One after the other is the order of stopping; as a group, the services are stopped together.
     first = [part.name in SERVICES for part in parts()].index(True)
@@ -280,18 +277,24 @@ def _stop() -> int:
     supervisord = _supervisord()
     if supervisord:
         supervisord.terminate()
-        psutil.wait_procs([supervisord], timeout=PATIENCE_SECONDS)
+        _wait(lambda: not _supervisord())
     for kill in (False, True):
-        left = _ours()
-        for process in left:
+        for process in _ours():
             gentle = signal.SIGINT if process.info["name"] == "postgres" else signal.SIGTERM
             with suppress(psutil.NoSuchProcess):  # ended by itself since
                 process.send_signal(signal.SIGKILL if kill else gentle)
-        psutil.wait_procs(left, timeout=10)
+        _wait(lambda: not _ours(), seconds=10)
     left = _ours()
     if left:
         raise Trouble(f"these processes do not end: PID {', '.join(str(process.pid) for process in left)}")
     return count
+
+
+def _wait(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
+    """Until it holds, at most so long."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def _ours() -> list[psutil.Process]:
@@ -305,7 +308,7 @@ def _ours() -> list[psutil.Process]:
 
 
 def _supervisord() -> psutil.Process | None:
-    return next((process for process in _ours() if "local.supervisord" in process.info["cmdline"]), None)
+    return next((process for process in _ours() if "local.supervisord" in (process.info["cmdline"] or [])), None)
 
 
 def _running() -> dict[str, psutil.Process]:
@@ -343,24 +346,27 @@ def _last_line(name: str) -> str:
 def _wait_for_a_trace() -> None:
     """Ask for a password ourselves, and wait until its trace can be read from the database. Raises Trouble."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    trace_id = _password_trace()
     stored = "select count(distinct service_name) > 1 and bool_or(is_root_span) from ps_trace.span where trace_id = %s"
-    while _query(stored, trace_id) != (True,):
+    trace_id = None
+    while not trace_id or _query(stored, trace_id) != (True,):
+        trace_id = trace_id or _password_trace()
         if time.monotonic() > deadline:
             raise Trouble(
                 f"all parts are healthy, but the trace {trace_id} did not reach the database in {PATIENCE_SECONDS} s;"
-                " ./run.sh logs collector may say why, unless an OTEL_ variable of yours turns tracing off"
+                " ./run.sh logs may say why, unless an OTEL_ variable of yours turns tracing off"
             )
         time.sleep(0.05)
 
 
-def _password_trace() -> str:
-    """The trace id of a password made now. One that failed, as one in some does, has one too."""
+def _password_trace() -> str | None:
+    """The trace id of a password made now. One that failed, as some are to, has one too."""
     try:
         with _open(f"http://{reach_address()}:{SERVICES['generator']}/", 60) as answer:
             return json.load(answer)["trace_id"]
     except urllib.error.HTTPError as answer:
         return json.load(answer)["trace_id"]
+    except OSError:  # the generator was just healthy, and is not any more
+        return None
 
 
 def _query(statement: str, *parameters: object) -> tuple | None:

@@ -5,12 +5,14 @@ already, by its addresses:
 """
 
 import os
+import re
 import subprocess
 
 import psycopg
 import pytest
 
-from local import Trouble, postgres, stack as local_stack
+from local import Trouble, postgres
+from local import stack as local_stack
 from tests.stack.checkout import Checkout
 
 
@@ -31,18 +33,27 @@ class Stack:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def pids(self) -> dict[str, str]:
+        """The process of each part, if all parts are healthy; else nothing."""
+        status = self.checkout.run("status")
+        healthy = re.findall(r"^(\w+) +healthy .* (\d+)$", status.stdout, re.MULTILINE)
+        return dict(healthy) if status.returncode == 0 else {}
+
     def rows(self, statement: str, *parameters: object) -> list[tuple]:
         with psycopg.connect(self.dsn) as connection:
             return connection.execute(statement, parameters).fetchall()
 
 
-@pytest.fixture
-def free_ports():
-    """Skips where the local stack's ports are taken."""
+def skip_where_ports_are_taken() -> None:
     try:
         local_stack.check_ports()
     except Trouble as trouble:
-        pytest.skip(str(trouble))
+        pytest.skip(f"{trouble}; or set STACK_GENERATOR_URL and STACK_DSN to test what runs there")
+
+
+@pytest.fixture
+def free_ports():
+    skip_where_ports_are_taken()
 
 
 @pytest.fixture(scope="package")
@@ -51,15 +62,12 @@ def stack(tmp_path_factory):
     if generator and dsn:
         yield Stack(generator, dsn, None)
         return
-    try:
-        local_stack.check_ports()
-    except Trouble as trouble:
-        pytest.skip(f"{trouble}; or set STACK_GENERATOR_URL and STACK_DSN to look at that")
+    skip_where_ports_are_taken()
     checkout = Checkout(tmp_path_factory.mktemp("stack") / "checkout")
     try:
         started = checkout.run("local")
         assert started.returncode == 0, started.stderr
-        yield Stack(f"http://{local_stack.reach_address()}:{local_stack.SERVICES['generator']}", local_stack.DATABASE.uri, checkout)
+        yield Stack("http://localhost:5050", local_stack.DATABASE.uri, checkout)
     finally:
         checkout.run("reset")
     assert checkout.processes() == []

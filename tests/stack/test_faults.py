@@ -1,4 +1,4 @@
-"""Processes are killed while spans come in, and then counted: none that was acknowledged is missing, none is doubled."""
+"""Processes are killed while spans come in; then the spans are counted: none acknowledged is missing, none doubled."""
 
 import itertools
 import os
@@ -78,12 +78,6 @@ def exporters(own_stack):
         exporter.stop()
 
 
-def processes(stack) -> dict[str, int]:
-    """The PID of each part if all parts are healthy, else nothing."""
-    status = stack.checkout.run("status")
-    return dict(re.findall(r"^(\w+) +healthy .* (\d+)$", status.stdout, re.MULTILINE)) if not status.returncode else {}
-
-
 def wait_for_more(exporters) -> None:
     """Until each exporter has had something acknowledged since now."""
     for exporter in exporters:
@@ -111,19 +105,22 @@ def check(stack, exporters, collector_may_lose: bool) -> None:
 
 # What the Collector has acknowledged it has in memory only: killing it loses that. And rotel gives up what it was just
 # sending when promscale is killed.
-@pytest.mark.parametrize("name, collector_may_lose", [
-    ("postgres", False),
-    ("promscale", True),
-    ("collector", True),
-    ("generator", False),
-    ("digit", False),
-    ("load", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, collector_may_lose",
+    [
+        ("postgres", False),
+        ("promscale", True),
+        ("collector", True),
+        ("generator", False),
+        ("digit", False),
+        ("load", False),
+    ],
+)
 def test_a_killed_part_comes_back_and_nothing_acknowledged_is_lost(own_stack, exporters, name, collector_may_lose):
-    before = wait_for(lambda: processes(own_stack), "health")[name]
+    before = wait_for(own_stack.pids, "health")[name]
     wait_for_more(exporters)
     os.kill(int(before), signal.SIGKILL)
-    wait_for(lambda: processes(own_stack).get(name, before) != before, f"another {name}, and health")
+    wait_for(lambda: own_stack.pids().get(name, before) != before, f"another {name}, and health")
     wait_for_more(exporters)
     check(own_stack, exporters, collector_may_lose)
 
@@ -131,18 +128,18 @@ def test_a_killed_part_comes_back_and_nothing_acknowledged_is_lost(own_stack, ex
 @pytest.mark.parametrize("name", ["postgres", "generator"])
 def test_a_killed_child_of_a_part_comes_back_too(own_stack, exporters, name):
     """A PostgreSQL that loses a process restarts all others; gunicorn starts another worker."""
-    part = psutil.Process(int(wait_for(lambda: processes(own_stack), "health")[name]))
+    part = psutil.Process(int(wait_for(own_stack.pids, "health")[name]))
     wait_for_more(exporters)
     child = part.children()[-1]
     child.kill()
-    wait_for(lambda: not child.is_running() and processes(own_stack), "health")
+    wait_for(lambda: not child.is_running() and own_stack.pids(), "health")
     wait_for_more(exporters)
     check(own_stack, exporters, collector_may_lose=False)
 
 
 def test_a_database_away_for_a_while_loses_nothing(own_stack, exporters):
     """Held, not ended: connections stay open and nothing answers."""
-    database = psutil.Process(int(wait_for(lambda: processes(own_stack), "health")["postgres"]))
+    database = psutil.Process(int(wait_for(own_stack.pids, "health")["postgres"]))
     wait_for_more(exporters)
     held = [*database.children(), database]
     for process in held:
@@ -155,22 +152,20 @@ def test_a_database_away_for_a_while_loses_nothing(own_stack, exporters):
 
 
 def test_without_supervisord_all_goes_on_and_the_next_start_takes_over(own_stack):
-    supervisord = wait_for(lambda: processes(own_stack), "health")["supervisord"]
+    supervisord = wait_for(own_stack.pids, "health")["supervisord"]
     os.kill(int(supervisord), signal.SIGKILL)
-    wait_for(lambda: not psutil.pid_exists(int(supervisord)), "its end")
-    status = own_stack.checkout.run("status")
-    assert status.returncode == 1
-    assert re.search("^supervisord +not running", status.stdout, re.MULTILINE)
+    wait_for(lambda: re.search("^supervisord +not running", own_stack.checkout.run("status").stdout, re.M), "its end")
+    assert own_stack.checkout.run("status").returncode == 1
     started = own_stack.checkout.run("local")
     assert started.returncode == 0, started.stderr
-    assert processes(own_stack)["supervisord"] != supervisord
+    assert own_stack.pids()["supervisord"] != supervisord
 
 
 @pytest.mark.parametrize("without_supervisord", [False, True])
 def test_down_leaves_no_process_and_keeps_the_data(own_stack, without_supervisord):
     spans = own_stack.rows("select count(*) from ps_trace.span")
     if without_supervisord:
-        os.kill(int(wait_for(lambda: processes(own_stack), "health")["supervisord"]), signal.SIGKILL)
+        os.kill(int(wait_for(own_stack.pids, "health")["supervisord"]), signal.SIGKILL)
     down = own_stack.checkout.run("down")
     try:
         assert down.returncode == 0, down.stderr

@@ -82,7 +82,15 @@ def test_no_right_to_write():
 
 
 def test_no_room(bare):
-    small = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", 'mount -t tmpfs -o size=50m none "$0"; "$@"']
+    small = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-ec",
+        'mount -t tmpfs -o size=50m none "$0"; "$@"',
+    ]
     place = bare.folder.parent / "small"
     place.mkdir()
     if not shutil.which("unshare") or subprocess.run([*small, place, "true"], capture_output=True).returncode:
