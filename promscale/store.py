@@ -303,8 +303,7 @@ class Store:
             known = self._known
             with contextlib.suppress(_GenerationChanged), metrics.commit_seconds.time(), connection.transaction():
                 inserted = _insert_shared(connection, group, known)
-                _copy(connection, _queries.copy_spans.sql, (rows.spans for rows in group))
-                _copy(connection, _queries.copy_traces_data.sql, (rows.traces_data for rows in group))
+                copy_rows(connection, group)
                 generation = _queries.generation(connection)
                 if known.ids and known.generation != generation:
                     self._known = _Known(generation)
@@ -314,6 +313,12 @@ class Store:
         if inserted:
             ids = known.ids | inserted if len(known.ids) < MAX_KNOWN_IDS else inserted
             self._known = _Known(generation, ids)
+
+
+def copy_rows(connection: psycopg.Connection, group: list[otlp.Rows]) -> None:
+    """COPY spans and their bytes into their tables, in the caller's transaction. Raises psycopg.Error."""
+    _copy(connection, _queries.copy_spans.sql, (rows.spans for rows in group))
+    _copy(connection, _queries.copy_traces_data.sql, (rows.traces_data for rows in group))
 
 
 def _copy(connection: psycopg.Connection, statement: str, rows: Iterable[bytes]) -> None:

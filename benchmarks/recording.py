@@ -1,0 +1,159 @@
+"""The demo's own traffic, recorded once, to be replayed with fresh ids and at other times.
+
+    python -m benchmarks.recording postgresql://postgres@localhost:5999/postgres    record it anew, from a running demo
+"""
+
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy
+import psycopg
+
+FILE = Path(__file__).with_name("recording.otlp.zz")
+TRACES = 40
+
+# OTLP's field numbers on the way down to a span; and in it, of ids and times.
+_RESOURCE_SPANS, _SCOPE_SPANS, _SPANS = 1, 2, 2
+_TRACE_ID, _SPAN_ID, _PARENT_SPAN_ID, _START, _END, _EVENTS = 1, 2, 4, 7, 8, 11
+_EVENT_TIME = 1
+
+
+class Replay:
+    """Export requests of about `spans` spans each, made of the recorded traces again and again.
+
+    `spans` is the exact number of them then; `request` may be called from one thread at a time.
+    """
+
+    def __init__(self, spans: int) -> None:
+        traces = _recorded()
+        template = bytearray()
+        places: dict[str, list[tuple[int, int]]] = {"trace_ids": [], "span_ids": [], "times": []}
+        self.spans = self._traces = 0
+        while self.spans < spans:
+            data = traces[self._traces % len(traces)]
+            for kind, offset in _places(data):
+                places[kind].append((len(template) + offset, self._traces))
+            self.spans += sum(kind == "trace_ids" for kind, _ in _places(data))
+            self._traces += 1
+            template += data
+        self._template = numpy.frombuffer(bytes(template), numpy.uint8)
+        self._trace_ids = _Fields(places["trace_ids"], 16)
+        self._span_ids = _Fields(places["span_ids"], 8)
+        self._times = _Fields(places["times"], 8)
+        self._recorded_end = int(self._times.read(self._template).max())
+        self._random = numpy.random.default_rng()
+
+    def request(self, end_unix_nano: int) -> bytes:
+        """A serialized ExportTraceServiceRequest of new traces, the latest of which has just ended."""
+        data = self._template.copy()
+        for ids in (self._trace_ids, self._span_ids):
+            # The same bits are flipped in all ids of a trace: new ids, and who is whose parent stays.
+            flips = self._random.integers(0, 256, (self._traces, ids.width), numpy.uint8)
+            data[ids.bytes] ^= flips[ids.traces]
+        times = self._times.read(data) + numpy.uint64(end_unix_nano - self._recorded_end)
+        data[self._times.bytes] = times.astype("<u8").view(numpy.uint8).reshape(-1, 8)
+        return data.tobytes()
+
+
+class _Fields:
+    """Fields of one width: where their bytes are, and to which trace each belongs."""
+
+    def __init__(self, places: list[tuple[int, int]], width: int) -> None:
+        offsets, self.traces = numpy.array(places).T
+        self.width = width
+        self.bytes = offsets[:, None] + numpy.arange(width)
+
+    def read(self, data: numpy.ndarray) -> numpy.ndarray:
+        return numpy.ascontiguousarray(data[self.bytes]).view("<u8")[:, 0]
+
+
+def _recorded() -> list[bytes]:
+    """Each trace, as serialized OTLP TracesData."""
+    recording = zlib.decompress(FILE.read_bytes())
+    return [recording[start:end] for number, start, end in _fields(recording, 0, len(recording))]
+
+
+def _places(data: bytes) -> Iterator[tuple[str, int]]:
+    """Where ids and times are in serialized TracesData."""
+    for span_start, span_end in _inside(data, [_RESOURCE_SPANS, _SCOPE_SPANS, _SPANS], 0, len(data)):
+        for number, start, end in _fields(data, span_start, span_end):
+            if number == _TRACE_ID:
+                yield "trace_ids", start
+            elif number in (_SPAN_ID, _PARENT_SPAN_ID) and end - start == 8:
+                yield "span_ids", start
+            elif number in (_START, _END):
+                yield "times", start
+            elif number == _EVENTS:
+                yield from (("times", at) for field, at, _ in _fields(data, start, end) if field == _EVENT_TIME)
+
+
+def _inside(data: bytes, path: list[int], start: int, end: int) -> Iterator[tuple[int, int]]:
+    if not path:
+        yield start, end
+        return
+    for number, inner_start, inner_end in _fields(data, start, end):
+        if number == path[0]:
+            yield from _inside(data, path[1:], inner_start, inner_end)
+
+
+def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(number, start, end) of each field's content in a serialized message."""
+    while start < end:
+        key, start = _varint(data, start)
+        match key & 7:
+            case 0:
+                _, after = _varint(data, start)
+            case 1:
+                after = start + 8
+            case 2:
+                length, start = _varint(data, start)
+                after = start + length
+            case 5:
+                after = start + 4
+        yield key >> 3, start, after
+        start = after
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at += 1
+        if byte < 128:
+            return value, at
+        shift += 7
+
+
+def record(dsn: str) -> int:
+    """Write the latest whole traces of a running demo to FILE; returns how many bytes that are."""
+    statement = """
+        select trace_id, data from _ps_trace.traces_data
+        where trace_id in (
+            select trace_id from ps_trace.span
+            where service_name = 'load' and is_root_span and start_time < now() - interval '10 seconds'
+            order by start_time desc limit %s
+        )
+        order by trace_id
+    """
+    traces: dict[object, bytes] = {}
+    with psycopg.connect(dsn) as connection:
+        for trace_id, data in connection.execute(statement, [TRACES]):
+            traces[trace_id] = traces.get(trace_id, b"") + zlib.decompress(data)
+    # As one message with a field a trace, for which TracesData's own field will do.
+    recording = b"".join(bytes([_RESOURCE_SPANS << 3 | 2]) + _length(len(data)) + data for data in traces.values())
+    FILE.write_bytes(zlib.compress(recording, 9))
+    return FILE.stat().st_size
+
+
+def _length(number: int) -> bytes:
+    encoded = b""
+    while number > 127:
+        encoded, number = encoded + bytes([number & 127 | 128]), number >> 7
+    return encoded + bytes([number])
+
+
+if __name__ == "__main__":
+    print(f"{FILE}: {record(sys.argv[1])} bytes")

@@ -1,0 +1,111 @@
+"""A store to measure: one of our own, started for it, or one that runs already."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import psycopg
+
+from local.postgres import Cluster, account
+
+
+@dataclass
+class Target:
+    """Where to send to ("host:port"), the database behind it, and the processes of both, as far as they are here."""
+
+    endpoint: str
+    dsn: str
+    store: psutil.Process | None
+    database: psutil.Process | None
+
+
+def running(endpoint: str, dsn: str) -> Target:
+    """A store that runs already. Its processes are found by the ports they listen on."""
+    with psycopg.connect(dsn) as connection:
+        database_port = connection.info.port
+    return Target(endpoint, dsn, _listening(int(endpoint.rpartition(":")[2])), _listening(database_port))
+
+
+@contextlib.contextmanager
+def own() -> Iterator[Target]:
+    """PostgreSQL as in the local stack, and promscale, with no data; gone afterwards."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        cluster = Cluster(folder / "postgres", _free_port())
+        cluster.prepare()
+        stack.callback(cluster.delete)
+        owner = {"user": account().pw_uid, "group": account().pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
+        database = _start(stack, cluster.server, signal.SIGINT, cwd="/", **owner)
+        grpc, web = f"127.0.0.1:{_free_port()}", f"127.0.0.1:{_free_port()}"
+        environment = {
+            "PROMSCALE_DB_URI": cluster.uri,
+            "PROMSCALE_TRACING_GRPC_SERVER_ADDRESS": grpc,
+            "PROMSCALE_WEB_LISTEN_ADDRESS": web,
+        }
+        store = _start(stack, [sys.executable, "-m", "promscale"], signal.SIGTERM, env=os.environ | environment)
+        deadline = time.monotonic() + 60
+        while not _ready(f"http://{web}/readyz"):
+            if time.monotonic() > deadline or store.poll() is not None:
+                raise RuntimeError("promscale did not become ready")
+            time.sleep(0.1)
+        yield Target(grpc, cluster.uri, psutil.Process(store.pid), psutil.Process(database.pid))
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """What a process and all below it have used so far, those that have ended included."""
+    total = 0.0
+    for each in [process, *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += sum(each.cpu_times()[:4])
+    return total
+
+
+def memory_bytes(process: psutil.Process) -> int:
+    """What a process and all below it hold now; what they share counts once, where the system can tell."""
+    total = 0
+    for each in [process, *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            info = each.memory_full_info()
+            total += getattr(info, "pss", info.rss)
+    return total
+
+
+def _start(stack: contextlib.ExitStack, command: list[str], stop_signal: int, **options) -> subprocess.Popen:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
+
+    def stop() -> None:
+        process.send_signal(stop_signal)
+        process.wait()
+
+    stack.callback(stop)
+    return process
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def _listening(port: int) -> psutil.Process | None:
+    for connection in psutil.net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            return psutil.Process(connection.pid)
+    return None
+
+
+def _ready(url: str) -> bool:
+    try:
+        return urllib.request.urlopen(url, timeout=2).status == 200
+    except (urllib.error.URLError, OSError):
+        return False
