@@ -8,6 +8,7 @@ import os
 import uuid
 
 from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -23,10 +24,7 @@ tracer = trace.get_tracer("tracing-demo", VERSION)
 
 
 def start(service_name: str) -> None:
-    """Export this process's spans. To be called after a fork: the exporting thread does not survive one."""
-    # Imported here, so that a process that is yet to fork does not start gRPC.
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-
+    """Export this process's spans. To be called after a fork, which neither gRPC nor the exporting thread survives."""
     own = Resource.create(
         {
             "service.name": service_name,
