@@ -239,7 +239,9 @@ def test_delete_all_traces_under_load_leaves_no_span_without_resource(promscale,
 
     def load() -> None:
         while not stop.is_set():
-            promscale.export(request(*(span(f"span {n}") for n in range(20)), service=f"service {os.urandom(1)[0] % 8}"))
+            message = request(*(span(f"span {n}") for n in range(20)), service=f"service {os.urandom(1)[0] % 8}")
+            # Deleting takes TimescaleDB's chunks away from under a COPY: then it is to be sent again.
+            eventually(lambda message=message: not unavailable(promscale, message))
 
     with ThreadPoolExecutor(4) as pool:
         loads = [pool.submit(load) for _ in range(4)]

@@ -94,6 +94,26 @@ alter table _ps_trace.traces_data alter column data set storage external;
 create index traces_data_trace_id on _ps_trace.traces_data (trace_id);
 create index traces_data_last_start_time on _ps_trace.traces_data using brin (last_start_time);
 
+-- With TimescaleDB the large tables are in chunks by time: old ones are dropped instead of deleting rows, and in the
+-- community edition, whose licence allows it, those that no longer grow are compressed.
+do $$
+begin
+    if current_setting('shared_preload_libraries') not like '%timescaledb%' then
+        return;
+    end if;
+    create extension if not exists timescaledb;
+    perform create_hypertable('_ps_trace.span', 'start_time', chunk_time_interval => interval '2 hours');
+    perform create_hypertable('_ps_trace.traces_data', 'last_start_time', chunk_time_interval => interval '2 hours');
+    if current_setting('timescaledb.license') = 'timescale' then
+        alter table _ps_trace.span set (
+            timescaledb.compress,
+            timescaledb.compress_segmentby = 'service_name',
+            timescaledb.compress_orderby = 'start_time'
+        );
+        perform add_compression_policy('_ps_trace.span', compress_after => interval '2 hours');
+    end if;
+end $$;
+
 
 -- Views -------------------------------------------------------------------------------------------------------------
 
@@ -343,6 +363,10 @@ declare
 begin
     -- Several promscales may serve one database: one of them does it.
     if pg_try_advisory_xact_lock(hashtext('_ps_trace.delete_old_traces')) then
+        if exists (select from pg_extension where extname = 'timescaledb') then
+            perform public.drop_chunks('_ps_trace.span', older_than => cutoff);
+            perform public.drop_chunks('_ps_trace.traces_data', older_than => cutoff);
+        end if;
         delete from _ps_trace.span where start_time < cutoff;
         delete from _ps_trace.traces_data where last_start_time < cutoff;
     end if;
