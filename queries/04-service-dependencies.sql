@@ -1,7 +1,7 @@
 -- Service dependencies: who calls whom, how often, and how long does it take?
 --
 -- A call is a span, the callee's, whose parent is another service's, the caller's. OpenTelemetry makes such pairs of
--- a client and a server span, or of producer and consumer; leaving out the kinds that cannot be saves much time.
+-- a client and a server span, or of producer and consumer; not to look at other kinds of spans saves much time.
 -- The caller's span starts first, maybe before :time_from: it is found if it started up to ten minutes before.
 --
 -- In psql a parameter stands for a piece of SQL, so that a text needs quotes of its own:
@@ -24,9 +24,9 @@ with calls as (
         on caller.trace_id = callee.trace_id
         and caller.span_id = callee.parent_span_id
         and caller.service_name <> callee.service_name
-    where callee.span_kind not in ('internal', 'client', 'producer')
+    where callee.span_kind in ('server', 'consumer', 'unspecified')
         and callee.start_time >= :time_from and callee.start_time < :time_to
-        and caller.span_kind not in ('internal', 'server', 'consumer')
+        and caller.span_kind in ('client', 'producer', 'unspecified')
         and caller.start_time >= cast(:time_from as timestamptz) - interval '10 minutes'
         and caller.start_time < :time_to
     group by caller.service_name, callee.service_name
@@ -60,9 +60,9 @@ with calls as (
         on caller.trace_id = callee.trace_id
         and caller.span_id = callee.parent_span_id
         and caller.service_name <> callee.service_name
-    where callee.span_kind not in ('internal', 'client', 'producer')
+    where callee.span_kind in ('server', 'consumer', 'unspecified')
         and callee.start_time >= :time_from and callee.start_time < :time_to
-        and caller.span_kind not in ('internal', 'server', 'consumer')
+        and caller.span_kind in ('client', 'producer', 'unspecified')
         and caller.start_time >= cast(:time_from as timestamptz) - interval '10 minutes'
         and caller.start_time < :time_to
     group by caller.service_name, callee.service_name
@@ -90,9 +90,9 @@ with calls as (
         on caller.trace_id = callee.trace_id
         and caller.span_id = callee.parent_span_id
         and caller.service_name <> callee.service_name
-    where callee.span_kind not in ('internal', 'client', 'producer')
+    where callee.span_kind in ('server', 'consumer', 'unspecified')
         and callee.start_time >= :time_from and callee.start_time < :time_to
-        and caller.span_kind not in ('internal', 'server', 'consumer')
+        and caller.span_kind in ('client', 'producer', 'unspecified')
         and caller.start_time >= cast(:time_from as timestamptz) - interval '10 minutes'
         and caller.start_time < :time_to
     group by caller.service_name, callee.service_name

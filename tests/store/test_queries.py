@@ -1,7 +1,7 @@
 """The demo's SQL in queries/: its figures on traces that are known, and each of its three readers."""
 
+import os
 import re
-import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,9 +11,9 @@ import psycopg
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from otlp_messages import add_service, span
 
 from local import postgres
+from tests.store.otlp_messages import add_service, span
 
 CHECKOUT = Path(__file__).parents[2]
 FILES = sorted((CHECKOUT / "queries").glob("*.sql"))
@@ -32,15 +32,14 @@ GENERATE = ALL | {"service": "generator", "operation": "generator.generate"}
 
 INTERNAL, SERVER, CLIENT = Span.SPAN_KIND_INTERNAL, Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT
 
-# A password: each span's service, name, kind, duration in ms, and children.
-CALL_DIGIT = ("digit", "GET /", SERVER, 18, [("digit", "render_digit", INTERNAL, 5, [])])
-LOWER = ("lower", "GET /", SERVER, 38, [("lower", "random_lower", INTERNAL, 10, []), ("lower", "GET", CLIENT, 20, [CALL_DIGIT])])
-GENERATE_CHILDREN = [("generator", "GET", CLIENT, 40, [LOWER]), ("generator", "GET", CLIENT, 30, [CALL_DIGIT])]
-PASSWORD = ("load", "load.request", INTERNAL, 100, [
-    ("load", "GET", CLIENT, 98, [
-        ("generator", "GET /", SERVER, 96, [("generator", "generator.generate", INTERNAL, 90, GENERATE_CHILDREN)]),
-    ]),
-])  # fmt: skip
+# How a password is made: of each span its service, name, kind, duration in ms, and children.
+DIGIT_CALLED = ("digit", "GET /", SERVER, 18, [("digit", "render_digit", INTERNAL, 5, [])])
+DIGIT_BY_LOWER = ("lower", "GET", CLIENT, 20, [DIGIT_CALLED])
+LOWER_CALLED = ("lower", "GET /", SERVER, 38, [("lower", "random_lower", INTERNAL, 10, []), DIGIT_BY_LOWER])
+CALLS = [("generator", "GET", CLIENT, 40, [LOWER_CALLED]), ("generator", "GET", CLIENT, 30, [DIGIT_CALLED])]
+GENERATOR_CALLED = ("generator", "GET /", SERVER, 96, [("generator", "generator.generate", INTERNAL, 90, CALLS)])
+PASSWORD = ("load", "load.request", INTERNAL, 100, [("load", "GET", CLIENT, 98, [GENERATOR_CALLED])])
+
 FAILED = ("render_digit", "generator.generate", "load.request")
 
 
@@ -50,30 +49,31 @@ class Export:
     def __init__(self) -> None:
         self.message = ExportTraceServiceRequest()
 
-    def add(self, service: str, name: str, start: datetime, duration_ms: float = 1, failed: bool = False, **fields) -> Span:
+    def add(self, service: str, name: str, start: datetime, duration_ms: int = 1, failed=False, **fields) -> Span:
+        start_ms = round(start.timestamp() * 1000)
         added = span(
             name,
-            start_time_unix_nano=int(start.timestamp()) * 1_000_000_000 + start.microsecond * 1000,
-            end_time_unix_nano=int(start.timestamp()) * 1_000_000_000 + start.microsecond * 1000 + int(duration_ms * 1e6),
+            start_time_unix_nano=start_ms * 1_000_000,
+            end_time_unix_nano=(start_ms + duration_ms) * 1_000_000,
             status=Status(code=Status.STATUS_CODE_ERROR if failed else Status.STATUS_CODE_UNSET),
             **fields,
         )
         add_service(self.message, added, service=service)
         return added
 
-    def add_trace(self, tree: tuple, start: datetime, slowness: int = 1, failed: tuple = (), parent: Span | None = None) -> Span:
-        """A trace of the shape of PASSWORD. Every span starts a millisecond after its parent; those named fail."""
+    def add_trace(self, tree: tuple, start: datetime, slowness: int = 1, failed: tuple = (), **fields) -> Span:
+        """Spans of a shape like PASSWORD's, each a millisecond after its parent. Those whose names are given fail."""
         service, name, kind, duration_ms, children = tree
-        above = {"trace_id": parent.trace_id, "parent_span_id": parent.span_id} if parent else {}
-        added = self.add(service, name, start, duration_ms * slowness, failed=name in failed, kind=kind, **above)
+        added = self.add(service, name, start, duration_ms * slowness, name in failed, kind=kind, **fields)
+        below = {"trace_id": added.trace_id, "parent_span_id": added.span_id}
         for child in children:
-            self.add_trace(child, start + timedelta(milliseconds=1), slowness, failed, added)
+            self.add_trace(child, start + timedelta(milliseconds=1), slowness, failed, **below)
         return added
 
 
 @pytest.fixture
 def traces(promscale):
-    """The root spans of three passwords: at 12:00:10, at 12:00:40 (twice as slow), at 12:02:05 (four times; it failed)."""
+    """Three passwords' root spans: at 12:00:10, at 12:00:40 (twice as slow), at 12:02:05 (four times, and failed)."""
     export = Export()
     roots = [
         export.add_trace(PASSWORD, NOON + timedelta(seconds=10)),
@@ -386,19 +386,27 @@ def test_a_child_may_start_after_the_time(promscale, ask):
 WALKS = [name for name in STATEMENTS if name.startswith(("upstream", "downstream"))]
 
 
-@pytest.mark.parametrize("direction", ["upstream", "downstream"])
-def test_spans_in_a_circle(promscale, ask, direction):
+@pytest.fixture
+def circles(promscale):
+    """Two spans that are each other's parents, and one that is its own: bad data."""
     export = Export()
-    one = export.add("shop", "one", NOON, parent_span_id=b"\x02" * 8, span_id=b"\x01" * 8)
-    export.add("shop", "two", NOON, parent_span_id=b"\x01" * 8, span_id=b"\x02" * 8, trace_id=one.trace_id)
-    export.add("shop", "itself", NOON, parent_span_id=b"\x03" * 8, span_id=b"\x03" * 8)
+    one = export.add("shop", "one", NOON, span_id=b"\x01" * 8, parent_span_id=b"\x02" * 8)
+    export.add("shop", "two", NOON, span_id=b"\x02" * 8, parent_span_id=b"\x01" * 8, trace_id=one.trace_id)
+    export.add("shop", "itself", NOON, span_id=b"\x03" * 8, parent_span_id=b"\x03" * 8)
     promscale.export(export.message)
-    for operation, expected in (("one", {"one": 1, "two": 1}), ("itself", {"itself": 1})):
-        for name in WALKS:
-            assert name.startswith(direction) <= bool(ask(name, **ALL, service="shop", operation=operation))
-        nodes = ask(f"{direction}_nodes", **ALL, service="shop", operation=operation)
-        assert {title: calls for _, title, _, calls, _ in nodes} == expected
-    assert calls_by_edge(ask(f"{direction}_edges", **ALL, service="shop", operation="one")) == {
+
+
+@pytest.mark.parametrize("name", WALKS)
+@pytest.mark.parametrize("operation", ["one", "itself"])
+def test_a_circle_has_an_end(circles, ask, name, operation):
+    assert ask(name, **ALL, service="shop", operation=operation)
+
+
+@pytest.mark.parametrize("direction", ["upstream", "downstream"])
+def test_the_graph_of_a_circle(circles, ask, direction):
+    one = ALL | {"service": "shop", "operation": "one"}
+    assert {row[1]: row[3] for row in ask(f"{direction}_nodes", **one)} == {"one": 1, "two": 1}
+    assert calls_by_edge(ask(f"{direction}_edges", **one)) == {
         ("(shop,one)", "(shop,two)"): 1,
         ("(shop,two)", "(shop,one)"): 1,
     }
@@ -430,8 +438,8 @@ def test_operations_whose_names_run_together(promscale, ask, direction):
 @pytest.mark.parametrize("name", ["upstream_operations", "downstream_operations"])
 def test_five_hundred_traces_are_enough(promscale, ask, name):
     export = Export()
-    for second in range(600):
-        export.add("shop", "buy", NOON + timedelta(milliseconds=second))
+    for number in range(600):
+        export.add("shop", "buy", NOON + timedelta(milliseconds=number))
     promscale.export(export.message)
     assert ask(name, **ALL, service="shop", operation="buy") == [("shop", "buy", 500, 0, 1, 1, 1)]
 
@@ -496,13 +504,55 @@ def test_docs_have_its_columns(database, name):
 # psql ---------------------------------------------------------------------------------------------------------------
 
 
-def psql(dsn: str, *arguments: str | Path) -> list[list[str]]:
-    """Run psql; returns the lines of each statement's result."""
+def psql(dsn: str, *arguments: str | Path) -> str:
     run = subprocess.run(
-        [postgres.psql(), "-X", "-q", "-d", dsn, "-v", "ON_ERROR_STOP=1", "-P", "pager=off", "-A", "-t", "-F", "|"]
-        + ["-c", r"\pset recordsep '\n'", *arguments],
+        [postgres.psql(), "-X", "-d", dsn, "-v", "ON_ERROR_STOP=1", *arguments],
         capture_output=True,
         text=True,
+        env=os.environ | {"PAGER": "cat"},
     )
     assert (run.returncode, run.stderr) == (0, "")
     return run.stdout
+
+
+def row_counts(output: str) -> list[int]:
+    """Of each statement that psql ran."""
+    return [int(number) for number in re.findall(r"^\((\d+) rows?\)$", output, re.MULTILINE)]
+
+
+def statements_of(path: Path) -> list[str]:
+    return re.findall(r"^-- name: (\w+)", path.read_text(), re.MULTILINE)
+
+
+@pytest.fixture
+def traffic(promscale):
+    """A password that was made a moment ago."""
+    export = Export()
+    export.add_trace(PASSWORD, datetime.now(UTC) - timedelta(minutes=2), failed=FAILED)
+    promscale.export(export.message)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_psql_runs_a_file_as_it_is(traffic, dsn, path):
+    counts = row_counts(psql(dsn, "-f", path))
+    assert len(counts) == len(statements_of(path))
+    assert all(counts)
+
+
+def test_psql_runs_all_files_in_a_row(traffic, dsn):
+    counts = row_counts(psql(dsn, *(argument for path in FILES for argument in ("-f", path))))
+    assert len(counts) == len(STATEMENTS)
+    assert all(counts)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_psql_takes_parameters(traces, dsn, ask, path):
+    parameters = {name: f"'{value}'" for name, value in GENERATE.items()}
+    output = psql(dsn, *(f"--set={name}={value}" for name, value in parameters.items()), "-f", path)
+    assert row_counts(output) == [len(ask(name, **GENERATE)) for name in statements_of(path)]
+
+
+def test_psql_takes_an_expression_for_a_time(traffic, dsn):
+    for minutes_ago, expected in ((1, 0), (10, 1)):
+        output = psql(dsn, "-v", f"time_from=now() - interval '{minutes_ago} minutes'", "-f", FILES[2])
+        assert row_counts(output)[-1] == expected
