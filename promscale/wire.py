@@ -8,6 +8,7 @@ Source of the numbers: opentelemetry/proto/trace/v1/trace.proto and opentelemetr
 """
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import Message
 
 _TYPES = descriptor_pb2.FieldDescriptorProto
 _MESSAGES = {
@@ -49,24 +50,26 @@ _MESSAGES = {
 }
 
 
-def _file() -> descriptor_pb2.FileDescriptorProto:
+def message_classes(package: str, messages: dict[str, list[tuple[str, int, str]]]) -> dict[str, type[Message]]:
+    """Classes, by name, for messages whose fields are given as name, number and type ("*": repeated)."""
     # proto2, because there every field knows whether it was sent: an empty resource stays an empty resource.
-    file = descriptor_pb2.FileDescriptorProto(name="promscale/wire.proto", package="promscale.wire", syntax="proto2")
-    for message_name, fields in _MESSAGES.items():
+    file = descriptor_pb2.FileDescriptorProto(name=f"{package}.proto", package=package, syntax="proto2")
+    for message_name, fields in messages.items():
         message = file.message_type.add(name=message_name)
         for name, number, kind in fields:
             repeated, kind = kind.startswith("*"), kind.removeprefix("*")
             field = message.field.add(name=name, number=number)
             field.label = _TYPES.LABEL_REPEATED if repeated else _TYPES.LABEL_OPTIONAL
-            if kind in _MESSAGES:
-                field.type, field.type_name = _TYPES.TYPE_MESSAGE, f".{file.package}.{kind}"
+            if kind in messages:
+                field.type, field.type_name = _TYPES.TYPE_MESSAGE, f".{package}.{kind}"
             else:
                 field.type = _TYPES.Type.Value(f"TYPE_{kind.upper()}")
-    return file
+    classes = message_factory.GetMessages([file], pool=descriptor_pool.DescriptorPool())
+    return {name: classes[f"{package}.{name}"] for name in messages}
 
 
-_classes = message_factory.GetMessages([_file()], pool=descriptor_pool.DescriptorPool())
-TracesData = _classes["promscale.wire.TracesData"]
-ResourceSpans = _classes["promscale.wire.ResourceSpans"]
-ScopeSpans = _classes["promscale.wire.ScopeSpans"]
-Span = _classes["promscale.wire.Span"]
+_classes = message_classes("promscale.wire", _MESSAGES)
+TracesData = _classes["TracesData"]
+ResourceSpans = _classes["ResourceSpans"]
+ScopeSpans = _classes["ScopeSpans"]
+Span = _classes["Span"]
