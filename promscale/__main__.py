@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 
+from promscale.jaeger import Jaeger
 from promscale.server import Server
 from promscale.store import SchemaTooNew, Store, StoreUnavailable
 from promscale.web import Web
@@ -76,9 +77,9 @@ def main() -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    store = Store(options.db_uri)
+    store, jaeger = Store(options.db_uri), Jaeger(options.db_uri)
     try:
-        server = Server(store, options.grpc_address)
+        server = Server(store, jaeger, options.grpc_address)
         web = Web(store, options.web_address)
     except (RuntimeError, OSError, SystemExit) as error:
         sys.exit(f"promscale: cannot listen: {error}")
@@ -98,6 +99,7 @@ def main() -> None:
             log.warning("Old traces not deleted, to be tried again: %s", error)
     log.info("Stopping")
     server.close(GRACE_SECONDS)
+    jaeger.close()
     store.close()
     web.close()
 

@@ -19,7 +19,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 import orjson
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
@@ -47,6 +47,15 @@ class Source(NamedTuple):
     resource_schema_url: bytes | None
     scope: bytes | None
     scope_schema_url: bytes | None
+
+    @classmethod
+    def of(cls, resource_spans: Message, scope_spans: Message) -> "Source":
+        return cls(
+            _sent(resource_spans, "resource"),
+            _sent(resource_spans, "schema_url"),
+            _sent(scope_spans, "scope"),
+            _sent(scope_spans, "schema_url"),
+        )
 
 
 class Span(NamedTuple):
@@ -122,12 +131,7 @@ def read_export(request: bytes) -> Export:
 
 
 def _read_scope_spans(export: Export, resource_spans, scope_spans) -> None:
-    source = Source(
-        _sent(resource_spans, "resource"),
-        _sent(resource_spans, "schema_url"),
-        _sent(scope_spans, "scope"),
-        _sent(scope_spans, "schema_url"),
-    )
+    source = Source.of(resource_spans, scope_spans)
     try:
         resource = _resource(source.resource, source.resource_schema_url)
         scope = _scope(source.scope, source.scope_schema_url)
@@ -190,6 +194,20 @@ _KIND_FIELDS = _label(SPAN_KINDS)
 _STATUS_FIELDS = _label(STATUS_CODES)
 
 
+def traces_data(sources: dict[Source, list[bytes]]) -> bytes:
+    """A serialized OTLP TracesData of these spans, each a serialized OTLP Span."""
+    return wire.TracesData(
+        resource_spans=[
+            wire.ResourceSpans(
+                resource=source.resource,
+                schema_url=source.resource_schema_url,
+                scope_spans=[wire.ScopeSpans(scope=source.scope, schema_url=source.scope_schema_url, spans=raw_spans)],
+            )
+            for source, raw_spans in sources.items()
+        ]
+    ).SerializeToString()
+
+
 def _traces_data_rows(spans: Iterable[Span]) -> bytes:
     """The spans as they came, one row a trace. Spans of one trace and source keep their order."""
     traces: dict[bytes, dict[Source, list[bytes]]] = {}
@@ -201,19 +219,7 @@ def _traces_data_rows(spans: Iterable[Span]) -> bytes:
             last_start[trace_id] = span.start_time_unix_nano
     rows = []
     for trace_id, sources in traces.items():
-        traces_data = wire.TracesData(
-            resource_spans=[
-                wire.ResourceSpans(
-                    resource=source.resource,
-                    schema_url=source.resource_schema_url,
-                    scope_spans=[
-                        wire.ScopeSpans(scope=source.scope, schema_url=source.scope_schema_url, spans=raw_spans)
-                    ],
-                )
-                for source, raw_spans in sources.items()
-            ]
-        )
-        data = zlib.compress(traces_data.SerializeToString(), 1)
+        data = zlib.compress(traces_data(sources), 1)
         micros = last_start[trace_id] // 1000 - _EPOCH_MICROS
         rows += _TRACES_DATA.pack(_TRACES_DATA_COLUMN_COUNT, 16, trace_id, 8, micros, len(data)), data
     return b"".join(rows)
@@ -438,5 +444,6 @@ def _scope(scope: bytes | None, schema_url: bytes | None) -> _Scope:
         message.name.replace("\0", "\ufffd") or None,
         message.version.replace("\0", "\ufffd") or None,
         _text(schema_url or b"", "its scope's schema_url") or None,
+        orjson.dumps(_plain_map(message.attributes)).decode(),
     )
     return _Scope(row[0], row)

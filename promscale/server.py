@@ -1,4 +1,4 @@
-"""OTLP over gRPC: the TraceService, and the standard health service beside it."""
+"""The gRPC server: OTLP's TraceService, what Jaeger reads, and the standard health service beside them."""
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from promscale import metrics
+from promscale.jaeger import MAX_CALLS, Jaeger
 from promscale.otlp import MalformedRequest
 from promscale.store import Store, StoreFull, StoreUnavailable
 
@@ -21,19 +22,20 @@ log = logging.getLogger(__name__)
 TRACE_SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
 # A request above this is answered RESOURCE_EXHAUSTED by gRPC itself, with both sizes in the message.
 MAX_REQUEST_BYTES = 64 * 2**20
-HANDLERS = 32
+# Threads: for exports, and for what Jaeger may take of them at most.
+HANDLERS = 32 + MAX_CALLS
 RETRY_AFTER_SECONDS = 1
 # As many refusals as partial_success names; the log has them all.
 MAX_NAMED_REFUSALS = 10
 
 
 class Server:
-    """The gRPC server of `store` at `address` ("host:port", port 0 for any free one; `port` says which).
+    """Serves `store` and `jaeger` at `address` ("host:port", port 0 for any free one; `port` says which).
 
     By its health service it is not serving until `serve`. Raises RuntimeError where it cannot listen.
     """
 
-    def __init__(self, store: Store, address: str) -> None:
+    def __init__(self, store: Store, jaeger: Jaeger, address: str) -> None:
         self._store = store
         self._health = health.HealthServicer()
         self._grpc = grpc.server(
@@ -44,11 +46,12 @@ class Server:
         export = grpc.unary_unary_rpc_method_handler(
             self._export, response_serializer=ExportTraceServiceResponse.SerializeToString
         )
-        self._grpc.add_registered_method_handlers(TRACE_SERVICE, {"Export": export})
-        self._grpc.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler(TRACE_SERVICE, {"Export": export})]
-        )
+        services = {TRACE_SERVICE: {"Export": export}, **jaeger.services()}
+        for service, methods in services.items():
+            self._grpc.add_registered_method_handlers(service, methods)
+            self._grpc.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, methods)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        self._services = ("", *services)
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self.port = self._grpc.add_insecure_port(address)
         self._grpc.start()
@@ -62,7 +65,7 @@ class Server:
         self._grpc.stop(grace_seconds).wait()
 
     def _set_health(self, status: int) -> None:
-        for service in ("", TRACE_SERVICE):
+        for service in self._services:
             self._health.set(service, status)
 
     def _export(self, request: bytes, context: grpc.ServicerContext) -> ExportTraceServiceResponse:

@@ -34,8 +34,8 @@ values (%s, %s, %s, %s)
 on conflict do nothing;
 
 -- name: insert_scopes()*!
-insert into _ps_trace.scope (id, name, version, schema_url)
-values (%s, %s, %s, %s)
+insert into _ps_trace.scope (id, name, version, schema_url, tags)
+values (%s, %s, %s, %s, %s)
 on conflict do nothing;
 
 -- name: copy_spans()!

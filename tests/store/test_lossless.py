@@ -1,14 +1,15 @@
 """What came in comes out: any valid OTLP, field by field."""
 
 import uuid
-import zlib
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue, KeyValueList
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status, TracesData
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
+
+from promscale.jaeger_messages import messages
 
 # With NUL and all that JSON and SQL find hard; a lone surrogate is no valid protobuf string.
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -109,12 +110,9 @@ def test_what_came_in_comes_out(promscale, database, message):
     trace_ids = [uuid.uuid4().bytes, uuid.uuid4().bytes]
     in_turn(trace_ids, message)
     assert not promscale.export(message).HasField("partial_success")
-    stored = database.execute(
-        "select data from _ps_trace.traces_data where trace_id = any(%s)", [[uuid.UUID(bytes=id) for id in trace_ids]]
-    )
+    query = messages.GetTracesRequest(query=[messages.GetTraceParams(trace_id=id) for id in trace_ids])
     came_out = {}
-    for (data,) in stored:
-        traces_data = TracesData.FromString(zlib.decompress(data))
+    for traces_data in promscale.read("GetTraces", query):
         assert len({id[:16] for id in flat(traces_data)}) == 1
         came_out |= flat(traces_data)
     assert came_out == flat(message)

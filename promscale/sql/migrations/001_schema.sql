@@ -45,7 +45,8 @@ create table _ps_trace.scope (
     id bigint primary key,
     name text,
     version text,
-    schema_url text
+    schema_url text,
+    tags ps_trace.tag_map not null
 );
 create table _ps_trace.operation (
     id bigint primary key,
@@ -232,6 +233,43 @@ left join ps_trace.span as linked
 create view ps_trace.operation as
 select id, service_name, span_kind, span_name
 from _ps_trace.operation;
+
+-- What Jaeger's searches need besides.
+create view ps_trace.jaeger_traces_data as
+select trace_id, data
+from _ps_trace.traces_data;
+
+create view ps_trace.jaeger_span as
+select
+    trace_id,
+    span_id,
+    parent_span_id,
+    start_time,
+    n.start_unix_nano,
+    n.start_unix_nano + round((duration_ms * 1000000)::numeric) as end_unix_nano,
+    duration_ms,
+    service_name,
+    span_name,
+    span_kind,
+    status_code,
+    status_message,
+    resource_id,
+    scope_id,
+    span_tags,
+    events,
+    links
+from _ps_trace.span
+cross join lateral (
+    select (extract(epoch from start_time) * 1000000)::bigint * 1000::numeric + start_ns as start_unix_nano
+) as n;
+
+create view ps_trace.jaeger_resource as
+select id, tags
+from _ps_trace.resource;
+
+create view ps_trace.jaeger_scope as
+select id, name, version, tags
+from _ps_trace.scope;
 
 
 -- Functions ---------------------------------------------------------------------------------------------------------

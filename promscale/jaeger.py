@@ -1,0 +1,403 @@
+"""What Jaeger reads: its remote storage protocol, version 2 (package jaeger.storage.v2), beside OTLP on the same port.
+
+A call is one read-only transaction of prom_reader. What is large goes from the database's cursor to the client as fast
+as the client takes it, and when the client goes away, its statement in the database is cancelled.
+"""
+
+import contextlib
+import logging
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import aiosql
+import grpc
+import orjson
+import psycopg
+from google.protobuf.message import DecodeError, Message
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from psycopg import errors, sql
+from psycopg.types.json import Jsonb
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from promscale import otlp, wire
+from promscale.jaeger_messages import PACKAGE, messages
+
+log = logging.getLogger(__name__)
+
+TRACE_READER = f"{PACKAGE}.TraceReader"
+DEPENDENCY_READER = f"{PACKAGE}.DependencyReader"
+
+CONNECTIONS = 8
+# Calls at once: those on top of the connections wait for one. The rest of the server's threads are for exports.
+MAX_CALLS = 16
+CONNECTION_SECONDS = 5
+STATEMENT_SECONDS = 60
+# A trace is sent in messages of about this size: gRPC's clients take up to 4 MiB by default.
+CHUNK_BYTES = 2**20
+FETCH_ROWS = 100
+FETCH_TRACES_DATA = 4
+SUMMARIES_A_MESSAGE = 100
+MAX_SEARCH_DEPTH = 10_000
+DEFAULT_SEARCH_DEPTH = 100  # Jaeger's own
+UINT64_MAX = 2**64 - 1
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# protobuf's limits of a Timestamp, 0001-01-01 and 9999-12-31; the first is also how Go says that there is no time.
+_MIN_SECONDS, _MAX_SECONDS = -62_135_596_800, 253_402_300_799
+_MAX_DURATION_SECONDS = 315_576_000_000  # protobuf's limit of a Duration: 10,000 years
+
+_queries = aiosql.from_str((resources.files("promscale") / "sql" / "jaeger.sql").read_text(), "psycopg")
+
+
+class BadRequest(ValueError):
+    """A request that Jaeger's protocol does not allow; the message names the field."""
+
+
+class Search(NamedTuple):
+    """A TraceQueryParameters: the statement that finds matching spans, newest first, and how many traces to find."""
+
+    statement: sql.Composable
+    depth: int
+
+
+class Jaeger:
+    """Reads the store on the database at `uri` for Jaeger. To be closed after the gRPC server."""
+
+    def __init__(self, uri: str) -> None:
+        self._pool = ConnectionPool(
+            uri,
+            kwargs={
+                "autocommit": True,
+                "connect_timeout": CONNECTION_SECONDS,
+                "application_name": "promscale-jaeger",
+                "prepare_threshold": None,  # the best plan for a minute is not the best for a day
+            },
+            configure=_become_reader,
+            check=ConnectionPool.check_connection,
+            min_size=0,
+            max_size=CONNECTIONS,
+            timeout=CONNECTION_SECONDS,
+            open=True,
+        )
+        self._calls = threading.BoundedSemaphore(MAX_CALLS)
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def services(self) -> dict[str, dict[str, grpc.RpcMethodHandler]]:
+        """The handlers of each gRPC service's methods, by name."""
+        stream, unary = self._stream, self._unary
+        return {
+            TRACE_READER: {
+                "GetTraces": stream(messages.GetTracesRequest, _trace_ids, _traces),
+                "GetServices": unary(messages.GetServicesRequest, lambda request: None, _services),
+                "GetOperations": unary(messages.GetOperationsRequest, _operation_filter, _operations),
+                "FindTraces": stream(messages.FindTracesRequest, _search, _find_traces),
+                "FindTraceIDs": unary(messages.FindTraceIDsRequest, _search, _find_trace_ids),
+                "FindTraceSummaries": stream(messages.FindTraceSummariesRequest, _search, _find_summaries),
+            },
+            DEPENDENCY_READER: {
+                "GetDependencies": unary(messages.GetDependenciesRequest, _time_range, _dependencies),
+            },
+        }
+
+    def _unary(self, request_class: type[Message], read: Callable, answer: Callable) -> grpc.RpcMethodHandler:
+        def call(data: bytes, context: grpc.ServicerContext) -> bytes:
+            with self._answering(context):
+                request = read(_parse(request_class, data))
+                with self._connection(context) as connection:
+                    return answer(connection, request).SerializeToString()
+
+        return grpc.unary_unary_rpc_method_handler(call)
+
+    def _stream(self, request_class: type[Message], read: Callable, answer: Callable) -> grpc.RpcMethodHandler:
+        def call(data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+            with self._answering(context):
+                request = read(_parse(request_class, data))
+                with self._connection(context) as connection:
+                    yield from answer(connection, request)
+
+        return grpc.unary_stream_rpc_method_handler(call)
+
+    @contextlib.contextmanager
+    def _answering(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """Answers an error with its gRPC status."""
+        if not self._calls.acquire(blocking=False):
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_CALLS} calls are being answered already")
+        try:
+            yield
+        except BadRequest as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except errors.QueryCanceled:
+            context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"a statement took more than {STATEMENT_SECONDS} s")
+        except (PoolTimeout, psycopg.OperationalError, errors.UndefinedTable) as error:
+            context.abort(grpc.StatusCode.UNAVAILABLE, f"database: {' '.join(str(error).split())}")
+        finally:
+            self._calls.release()
+
+    @contextlib.contextmanager
+    def _connection(self, context: grpc.ServicerContext) -> Iterator[psycopg.Connection]:
+        """A connection in a transaction, whose statement is cancelled when the call ends before it."""
+        reading, lock = True, threading.Lock()
+
+        def cancel() -> None:
+            with lock:
+                if reading:
+                    connection.cancel_safe()
+
+        with self._pool.connection() as connection:
+            try:
+                if not context.add_callback(cancel):
+                    context.abort(grpc.StatusCode.CANCELLED, "the client is gone")
+                with connection.transaction():
+                    yield connection
+            finally:
+                with lock:
+                    reading = False
+
+
+def _become_reader(connection: psycopg.Connection) -> None:
+    _queries.become_reader(connection, milliseconds=str(int(STATEMENT_SECONDS * 1000)))
+
+
+# Requests ---------------------------------------------------------------------------------------------------------------
+
+
+def _parse(request_class: type[Message], data: bytes) -> Message:
+    try:
+        return request_class.FromString(data)
+    except DecodeError as error:
+        raise BadRequest(f"not a {request_class.DESCRIPTOR.name}: {error}") from None
+
+
+def _trace_ids(request: Message) -> list[UUID]:
+    for number, query in enumerate(request.query):
+        if len(query.trace_id) != 16:
+            raise BadRequest(f"query[{number}].trace_id has {len(query.trace_id)} bytes instead of 16")
+        # The times are only hints, and a trace's spans may lie outside of them.
+        _time_range(query, f"query[{number}].")
+    return [UUID(bytes=trace_id) for trace_id in dict.fromkeys(query.trace_id for query in request.query)]
+
+
+def _operation_filter(request: Message) -> dict[str, str | None]:
+    kind = _text(request.span_kind, "span_kind") or None
+    if kind and kind not in otlp.SPAN_KINDS:
+        raise BadRequest(f"span_kind {kind[:40]!r} is none of {', '.join(otlp.SPAN_KINDS)}")
+    return {"service_name": _text(request.service, "service"), "span_kind": kind}
+
+
+def _time_range(request: Message, prefix: str = "", start: str = "start_time", end: str = "end_time") -> dict:
+    begins, ends = _time(request, start, prefix), _time(request, end, prefix)
+    if begins and ends and begins > ends:
+        raise BadRequest(f"{prefix}{start} is after {prefix}{end}")
+    return {start: begins, end: ends}
+
+
+def _search(request: Message) -> Search:
+    query = request.query
+    if query.filter:
+        raise BadRequest("query.filter is not supported")
+    if not 0 <= query.search_depth <= MAX_SEARCH_DEPTH:
+        raise BadRequest(f"query.search_depth is {query.search_depth}, not between 0 and {MAX_SEARCH_DEPTH}")
+    times = _time_range(query, "query.", "start_time_min", "start_time_max")
+    shortest, longest = _milliseconds(query, "duration_min"), _milliseconds(query, "duration_max")
+    if shortest and longest and shortest > longest:
+        raise BadRequest("query.duration_min is longer than query.duration_max")
+    attributes = [_has_attribute(data, number) for number, data in enumerate(query.attributes)]
+    statement = sql.SQL(_queries.matching_spans.sql).format(
+        start_time_min=times["start_time_min"] or "-infinity",
+        start_time_max=times["start_time_max"] or "infinity",
+        duration_min=shortest or "-infinity",
+        duration_max=longest or "infinity",
+        service_name=_text(query.service_name, "query.service_name") or None,
+        operation_name=_text(query.operation_name, "query.operation_name") or None,
+        conditions=sql.SQL(" and ").join(attributes) if attributes else sql.SQL("true"),
+    )
+    return Search(statement, query.search_depth or DEFAULT_SEARCH_DEPTH)
+
+
+def _has_attribute(data: bytes, number: int) -> sql.Composable:
+    try:
+        attribute = KeyValue.FromString(data)
+    except DecodeError:
+        raise BadRequest(f"query.attributes[{number}] is not a valid KeyValue") from None
+    key = attribute.key.replace("\0", "\ufffd")
+    values = [otlp.plain(attribute.value)]
+    if isinstance(values[0], str):
+        # As typed in a search box: 123 is the number, too, and true the truth.
+        with contextlib.suppress(orjson.JSONDecodeError):
+            typed = orjson.loads(values[0])
+            values += [typed] if isinstance(typed, (bool, int, float)) else []
+    return sql.SQL(_queries.has_attribute.sql).format(
+        key=key,
+        values=[_jsonb(value) for value in values],
+        events=[_jsonb([{"a": {key: value}}]) for value in values],
+    )
+
+
+def _jsonb(value: object) -> Jsonb:
+    return Jsonb(value, orjson.dumps)
+
+
+def _text(data: bytes, name: str) -> str:
+    try:
+        # As the store keeps it: PostgreSQL holds no NUL.
+        return data.decode().replace("\0", "\ufffd")
+    except UnicodeDecodeError:
+        raise BadRequest(f"{name} is not valid UTF-8") from None
+
+
+def _time(message: Message, name: str, prefix: str) -> datetime | None:
+    if not message.HasField(name):
+        return None
+    time = getattr(message, name)
+    if not (_MIN_SECONDS <= time.seconds <= _MAX_SECONDS and 0 <= time.nanos < 10**9):
+        raise BadRequest(f"{prefix}{name} is not a time between the years 1 and 9999")
+    if time.seconds == _MIN_SECONDS:
+        return None
+    return _EPOCH + timedelta(seconds=time.seconds, microseconds=time.nanos // 1000)
+
+
+def _milliseconds(query: Message, name: str) -> float | None:
+    duration = getattr(query, name)
+    if not (0 <= duration.seconds <= _MAX_DURATION_SECONDS and 0 <= duration.nanos < 10**9):
+        raise BadRequest(f"query.{name} is not a duration between 0 and 10,000 years")
+    return (duration.seconds * 10**9 + duration.nanos) / 1e6 or None
+
+
+# Answers ----------------------------------------------------------------------------------------------------------------
+
+
+def _services(connection: psycopg.Connection, request: None) -> Message:
+    return messages.GetServicesResponse(services=[name for (name,) in _queries.services(connection)])
+
+
+def _operations(connection: psycopg.Connection, request: dict) -> Message:
+    found = _queries.operations(connection, **request)
+    return messages.GetOperationsResponse(
+        operations=[messages.Operation(name=name, span_kind=kind) for name, kind in found]
+    )
+
+
+def _traces(connection: psycopg.Connection, trace_ids: list[UUID]) -> Iterator[bytes]:
+    """OTLP TracesData, serialized."""
+    for trace_id in trace_ids:
+        rows = _rows(connection, _queries.traces_data.sql, FETCH_TRACES_DATA, {"trace_id": trace_id})
+        parts = (part for data in rows for part in _parts(zlib.decompress(data)))
+        # Serialized messages of one kind, one after the other, are one message with all of their parts.
+        yield from map(b"".join, _batches(parts, len, CHUNK_BYTES))
+
+
+def _parts(data: bytes) -> Iterator[bytes]:
+    """The same TracesData in as many as it takes for each to have less than about CHUNK_BYTES, or but one span."""
+    if len(data) <= CHUNK_BYTES:
+        yield data
+        return
+    for resource_spans in wire.TracesData.FromString(data).resource_spans:
+        for scope_spans in resource_spans.scope_spans:
+            source = otlp.Source.of(resource_spans, scope_spans)
+            for spans in _batches(scope_spans.spans, len, CHUNK_BYTES):
+                yield otlp.traces_data({source: spans})
+
+
+def _batches(items: Iterable, size_of: Callable[[Any], int], limit: int) -> Iterator[list]:
+    """The items in lists whose sizes sum up to `limit` at the most, or which have but one."""
+    batch, size = [], 0
+    for item in items:
+        if batch and size + size_of(item) > limit:
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += size_of(item)
+    if batch:
+        yield batch
+
+
+def _find_traces(connection: psycopg.Connection, search: Search) -> Iterator[bytes]:
+    yield from _traces(connection, _find(connection, search))
+
+
+def _find_trace_ids(connection: psycopg.Connection, search: Search) -> Message:
+    trace_ids = _find(connection, search)
+    times = {
+        trace_id: (int(start), int(end))
+        for trace_id, start, end in _queries.trace_times(connection, trace_ids=trace_ids)
+    }
+    return messages.FindTraceIDsResponse(
+        trace_ids=[
+            messages.FoundTraceID(
+                trace_id=trace_id.bytes, start=_timestamp(times[trace_id][0]), end=_timestamp(times[trace_id][1])
+            )
+            for trace_id in trace_ids
+        ]
+    )
+
+
+def _find_summaries(connection: psycopg.Connection, search: Search) -> Iterator[bytes]:
+    for trace_ids in _batches(_find(connection, search), lambda trace_id: 1, SUMMARIES_A_MESSAGE):
+        found = {row[0]: row for row in _queries.trace_summaries(connection, trace_ids=trace_ids)}
+        response = messages.FindTraceSummariesResponse(summaries=[_summary(found[trace_id]) for trace_id in trace_ids])
+        yield response.SerializeToString()
+
+
+def _summary(row: tuple) -> Message:
+    trace_id, service_name, span_name, start, end, spans, errors, orphans, *services = row
+    return messages.TraceSummary(
+        trace_id=trace_id.bytes,
+        root_service_name=service_name or "",
+        root_operation_name=span_name or "",
+        min_start_time_unix_nano=int(start),
+        max_end_time_unix_nano=_uint64(int(end)),
+        span_count=spans,
+        error_span_count=errors,
+        orphan_span_count=orphans,
+        services=[
+            messages.ServiceSummary(name=name, span_count=count, error_span_count=failed)
+            for name, count, failed in zip(*services, strict=True)
+        ],
+    )
+
+
+def _dependencies(connection: psycopg.Connection, request: dict) -> Message:
+    return messages.GetDependenciesResponse(
+        dependencies=[
+            messages.Dependency(parent=parent, child=child, call_count=count)
+            for parent, child, count in _queries.dependencies(connection, **request)
+        ]
+    )
+
+
+def _find(connection: psycopg.Connection, search: Search) -> list[UUID]:
+    """The traces of matching spans, those with the newest such span first."""
+    found: dict[UUID, None] = {}
+    # Read until there are enough: with a cursor, PostgreSQL plans for the first rows to come soon.
+    for trace_id in _rows(connection, search.statement, FETCH_ROWS):
+        found[trace_id] = None
+        if len(found) == search.depth:
+            break
+    return list(found)
+
+
+def _rows(
+    connection: psycopg.Connection, statement: str | sql.Composable, fetch: int, parameters: dict | None = None
+) -> Iterator:
+    """The first column of each row, from a cursor that stays in the database."""
+    with connection.cursor(name="jaeger") as cursor:
+        cursor.itersize = fetch
+        cursor.execute(statement, parameters)
+        for (value,) in cursor:
+            yield value
+
+
+def _uint64(number: int) -> int:
+    return min(max(number, 0), UINT64_MAX)
+
+
+def _timestamp(nanos: int) -> Message:
+    seconds, rest = divmod(_uint64(nanos), 10**9)
+    return messages.Timestamp(seconds=seconds, nanos=rest)

@@ -1,0 +1,138 @@
+-- What promscale asks the database for Jaeger, by name. It asks as prom_reader: through the views ps_trace.jaeger_*.
+
+-- name: become_reader(milliseconds)$
+-- For a connection's whole life. The time-out is also how long a client may let a transaction wait for it.
+select
+    set_config('role', 'prom_reader', false),
+    set_config('default_transaction_read_only', 'on', false),
+    set_config('default_transaction_isolation', 'repeatable read', false),
+    set_config('statement_timeout', :milliseconds, false),
+    set_config('idle_in_transaction_session_timeout', :milliseconds, false);
+
+-- name: services()
+select distinct service_name
+from ps_trace.operation
+order by service_name;
+
+-- name: operations(service_name, span_kind)
+select span_name, coalesce(nullif(cast(span_kind as text), 'unspecified'), '') as span_kind
+from ps_trace.operation
+where service_name = :service_name
+    and (cast(:span_kind as ps_trace.span_kind) is null or span_kind = :span_kind)
+order by span_name, span_kind;
+
+-- name: traces_data(trace_id)
+select data
+from ps_trace.jaeger_traces_data
+where trace_id = :trace_id;
+
+-- name: matching_spans()
+-- {conditions} are has_attribute, for each attribute that is asked for. All must hold on the same span.
+select trace_id
+from ps_trace.jaeger_span
+where start_time between {start_time_min} and {start_time_max}
+    and duration_ms between {duration_min} and {duration_max}
+    and ({service_name} is null or service_name = {service_name})
+    and ({operation_name} is null or span_name = {operation_name})
+    and {conditions}
+order by start_time desc;
+
+-- name: has_attribute#
+-- A part of matching_spans. {values} is what the attribute may be, {events} is jsonb that events, and links, contain
+-- if they have it: this fast check comes first. Last: what Jaeger shows as attributes although OTLP has fields for it.
+(
+    span_tags -> {key} = any({values})
+    or resource_id in (select id from ps_trace.jaeger_resource where tags -> {key} = any({values}))
+    or scope_id in (select id from ps_trace.jaeger_scope where tags -> {key} = any({values}))
+    or (
+        events @> any({events})
+        and exists (select from jsonb_array_elements(events) as event where event -> 'a' -> {key} = any({values}))
+    )
+    or (
+        links @> any({events})
+        and exists (select from jsonb_array_elements(links) as link where link -> 'a' -> {key} = any({values}))
+    )
+    or case {key}
+        when 'error' then to_jsonb(status_code = 'error') = any({values})
+        when 'span.kind' then to_jsonb(span_kind) = any({values})
+        when 'otel.status_code' then to_jsonb(upper(cast(nullif(status_code, 'unset') as text))) = any({values})
+        when 'otel.status_description' then to_jsonb(status_message) = any({values})
+        when 'otel.scope.name' then
+            scope_id in (select id from ps_trace.jaeger_scope where to_jsonb(name) = any({values}))
+        when 'otel.scope.version' then
+            scope_id in (select id from ps_trace.jaeger_scope where to_jsonb(version) = any({values}))
+        else false
+    end
+)
+
+-- name: trace_times(trace_ids)
+select
+    trace_id,
+    cast(min(start_unix_nano) as text) as min_start_unix_nano,
+    cast(max(end_unix_nano) as text) as max_end_unix_nano
+from ps_trace.jaeger_span
+where trace_id = any(:trace_ids)
+group by trace_id;
+
+-- name: trace_summaries(trace_ids)
+-- An orphan is a span whose parent is not stored. The root is the first span that has no parent.
+with spans as (
+    select
+        trace_id, span_id, parent_span_id, service_name, span_name, start_unix_nano, end_unix_nano,
+        status_code = 'error' as failed
+    from ps_trace.jaeger_span
+    where trace_id = any(:trace_ids)
+), roots as (
+    select distinct on (trace_id) trace_id, service_name, span_name
+    from spans
+    where parent_span_id is null
+    order by trace_id, start_unix_nano
+), orphans as (
+    select trace_id, count(*) as orphan_count
+    from spans as child
+    where parent_span_id is not null
+        and not exists (
+            select from spans as parent
+            where parent.trace_id = child.trace_id and parent.span_id = child.parent_span_id
+        )
+    group by trace_id
+), services as (
+    select
+        trace_id,
+        service_name,
+        count(*) as span_count,
+        count(*) filter (where failed) as error_count,
+        min(start_unix_nano) as min_start_unix_nano,
+        max(end_unix_nano) as max_end_unix_nano
+    from spans
+    group by trace_id, service_name
+)
+select
+    trace_id,
+    roots.service_name,
+    roots.span_name,
+    cast(min(min_start_unix_nano) as text) as min_start_unix_nano,
+    cast(max(max_end_unix_nano) as text) as max_end_unix_nano,
+    cast(sum(span_count) as bigint) as span_count,
+    cast(sum(error_count) as bigint) as error_count,
+    coalesce(orphan_count, 0) as orphan_count,
+    array_agg(services.service_name order by services.service_name) as service_names,
+    array_agg(span_count order by services.service_name) as service_span_counts,
+    array_agg(error_count order by services.service_name) as service_error_counts
+from services
+left join roots using (trace_id)
+left join orphans using (trace_id)
+group by trace_id, roots.service_name, roots.span_name, orphan_count;
+
+-- name: dependencies(start_time, end_time)
+-- Calls from one service to another whose callee started in the given time. The caller may have started earlier.
+select caller.service_name as parent, callee.service_name as child, count(*) as call_count
+from ps_trace.jaeger_span as callee
+inner join ps_trace.jaeger_span as caller
+    on caller.trace_id = callee.trace_id
+    and caller.span_id = callee.parent_span_id
+    and caller.service_name <> callee.service_name
+where callee.start_time >= coalesce(:start_time, timestamptz '-infinity')
+    and callee.start_time <= coalesce(:end_time, timestamptz 'infinity')
+group by caller.service_name, callee.service_name
+order by parent, child;

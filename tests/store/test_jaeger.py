@@ -1,0 +1,442 @@
+"""What Jaeger reads: each method of its remote storage protocol, on a real PostgreSQL, over gRPC."""
+
+import os
+import time
+
+import grpc
+import psycopg
+import pytest
+from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from promscale import jaeger
+from promscale.jaeger_messages import messages
+from tests.store.otlp_messages import add_service, attributes, child, request, span
+from tests.store.running import Promscale
+
+SERVER, CLIENT = Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT
+SECOND = 10**9
+NOON = 1_767_268_800 * SECOND  # 2026-01-01 12:00 UTC
+
+
+def query(**fields) -> bytes:
+    """A FindTracesRequest; FindTraceIDsRequest and FindTraceSummariesRequest have the same bytes.
+
+    `attributes` are a dict, times and durations nanoseconds.
+    """
+    tags = attributes(fields.pop("attributes", {}))
+    for name, kind in {
+        "start_time_min": messages.Timestamp,
+        "start_time_max": messages.Timestamp,
+        "duration_min": messages.Duration,
+        "duration_max": messages.Duration,
+    }.items():
+        if name in fields:
+            seconds, nanos = divmod(fields[name], SECOND)
+            fields[name] = kind(seconds=seconds, nanos=nanos)
+    parameters = messages.TraceQueryParameters(attributes=[tag.SerializeToString() for tag in tags], **fields)
+    return messages.FindTracesRequest(query=parameters).SerializeToString()
+
+
+def found(promscale, **fields) -> list[bytes]:
+    """The ids of the traces that FindTraceIDs finds; the other two searches must find the same in the same order."""
+    (answer,) = promscale.read("FindTraceIDs", query(**fields))
+    ids = [trace.trace_id for trace in answer.trace_ids]
+    summaries = promscale.read("FindTraceSummaries", query(**fields))
+    assert [summary.trace_id for part in summaries for summary in part.summaries] == ids
+    assert list(dict.fromkeys(map(trace_id, promscale.read("FindTraces", query(**fields))))) == ids
+    return ids
+
+
+def trace_id(traces_data) -> bytes:
+    """The one trace that all spans of a chunk belong to."""
+    (id,) = {span.trace_id for span in spans(traces_data)}
+    return id
+
+
+def spans(*chunks) -> list[Span]:
+    return [
+        span
+        for chunk in chunks
+        for resource_spans in chunk.resource_spans
+        for scope_spans in resource_spans.scope_spans
+        for span in scope_spans.spans
+    ]
+
+
+def traces_request(*trace_ids: bytes):
+    return messages.GetTracesRequest(query=[messages.GetTraceParams(trace_id=id) for id in trace_ids])
+
+
+# Traces ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_trace_comes_from_all_its_exports_and_alone(promscale):
+    root = span("root")
+    one, other = child(root, "one"), child(root, "other")
+    promscale.export(request(root, span("of another trace")))
+    promscale.export(request(one, service="till"))
+    promscale.export(request(other))
+    chunks = promscale.read("GetTraces", traces_request(root.trace_id))
+    assert {trace_id(chunk) for chunk in chunks} == {root.trace_id}
+    assert sorted(span.name for span in spans(*chunks)) == ["one", "other", "root"]
+
+
+def test_unknown_traces_are_passed_over(promscale):
+    known = span()
+    promscale.export(request(known))
+    unknown = os.urandom(16)
+    assert promscale.read("GetTraces", traces_request(unknown)) == []
+    assert promscale.read("GetTraces", traces_request()) == []
+    chunks = promscale.read("GetTraces", traces_request(unknown, known.trace_id, bytes(16), known.trace_id))
+    assert spans(*chunks) == [known]
+
+
+def test_hints_of_time_lose_nothing(promscale):
+    stored = span(start_time_unix_nano=NOON)
+    promscale.export(request(stored))
+    later = messages.Timestamp(seconds=NOON // SECOND + 3600)
+    hinted = messages.GetTraceParams(trace_id=stored.trace_id, start_time=later, end_time=later)
+    assert spans(*promscale.read("GetTraces", messages.GetTracesRequest(query=[hinted]))) == [stored]
+
+
+def test_a_large_trace_comes_in_chunks(promscale):
+    root = span("root")
+    children = [child(root, f"child {number}", tags={"text": "x" * 50}) for number in range(20_000)]
+    promscale.export(request(root, *children[:10_000]))
+    promscale.export(request(*children[10_000:]))
+    chunks = promscale.read("GetTraces", traces_request(root.trace_id))
+    assert len(chunks) > 1
+    assert max(chunk.ByteSize() for chunk in chunks) <= 2 * jaeger.CHUNK_BYTES
+    assert {span.span_id for span in spans(*chunks)} == {span.span_id for span in [root, *children]}
+    assert len(spans(*chunks)) == 20_001
+
+
+def test_who_goes_away_ends_the_statement(promscale, database):
+    """Also while the database waits: here for a lock that the test holds."""
+    statements = "select count(*) from pg_stat_activity where application_name = 'promscale-jaeger' and state = 'active'"
+    with psycopg.connect(promscale.dsn) as holder:
+        holder.execute("lock table _ps_trace.span in access exclusive mode")
+        call = promscale.reading("FindTraces", query())
+        wait_for(lambda: database.execute(statements).fetchone() == (1,))
+        call.cancel()
+        wait_for(lambda: database.execute(statements).fetchone() == (0,))
+    assert found(promscale) == []
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+# Services and operations -----------------------------------------------------------------------------------------------
+
+
+def test_services_and_operations(promscale):
+    promscale.export(request(span("GET /", kind=SERVER), span("GET /", kind=CLIENT), span("work"), service="shop"))
+    promscale.export(request(span("pay", kind=SERVER), service="till"))
+    (services,) = promscale.read("GetServices", messages.GetServicesRequest())
+    assert list(services.services) == ["shop", "till"]
+    assert operations(promscale, b"shop") == [("GET /", "client"), ("GET /", "server"), ("work", "")]
+    assert operations(promscale, b"shop", b"server") == [("GET /", "server")]
+    assert operations(promscale, b"shop", b"producer") == []
+    assert operations(promscale, b"nobody") == []
+
+
+def operations(promscale, service: bytes, kind: bytes = b"") -> list[tuple[str, str]]:
+    (answer,) = promscale.read("GetOperations", messages.GetOperationsRequest(service=service, span_kind=kind))
+    return [(operation.name, operation.span_kind) for operation in answer.operations]
+
+
+def test_an_empty_store_answers(promscale):
+    assert promscale.read("GetServices", b"") == [messages.GetServicesResponse()]
+    assert promscale.read("GetDependencies", b"") == [messages.GetDependenciesResponse()]
+    assert found(promscale) == []
+
+
+# Searches --------------------------------------------------------------------------------------------------------------
+
+
+def test_search_by_service_and_operation(promscale):
+    one, other = span("GET /"), span("GET /")
+    promscale.export(request(one, service="shop"))
+    promscale.export(request(other, service="till"))
+    assert found(promscale, service_name=b"shop") == [one.trace_id]
+    assert found(promscale, service_name=b"shop", operation_name=b"pay") == []
+    assert set(found(promscale, operation_name=b"GET /")) == {one.trace_id, other.trace_id}
+
+
+def test_search_by_time(promscale):
+    traces = [span(start_time_unix_nano=NOON + number * SECOND) for number in range(5)]
+    promscale.export(request(*traces))
+    ids = [trace.trace_id for trace in traces]
+    assert found(promscale) == ids[::-1]
+    assert found(promscale, start_time_min=NOON + 2 * SECOND) == [ids[4], ids[3], ids[2]]
+    assert found(promscale, start_time_max=NOON + 1 * SECOND) == [ids[1], ids[0]]
+    assert found(promscale, start_time_min=NOON + SECOND, start_time_max=NOON + 2 * SECOND) == [ids[2], ids[1]]
+    assert found(promscale, search_depth=2) == [ids[4], ids[3]]
+    (answer,) = promscale.read("FindTraceIDs", query(search_depth=1))
+    assert (answer.trace_ids[0].start.seconds, answer.trace_ids[0].start.nanos) == (NOON // SECOND + 4, 0)
+    assert (answer.trace_ids[0].end.seconds, answer.trace_ids[0].end.nanos) == (NOON // SECOND + 4, 1_000_000)
+
+
+def test_search_by_duration(promscale):
+    traces = [
+        span(start_time_unix_nano=NOON + number, end_time_unix_nano=NOON + number + duration)
+        for number, duration in enumerate([999_999, 1_000_000, 1_000_001])
+    ]
+    promscale.export(request(*traces))
+    ids = [trace.trace_id for trace in traces]
+    assert set(found(promscale, duration_min=1_000_000)) == {ids[1], ids[2]}
+    assert set(found(promscale, duration_max=1_000_000)) == {ids[0], ids[1]}
+    assert found(promscale, duration_min=1_000_001, duration_max=1_000_001) == [ids[2]]
+
+
+@pytest.fixture
+def searched(promscale):
+    """A trace with an attribute in each place that has some, and another that has none of them."""
+    found = span(
+        tags={"text": "red", "int": 123, "double": 72.5, "bool": True, "digits": "123", "list": [1, 2]},
+        kind=SERVER,
+        status=Status(code=Status.STATUS_CODE_ERROR, message="no such item"),
+        events=[Span.Event(name="first"), Span.Event(name="second", attributes=attributes({"event.key": "in event"}))],
+        links=[Span.Link(trace_id=os.urandom(16), span_id=os.urandom(8), attributes=attributes({"link.key": "in link"}))],
+    )
+    message = request(found)
+    resource_spans = message.resource_spans[0]
+    resource_spans.resource.attributes.extend(attributes({"resource.key": "in resource"}))
+    scope = InstrumentationScope(name="library", version="1.2", attributes=attributes({"scope.key": "in scope"}))
+    resource_spans.scope_spans[0].scope.CopyFrom(scope)
+    promscale.export(message)
+    promscale.export(request(span(tags={"text": "blue", "int": 124})))
+    return found
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"text": "red"},
+        {"int": "123"},
+        {"int": 123},
+        {"double": "72.5"},
+        {"double": 72.5},
+        {"bool": "true"},
+        {"bool": True},
+        {"digits": "123"},
+        {"list": [1, 2]},
+        {"event.key": "in event"},
+        {"link.key": "in link"},
+        {"resource.key": "in resource"},
+        {"service.name": "shop", "resource.key": "in resource"},
+        {"scope.key": "in scope"},
+        {"text": "red", "event.key": "in event", "scope.key": "in scope", "int": "123"},
+        {"error": "true"},
+        {"span.kind": "server"},
+        {"otel.status_code": "ERROR"},
+        {"otel.status_description": "no such item"},
+        {"otel.scope.name": "library"},
+        {"otel.scope.version": "1.2"},
+    ],
+    ids=str,
+)
+def test_search_by_attribute(promscale, searched, wanted):
+    assert found(promscale, attributes=wanted) == [searched.trace_id]
+    assert found(promscale, attributes=wanted, service_name=b"shop") == [searched.trace_id]
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"text": "green"},
+        {"text": ""},
+        {"digits": 123},
+        {"int": 123.5},
+        {"bool": "false"},
+        {"list": [1]},
+        {"list": [2, 1]},
+        {"nothing": "red"},
+        {"event.key": "in link"},
+        {"text": "red", "int": "124"},
+        {"resource.key": "red"},
+        {"otel.scope.name": "1.2"},
+        {"te\0xt": "red"},
+        {"text": "re\0d"},
+        {"text": "x" * 2**20},
+        {"text'; drop table span; --": "{} %s %(key)s"},
+    ],
+    ids=lambda wanted: str(wanted)[:40],
+)
+def test_search_by_attribute_finds_no_other(promscale, searched, wanted):
+    assert found(promscale, attributes=wanted) == []
+
+
+def test_conditions_hold_on_one_span(promscale):
+    root = span("root", tags={"a": 1})
+    promscale.export(request(root, child(root, "child", tags={"b": 2})))
+    assert found(promscale, attributes={"a": "1", "b": "2"}) == []
+    assert found(promscale, attributes={"a": "1"}, operation_name=b"child") == []
+    assert found(promscale, attributes={"b": "2"}, operation_name=b"child") == [root.trace_id]
+
+
+def test_nul_in_what_was_stored_is_found(promscale):
+    stored = span("na\0me", tags={"ke\0y": "val\0ue"})
+    promscale.export(request(stored, service="sh\0op"))
+    wanted = {"service_name": b"sh\0op", "operation_name": b"na\0me", "attributes": {"ke\0y": "val\0ue"}}
+    assert found(promscale, **wanted) == [stored.trace_id]
+
+
+def test_summaries(promscale):
+    root = span("GET /", start_time_unix_nano=NOON + 5, end_time_unix_nano=NOON + 2 * SECOND + 7)
+    failed = child(root, "pay", status=Status(code=Status.STATUS_CODE_ERROR), start_time_unix_nano=NOON + 3)
+    orphan = span("lost", trace_id=root.trace_id, parent_span_id=os.urandom(8), start_time_unix_nano=NOON + 9)
+    message = request(root, orphan, service="shop")
+    add_service(message, failed, service="till")
+    promscale.export(message)
+    (answer,) = promscale.read("FindTraceSummaries", query())
+    assert list(answer.summaries) == [
+        messages.TraceSummary(
+            trace_id=root.trace_id,
+            root_service_name="shop",
+            root_operation_name="GET /",
+            min_start_time_unix_nano=NOON + 3,
+            max_end_time_unix_nano=NOON + 2 * SECOND + 7,
+            span_count=3,
+            error_span_count=1,
+            orphan_span_count=1,
+            services=[
+                messages.ServiceSummary(name="shop", span_count=2, error_span_count=0),
+                messages.ServiceSummary(name="till", span_count=1, error_span_count=1),
+            ],
+        )
+    ]
+
+
+def test_a_summary_of_a_trace_without_a_root(promscale):
+    promscale.export(request(span("lost", parent_span_id=os.urandom(8))))
+    (answer,) = promscale.read("FindTraceSummaries", query())
+    (summary,) = answer.summaries
+    assert (summary.root_service_name, summary.root_operation_name, summary.orphan_span_count) == ("", "", 1)
+
+
+def test_times_at_their_ends_are_found_and_shown(promscale):
+    first = span(start_time_unix_nano=0, end_time_unix_nano=0)
+    last = span(start_time_unix_nano=2**64 - 1, end_time_unix_nano=2**64 - 1)
+    promscale.export(request(first, last))
+    assert found(promscale) == [last.trace_id, first.trace_id]
+    (answer,) = promscale.read("FindTraceSummaries", query())
+    times = [(summary.min_start_time_unix_nano, summary.max_end_time_unix_nano) for summary in answer.summaries]
+    assert times == [(2**64 - 1, 2**64 - 1), (0, 0)]
+
+
+# Dependencies ----------------------------------------------------------------------------------------------------------
+
+
+def test_dependencies(promscale):
+    root = span("GET /", start_time_unix_nano=NOON)
+    inner = child(root, "inner")
+    calls = [child(inner, "pay", start_time_unix_nano=NOON + second * SECOND) for second in (1, 2)]
+    message = request(root, inner, service="shop")
+    add_service(message, *calls, service="till")
+    promscale.export(message)
+    assert dependencies(promscale, NOON, NOON + 60 * SECOND) == [("shop", "till", 2)]
+    assert dependencies(promscale, NOON, NOON + 1 * SECOND) == [("shop", "till", 1)]
+    assert dependencies(promscale, NOON + 3 * SECOND, NOON + 60 * SECOND) == []
+    (answer,) = promscale.read("GetDependencies", b"")
+    assert len(answer.dependencies) == 1
+
+
+def dependencies(promscale, start: int, end: int) -> list[tuple[str, str, int]]:
+    (answer,) = promscale.read(
+        "GetDependencies",
+        messages.GetDependenciesRequest(
+            start_time=messages.Timestamp(seconds=start // SECOND), end_time=messages.Timestamp(seconds=end // SECOND)
+        ),
+    )
+    return [(one.parent, one.child, one.call_count) for one in answer.dependencies]
+
+
+# Bad requests ----------------------------------------------------------------------------------------------------------
+
+BAD_TIME = messages.Timestamp(seconds=10**15)
+
+
+@pytest.mark.parametrize(
+    ("method", "bad", "named"),
+    [
+        ("GetTraces", b"\xff\xff", "GetTracesRequest"),
+        ("FindTraces", b"\xff\xff", "FindTracesRequest"),
+        ("GetTraces", traces_request(b"abc"), "query[0].trace_id"),
+        ("GetTraces", traces_request(bytes(16), bytes(17)), "query[1].trace_id"),
+        (
+            "GetTraces",
+            messages.GetTracesRequest(query=[messages.GetTraceParams(trace_id=bytes(16), start_time=BAD_TIME)]),
+            "query[0].start_time",
+        ),
+        ("GetOperations", messages.GetOperationsRequest(service=b"shop", span_kind=b"boss"), "span_kind"),
+        ("GetOperations", messages.GetOperationsRequest(service=b"\xff"), "service"),
+        ("FindTraces", query(start_time_min=NOON, start_time_max=NOON - SECOND), "query.start_time_min"),
+        ("FindTraceIDs", query(start_time_min=10**15 * SECOND), "query.start_time_min"),
+        ("FindTraceSummaries", query(duration_min=2, duration_max=1), "query.duration_min"),
+        ("FindTraces", query(duration_max=-1), "query.duration_max"),
+        ("FindTraces", query(search_depth=-1), "query.search_depth"),
+        ("FindTraces", query(search_depth=2**31 - 1), "query.search_depth"),
+        ("FindTraces", query(service_name=b"\xff"), "query.service_name"),
+        ("FindTraces", query(operation_name=b"\xff"), "query.operation_name"),
+        ("FindTraces", query(filter=b"x"), "query.filter"),
+        (
+            "FindTraces",
+            messages.FindTracesRequest(query=messages.TraceQueryParameters(attributes=[b"\xff"])),
+            "query.attributes[0]",
+        ),
+        (
+            "GetDependencies",
+            messages.GetDependenciesRequest(start_time=messages.Timestamp(seconds=2), end_time=messages.Timestamp(seconds=1)),
+            "start_time",
+        ),
+    ],
+)
+def test_a_bad_request_is_told_which_field(promscale, method, bad, named):
+    with pytest.raises(grpc.RpcError) as raised:
+        promscale.read(method, bad)
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert named in raised.value.details()
+    assert promscale.read("GetServices", b"") == [messages.GetServicesResponse()]
+
+
+# The database ----------------------------------------------------------------------------------------------------------
+
+
+def test_it_reads_as_prom_reader(promscale, database):
+    promscale.export(request(span()))
+    database.execute("revoke select on ps_trace.jaeger_span from prom_reader")
+    with pytest.raises(grpc.RpcError) as raised:
+        promscale.read("FindTraces", query())
+    assert "jaeger_span" in raised.value.details()
+
+
+def test_a_statement_that_takes_too_long_is_ended(dsn, monkeypatch):
+    monkeypatch.setattr(jaeger, "STATEMENT_SECONDS", 0.2)
+    running = Promscale(dsn)
+    try:
+        with psycopg.connect(dsn) as holder:
+            holder.execute("lock table _ps_trace.span in access exclusive mode")
+            with pytest.raises(grpc.RpcError) as raised:
+                running.read("FindTraces", query())
+        assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert found(running) == []
+    finally:
+        running.close()
+
+
+def test_without_a_database_it_is_unavailable(promscale, postgres_uri):
+    name = psycopg.conninfo.conninfo_to_dict(promscale.dsn)["dbname"]
+    with psycopg.connect(postgres_uri, autocommit=True) as other:
+        other.execute(f"alter database {name} allow_connections false")
+        other.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [name])
+        with pytest.raises(grpc.RpcError) as raised:
+            promscale.read("GetServices", b"")
+        assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
+        other.execute(f"alter database {name} allow_connections true")
+    assert promscale.read("GetServices", b"") == [messages.GetServicesResponse()]
