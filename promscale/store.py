@@ -129,9 +129,7 @@ class Store:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._connect = partial(
-            psycopg.connect, uri, autocommit=True, connect_timeout=5, application_name="promscale"
-        )
+        self._connect = partial(psycopg.connect, uri, autocommit=True, connect_timeout=5, application_name="promscale")
         self._changed = threading.Condition()
         self._queue: deque[_Pending] = deque()
         self._held_bytes = 0
@@ -210,7 +208,9 @@ class Store:
     def _held(self, size: int) -> Iterator[None]:
         with self._changed:
             if self._held_bytes and self._held_bytes + size > MAX_HELD_BYTES:
-                raise StoreFull(f"{self._held_bytes} bytes of exports wait for the database; the limit is {MAX_HELD_BYTES}")
+                raise StoreFull(
+                    f"{self._held_bytes} bytes of exports wait for the database; the limit is {MAX_HELD_BYTES}"
+                )
             self._held_bytes += size
         try:
             yield
@@ -334,9 +334,7 @@ _INSERTS: tuple[tuple[str, Callable], ...] = (
 )
 
 
-def _insert_shared(
-    connection: psycopg.Connection, group: list[otlp.Rows], known: _Known
-) -> frozenset[tuple[str, int]]:
+def _insert_shared(connection: psycopg.Connection, group: list[otlp.Rows], known: _Known) -> frozenset[tuple[str, int]]:
     """Insert what the spans refer to and is not known to be there; return what that was."""
     inserted = set()
     for table, insert in _INSERTS:

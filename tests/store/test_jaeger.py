@@ -114,7 +114,9 @@ def test_a_large_trace_comes_in_chunks(promscale):
 
 def test_who_goes_away_ends_the_statement(promscale, database):
     """Also while the database waits: here for a lock that the test holds."""
-    statements = "select count(*) from pg_stat_activity where application_name = 'promscale-jaeger' and state = 'active'"
+    statements = (
+        "select count(*) from pg_stat_activity where application_name = 'promscale-jaeger' and state = 'active'"
+    )
     with psycopg.connect(promscale.dsn) as holder:
         holder.execute("lock table _ps_trace.span in access exclusive mode")
         call = promscale.reading("FindTraces", query())
@@ -202,7 +204,9 @@ def searched(promscale):
         kind=SERVER,
         status=Status(code=Status.STATUS_CODE_ERROR, message="no such item"),
         events=[Span.Event(name="first"), Span.Event(name="second", attributes=attributes({"event.key": "in event"}))],
-        links=[Span.Link(trace_id=os.urandom(16), span_id=os.urandom(8), attributes=attributes({"link.key": "in link"}))],
+        links=[
+            Span.Link(trace_id=os.urandom(16), span_id=os.urandom(8), attributes=attributes({"link.key": "in link"}))
+        ],
     )
     message = request(found)
     resource_spans = message.resource_spans[0]
@@ -392,7 +396,9 @@ BAD_TIME = messages.Timestamp(seconds=10**15)
         ),
         (
             "GetDependencies",
-            messages.GetDependenciesRequest(start_time=messages.Timestamp(seconds=2), end_time=messages.Timestamp(seconds=1)),
+            messages.GetDependenciesRequest(
+                start_time=messages.Timestamp(seconds=2), end_time=messages.Timestamp(seconds=1)
+            ),
             "start_time",
         ),
     ],
