@@ -8,6 +8,8 @@ import argparse
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -39,21 +41,32 @@ class Sent:
     latencies: list[float] = field(default_factory=list)
 
 
-def send(endpoint: str, spans: int, seconds: float, rate: float | None) -> Sent:
-    """Export for so long, at most `rate` spans a second in all, and wait for every acknowledgement."""
+def now_and_again(seconds: float, interval: float) -> Iterator[int]:
+    """The time, in nanoseconds since 1970, for so many seconds, at most once in an interval of seconds."""
+    began = time.monotonic()
+    for turn in count():
+        time.sleep(max(0.0, began + turn * interval - time.monotonic()))
+        if time.monotonic() > began + seconds:
+            return
+        yield time.time_ns()
+
+
+def send(endpoint: str, spans: int, times: Iterator[int]) -> Sent:
+    """An export of that many spans for each of the times at which they are to have happened; waits for every answer."""
     sent = Sent()
-    lock = threading.Lock()
-    turns = count()
+    lock, turn = threading.Lock(), threading.Lock()
     began = time.monotonic()
 
     def sender() -> None:
         replay = Replay(spans)
         with grpc.insecure_channel(endpoint, options=[("grpc.max_send_message_length", -1)]) as channel:
             export = channel.unary_unary(EXPORT, response_deserializer=ExportTraceServiceResponse.FromString)
-            while time.monotonic() < began + seconds:
-                if rate:
-                    time.sleep(max(0.0, began + next(turns) * replay.spans / rate - time.monotonic()))
-                request = replay.request(time.time_ns())
+            while True:
+                with turn:
+                    at = next(times, None)
+                if at is None:
+                    return
+                request = replay.request(at)
                 started = time.monotonic()
                 retries = export_until_stored(export, request)
                 took = time.monotonic() - started
@@ -63,11 +76,9 @@ def send(endpoint: str, spans: int, seconds: float, rate: float | None) -> Sent:
                     sent.retries += retries
                     sent.latencies.append(took)
 
-    threads = [threading.Thread(target=sender) for _ in range(SENDERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(SENDERS) as threads:
+        for ended in [threads.submit(sender) for _ in range(SENDERS)]:
+            ended.result()
     sent.seconds = time.monotonic() - began
     return sent
 
@@ -155,7 +166,8 @@ def measure(target: stores.Target, spans: int, seconds: float, rate: float | Non
         peak = Peak(target.store) if target.store else None
         if peak:
             peak.start()
-        sent = send(target.endpoint, spans, seconds, rate)
+        interval = Replay(spans).spans / rate if rate else 0
+        sent = send(target.endpoint, spans, now_and_again(seconds, interval))
         used = {name: stores.cpu_seconds(processes[name]) - cpu for name, cpu in before.items()}
         memory = peak.stop() if peak else 0
         spans_after, bytes_after = stored()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy
 import psycopg
+import zstandard
 
 FILE = Path(__file__).with_name("recording.otlp.zz")
 TRACES = 40
@@ -52,7 +53,7 @@ class Replay:
             # The same bits are flipped in all ids of a trace: new ids, and who is whose parent stays.
             flips = self._random.integers(0, 256, (self._traces, ids.width), numpy.uint8)
             data[ids.bytes] ^= flips[ids.traces]
-        times = self._times.read(data) + numpy.uint64(end_unix_nano - self._recorded_end)
+        times = self._times.read(data) + numpy.uint64((end_unix_nano - self._recorded_end) % 2**64)  # wraps around
         data[self._times.bytes] = times.astype("<u8").view(numpy.uint8).reshape(-1, 8)
         return data.tobytes()
 
@@ -141,7 +142,7 @@ def record(dsn: str) -> int:
     traces: dict[object, bytes] = {}
     with psycopg.connect(dsn) as connection:
         for trace_id, data in connection.execute(statement, [TRACES]):
-            traces[trace_id] = traces.get(trace_id, b"") + zlib.decompress(data)
+            traces[trace_id] = traces.get(trace_id, b"") + zstandard.decompress(data)
     # As one message with a field a trace, for which TracesData's own field will do.
     recording = b"".join(bytes([_RESOURCE_SPANS << 3 | 2]) + _length(len(data)) + data for data in traces.values())
     FILE.write_bytes(zlib.compress(recording, 9))

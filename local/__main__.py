@@ -9,7 +9,8 @@
     ./run.sh down           stop it; keep the data
     ./run.sh reset          stop it and delete the data
     ./run.sh test [ARGS]    run the tests (ARGS: pytest's)
-    ./run.sh bench          run the benchmarks
+    ./run.sh bench [ingest|query [ARGS]]
+                            run the benchmarks, or one of them (ARGS: --help lists them)
     ./run.sh help           this
 
 BIND_ADDRESS (127.0.0.1) is where it listens, LOAD_USERS (3) call for passwords all the time, at most LOAD_RATE (no
@@ -18,11 +19,13 @@ limit) times a second. OTEL_ variables reach every part.
 
 import inspect
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 
 from local import CHECKOUT, LOGS, Trouble, environment, postgres, report, stack
 
+BENCHMARKS = ("ingest", "query")
 CONNECT = ["-h", "localhost", "-p", str(stack.DATABASE.port), "-d", "postgres", "-U", "postgres"]
 
 
@@ -95,13 +98,27 @@ def test(*arguments: str) -> int:
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
 
 
+def bench(name: str = "", *arguments: str) -> int:
+    names = [name] if name else list(BENCHMARKS)
+    if unknown := set(names) - set(BENCHMARKS):
+        raise Trouble(f"there is no benchmark {unknown.pop()!r}; there are: {', '.join(BENCHMARKS)}")
+    environment.install("test")
+    os.chdir(CHECKOUT)
+    for each in names:
+        print(f"\n{each}\n", flush=True)
+        ended = subprocess.run([sys.executable, "-m", f"benchmarks.{each}", *arguments])
+        if ended.returncode:
+            return ended.returncode
+    return 0
+
+
 def help() -> int:
     print(__doc__.strip())
     return 0
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
-    command.__name__: command for command in (local, status, logs, psql, down, reset, test, help)
+    command.__name__: command for command in (local, status, logs, psql, down, reset, test, bench, help)
 }
 
 
@@ -111,7 +128,7 @@ def main(arguments: list[str]) -> int:
     name, *rest = arguments
     if name in ("-h", "--help"):
         name = "help"
-    if name in ("docker", "original", "bench"):
+    if name in ("docker", "original"):
         raise Trouble(f"{name!r} does not exist yet; ./run.sh help lists what does")
     if name not in COMMANDS:
         raise Trouble(f"there is no command {name!r}; ./run.sh help lists them")

@@ -7,7 +7,6 @@ as the client takes it, and when the client goes away, its statement in the data
 import contextlib
 import logging
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import resources
@@ -18,6 +17,7 @@ import aiosql
 import grpc
 import orjson
 import psycopg
+import zstandard
 from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from psycopg import errors, sql
@@ -185,10 +185,10 @@ def _trace_ids(request: Message) -> list[UUID]:
 
 
 def _operation_filter(request: Message) -> dict[str, str | None]:
-    kind = _text(request.span_kind, "span_kind") or None
+    kind = _name(request.span_kind, "span_kind") or None
     if kind and kind not in otlp.SPAN_KINDS:
         raise BadRequest(f"span_kind {kind[:40]!r} is none of {', '.join(otlp.SPAN_KINDS)}")
-    return {"service_name": _text(request.service, "service"), "span_kind": kind}
+    return {"service_name": _name(request.service, "service"), "span_kind": kind}
 
 
 def _time_range(request: Message, prefix: str = "", start: str = "start_time", end: str = "end_time") -> dict:
@@ -214,8 +214,8 @@ def _search(request: Message) -> Search:
         start_time_max=times["start_time_max"] or "infinity",
         duration_min=shortest or "-infinity",
         duration_max=longest or "infinity",
-        service_name=_text(query.service_name, "query.service_name") or None,
-        operation_name=_text(query.operation_name, "query.operation_name") or None,
+        service_name=_name(query.service_name, "query.service_name") or None,
+        operation_name=_name(query.operation_name, "query.operation_name") or None,
         conditions=sql.SQL(" and ").join(attributes) if attributes else sql.SQL("true"),
     )
     return Search(statement, query.search_depth or DEFAULT_SEARCH_DEPTH)
@@ -244,12 +244,11 @@ def _jsonb(value: object) -> Jsonb:
     return Jsonb(value, orjson.dumps)
 
 
-def _text(data: bytes, name: str) -> str:
+def _name(data: bytes, field: str) -> str:
     try:
-        # As the store keeps it: PostgreSQL holds no NUL.
-        return data.decode().replace("\0", "\ufffd")
+        return otlp.name(data.decode())
     except UnicodeDecodeError:
-        raise BadRequest(f"{name} is not valid UTF-8") from None
+        raise BadRequest(f"{field} is not valid UTF-8") from None
 
 
 def _time(message: Message, name: str, prefix: str) -> datetime | None:
@@ -288,7 +287,7 @@ def _traces(connection: psycopg.Connection, trace_ids: list[UUID]) -> Iterator[b
     """OTLP TracesData, serialized."""
     for trace_id in trace_ids:
         rows = _rows(connection, _queries.traces_data.sql, FETCH_TRACES_DATA, {"trace_id": trace_id})
-        parts = (part for data in rows for part in _parts(zlib.decompress(data)))
+        parts = (part for data in rows for part in _parts(zstandard.decompress(data)))
         # Serialized messages of one kind, one after the other, are one message with all of their parts.
         yield from map(b"".join, _batches(parts, len, CHUNK_BYTES))
 

@@ -5,13 +5,13 @@ kept as they came, one compressed OTLP TracesData a trace, and are what is given
 
 In the row, what PostgreSQL cannot hold is replaced: a NUL in a text by U+FFFD, NaN and infinities by the strings
 "NaN", "Infinity" and "-Infinity" and bytes by base64 (as protobuf's JSON mapping has them), a count above int's range
-by int's largest. Times have microseconds there; the nanoseconds that are left of the start are a column of their own.
+by int's largest; names of services and spans are cut, so that an index can hold them. Times have microseconds there;
+the nanoseconds that are left of the start are a column of their own.
 """
 
 import base64
 import math
 import struct
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,6 +19,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 import orjson
+import zstandard
 from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
@@ -30,6 +31,9 @@ STATUS_CODES = ("unset", "ok", "error")
 
 # The service's name where a resource has none: OpenTelemetry's semantic conventions for service.name.
 UNKNOWN_SERVICE = "unknown_service"
+
+# Two of them fit in an index's entry, which has room for 2,704 bytes.
+MAX_NAME_BYTES = 1000
 
 
 class MalformedRequest(ValueError):
@@ -219,7 +223,7 @@ def _traces_data_rows(spans: Iterable[Span]) -> bytes:
             last_start[trace_id] = span.start_time_unix_nano
     rows = []
     for trace_id, sources in traces.items():
-        data = zlib.compress(traces_data(sources), 1)
+        data = zstandard.compress(traces_data(sources), 1)
         micros = last_start[trace_id] // 1000 - _EPOCH_MICROS
         rows += _TRACES_DATA.pack(_TRACES_DATA_COLUMN_COUNT, 16, trace_id, 8, micros, len(data)), data
     return b"".join(rows)
@@ -385,6 +389,12 @@ def plain(value: AnyValue) -> object:
             return getattr(value, other)
 
 
+def name(text: str) -> str:
+    """A service's or a span's name as SQL has it: of MAX_NAME_BYTES at the most."""
+    text = text.replace("\0", "\ufffd")
+    return text if len(text) * 4 <= MAX_NAME_BYTES else text.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+
+
 def _plain_double(number: float) -> float | str:
     if math.isfinite(number):
         return number
@@ -408,9 +418,9 @@ def _event_name(name: bytes) -> bytes:
 
 
 @_remember
-def _operation(service_name: str, kind: int, name: bytes) -> _Operation:
-    text = _text(name, "its name")
-    row = (_hash(service_name.encode(), b"%d" % kind, name), service_name, SPAN_KINDS[kind], text)
+def _operation(service_name: str, kind: int, span_name: bytes) -> _Operation:
+    text = name(_text(span_name, "its name"))
+    row = (_hash(service_name.encode(), b"%d" % kind, text.encode()), service_name, SPAN_KINDS[kind], text)
     return _Operation(row[0], row, _field(service_name.encode()), _field(text.encode()))
 
 
@@ -423,7 +433,7 @@ def _resource(resource: bytes | None, schema_url: bytes | None) -> _Resource:
     service_name = UNKNOWN_SERVICE
     for attribute in message.attributes:
         if attribute.key == "service.name" and attribute.value.string_value:
-            service_name = attribute.value.string_value.replace("\0", "\ufffd")
+            service_name = name(attribute.value.string_value)
     row = (
         _hash(resource or b"", schema_url or b""),
         orjson.dumps(_plain_map(message.attributes)).decode(),

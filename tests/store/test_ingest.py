@@ -11,7 +11,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import grpc
 import psutil
 import psycopg
 import pytest
+import zstandard
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -41,7 +41,7 @@ def stored_raw(database) -> int:
     return sum(
         len(scope_spans.spans)
         for (data,) in database.execute("select data from _ps_trace.traces_data")
-        for resource_spans in wire.TracesData.FromString(zlib.decompress(data)).resource_spans
+        for resource_spans in wire.TracesData.FromString(zstandard.decompress(data)).resource_spans
         for scope_spans in resource_spans.scope_spans
     )
 

@@ -71,7 +71,7 @@ create table _ps_trace.span (
     dropped_events_count int,
     dropped_link_count int,
     start_ns smallint not null, -- what start_time's microseconds leave of the start
-    service_name text not null,
+    service_name text not null, -- these two of 1,000 bytes at the most, because an index includes them
     span_name text not null,
     trace_state text,
     status_message text,
@@ -80,12 +80,14 @@ create table _ps_trace.span (
     links jsonb   -- [{"t": trace id, "s": span id, both hex, "a": {attributes}, "d": dropped attributes}]
 );
 -- A span's identity, so that what is sent twice is stored once. Time comes first: spans arrive about in its order, so
--- that the index grows at one end, and it serves searches by time.
-create unique index span_identity on _ps_trace.span (start_time, trace_id, span_id, start_ns);
+-- that the index grows at one end, and it serves searches by time. It includes what most statistics are about: reading
+-- a third of the bytes, they are three times as fast.
+create unique index span_identity on _ps_trace.span (start_time, trace_id, span_id, start_ns)
+    include (parent_span_id, duration_ms, span_kind, status_code, service_name, span_name);
 create index span_trace_id on _ps_trace.span (trace_id);
 create index span_root_start_time on _ps_trace.span (start_time) where parent_span_id is null;
 
--- The same spans as they came, bit by bit: OTLP TracesData, zlib-compressed, each row of one trace only.
+-- The same spans as they came, bit by bit: OTLP TracesData, zstd-compressed, each row of one trace only.
 create table _ps_trace.traces_data (
     trace_id ps_trace.trace_id not null,
     last_start_time timestamptz not null, -- of the spans in it: retention keeps the row until the last is out of date
@@ -153,15 +155,16 @@ select
     coalesce(s.dropped_link_count, 0) as dropped_link_count,
     s.status_code,
     s.status_message,
-    i.name as instrumentation_lib_name,
-    i.version as instrumentation_lib_version,
-    i.schema_url as instrumentation_lib_schema_url,
-    r.tags as resource_tags,
-    coalesce(r.dropped_tags_count, 0) as resource_dropped_tags_count,
-    r.schema_url as resource_schema_url
-from _ps_trace.span as s
-left join _ps_trace.resource as r on r.id = s.resource_id
-left join _ps_trace.scope as i on i.id = s.scope_id;
+    -- Not by outer joins: these would keep the planner from index-only scans, also where their columns are not used.
+    (select i.name from _ps_trace.scope as i where i.id = s.scope_id) as instrumentation_lib_name,
+    (select i.version from _ps_trace.scope as i where i.id = s.scope_id) as instrumentation_lib_version,
+    (select i.schema_url from _ps_trace.scope as i where i.id = s.scope_id) as instrumentation_lib_schema_url,
+    (select r.tags from _ps_trace.resource as r where r.id = s.resource_id) as resource_tags,
+    (
+        select coalesce(r.dropped_tags_count, 0) from _ps_trace.resource as r where r.id = s.resource_id
+    ) as resource_dropped_tags_count,
+    (select r.schema_url from _ps_trace.resource as r where r.id = s.resource_id) as resource_schema_url
+from _ps_trace.span as s;
 
 create view ps_trace.event as
 select

@@ -1,0 +1,151 @@
+"""How fast traces are read where there are many.
+
+    python -m benchmarks.query                                           our own store, started and filled for it
+    python -m benchmarks.query --endpoint HOST:PORT --dsn DSN            one that runs already, filled if it has too few
+
+Everything is read five times; the median is shown. Times are milliseconds.
+"""
+
+import argparse
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import aiosql
+import grpc
+import psycopg
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+
+import queries
+from benchmarks import store as stores
+from benchmarks.ingest import send
+from benchmarks.recording import Replay
+from promscale.jaeger import DEPENDENCY_READER, TRACE_READER
+from promscale.jaeger_messages import messages
+
+EXPORT_SPANS = 8192
+HOURS = 24
+TIMES = 5
+SERVICE, OPERATION = "lower", "GET /"
+
+
+def fill(target: stores.Target, spans: int) -> None:
+    """Spread that many spans evenly over the last hours, in time's order, if there are fewer."""
+    with psycopg.connect(target.dsn, autocommit=True) as connection:
+        if connection.execute("select count(*) from span").fetchone()[0] >= spans:
+            return
+        exports = -(-spans // Replay(EXPORT_SPANS).spans)
+        end, span = time.time_ns(), HOURS * 3600 * 10**9
+        print(f"Storing {spans:,} spans", flush=True)
+        send(target.endpoint, EXPORT_SPANS, (end - span + span * number // exports for number in range(exports)))
+        connection.execute("vacuum analyze")  # as autovacuum would soon
+
+
+def median_ms(read: Callable[[], object]) -> float:
+    took = []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        read()
+        took.append(time.perf_counter() - began)
+    return statistics.median(took) * 1000
+
+
+def statements(dsn: str) -> Iterator[tuple[str, float, float]]:
+    """Of each statement in queries/: name, time for the last hour, time for all hours."""
+    found = aiosql.from_path(queries.FOLDER, "psycopg", kwargs_only=True)
+    with psycopg.connect(dsn, autocommit=True, prepare_threshold=None) as connection:
+        end = connection.execute("select max(start_time) from span").fetchone()[0]
+        for name in sorted(queries.statements()):
+            took = []
+            for hours in (1, HOURS):
+                values = {"time_from": end - timedelta(hours=hours), "time_to": end}
+                values |= {"service": SERVICE, "operation": OPERATION}
+                took.append(median_ms(lambda: list(getattr(found, name)(connection, **values))))
+            yield name, *took
+
+
+class Reader:
+    """Jaeger's calls."""
+
+    def __init__(self, channel: grpc.Channel, dsn: str) -> None:
+        self._channel = channel
+        with psycopg.connect(dsn) as connection:
+            self._end = connection.execute("select max(start_time) from span").fetchone()[0]
+            statement = "select trace_id from span where start_time < %s and is_root_span order by start_time desc limit 1"
+            self._trace_id = connection.execute(statement, [self._end - timedelta(minutes=30)]).fetchone()[0].bytes
+            statement = "select percentile_cont(0.9999) within group (order by duration_ms) from span where start_time > %s"
+            self._long = connection.execute(statement, [self._end - timedelta(minutes=5)]).fetchone()[0]
+
+    def calls(self) -> Iterator[tuple[str, float]]:
+        yield "one trace", self._ms("GetTraces", messages.GetTracesRequest(query=[{"trace_id": self._trace_id}]))
+        searches = {
+            "by service": {"service_name": SERVICE.encode()},
+            "by operation": {"service_name": SERVICE.encode(), "operation_name": b"random_lower"},
+            "by a frequent tag": {"attributes": [_tag("http.response.status_code", "200")]},
+            "by a rare tag": {"attributes": [_tag("char", "Q")]},
+            "by a tag that none has": {"attributes": [_tag("char", "none")]},
+            "by service and tag": {"service_name": SERVICE.encode(), "attributes": [_tag("char", "q")]},
+            "by minimum duration": {"duration_min": _duration(self._long)},
+            "by service without spans": {"service_name": b"nobody"},
+        }
+        for name, wanted in searches.items():
+            request = messages.FindTracesRequest(
+                query=messages.TraceQueryParameters(
+                    start_time_min=_timestamp(self._end - timedelta(hours=1)),
+                    start_time_max=_timestamp(self._end),
+                    search_depth=20,
+                    **wanted,
+                )
+            )
+            yield f"20 traces of the last hour {name}", self._ms("FindTraces", request)
+        yield "their summaries", self._ms("FindTraceSummaries", request)
+        yield "services", self._ms("GetServices", messages.GetServicesRequest())
+        yield "operations", self._ms("GetOperations", messages.GetOperationsRequest(service=SERVICE.encode()))
+        day = messages.GetDependenciesRequest(
+            start_time=_timestamp(self._end - timedelta(hours=HOURS)), end_time=_timestamp(self._end)
+        )
+        yield f"dependencies of the last {HOURS} hours", self._ms("GetDependencies", day)
+
+    def _ms(self, method: str, request) -> float:
+        service = DEPENDENCY_READER if method == "GetDependencies" else TRACE_READER
+        call = self._channel.unary_stream(f"/{service}/{method}")
+        return median_ms(lambda: list(call(request.SerializeToString(), timeout=120)))
+
+
+def _tag(key: str, value: str) -> bytes:
+    return KeyValue(key=key, value=AnyValue(string_value=value)).SerializeToString()
+
+
+def _timestamp(time: datetime) -> object:
+    return messages.Timestamp(seconds=int((time - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()))
+
+
+def _duration(milliseconds: float) -> object:
+    seconds, rest = divmod(int(milliseconds * 1_000_000), 10**9)
+    return messages.Duration(seconds=seconds, nanos=rest)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--endpoint", help="host:port of OTLP/gRPC and of Jaeger's protocol; needs --dsn")
+    parser.add_argument("--dsn", help="the database behind it")
+    parser.add_argument("--spans", type=int, default=10_000_000)
+    options = parser.parse_args()
+    if bool(options.endpoint) != bool(options.dsn):
+        parser.error("--endpoint and --dsn go together")
+    given = options.endpoint and contextlib.nullcontext(stores.running(options.endpoint, options.dsn))
+    with given or stores.own() as target:
+        fill(target, options.spans)
+        print(f"{'statement':36}{'last hour':>12}{'24 h':>12}")
+        for name, hour, day in statements(target.dsn):
+            print(f"{name:36}{hour:12.0f}{day:12.0f}", flush=True)
+        print(f"\n{'Jaeger reads':60}")
+        with grpc.insecure_channel(target.endpoint) as channel:
+            for name, took in Reader(channel, target.dsn).calls():
+                print(f"{name:48}{took:12.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
