@@ -110,6 +110,17 @@ def _logfmt_tags(text: str) -> dict[str, str]:
     return tags
 
 
+def logfmt(tags: dict[str, str]) -> str:
+    """The tags as `read_tags` takes them."""
+    return " ".join(f"{_word(key)}={_word(value)}" for key, value in tags.items())
+
+
+def _word(text: str) -> str:
+    if re.fullmatch(r'[^\s"\\]+', text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 def read_int(parameters: MultiDict, name: str, default: int, smallest: int, largest: int) -> int:
     text = parameters.get(name) or str(default)
     if not (text.isascii() and text.isdecimal() and len(text) < 20 and smallest <= int(text) <= largest):

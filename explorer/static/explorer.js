@@ -1,0 +1,15 @@
+// Times in the browser's zone.
+"use strict";
+
+const UNITS = [["day", 86_400_000], ["hour", 3_600_000], ["minute", 60_000], ["second", 1000]];
+const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
+
+for (const element of document.querySelectorAll("time[datetime]")) {
+  const time = new Date(element.dateTime);
+  const passed = time - Date.now();
+  const [unit, size] = UNITS.find(([, size]) => Math.abs(passed) >= size) ?? UNITS.at(-1);
+  element.textContent = "relative" in element.dataset
+    ? relative.format(Math.round(passed / size), unit)
+    : time.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+  element.title = element.dateTime;
+}

@@ -1,0 +1,380 @@
+// The waterfall of one trace. Only the rows that are in sight are in the document, so that 10,000 spans stay usable.
+"use strict";
+
+const page = JSON.parse(document.getElementById("trace").textContent);
+const spans = page.spans;
+const tree = document.getElementById("tree");
+const details = document.getElementById("details");
+const find = document.getElementById("find");
+const matchCount = document.getElementById("matches");
+const traceId = location.pathname.split("/").pop();
+
+const VALUE_CHARACTERS = 300;
+const ROWS_BEYOND = 10;
+const INDENT_LEVELS = 12; // deeper ones are not indented further
+
+// Where each span's subtree ends: the number of the first row after it.
+const endOf = new Array(spans.length);
+const parentOf = new Array(spans.length).fill(-1);
+{
+  const open = [];
+  spans.forEach((span, number) => {
+    while (open.length && spans[open.at(-1)].depth >= span.depth) endOf[open.pop()] = number;
+    if (open.length) parentOf[number] = open.at(-1);
+    open.push(number);
+  });
+  while (open.length) endOf[open.pop()] = spans.length;
+}
+
+let rows = []; // numbers of the spans that are not in something collapsed
+let current = 0;
+let shown = -1;
+let matches = new Set();
+const collapsed = new Set();
+
+function element(name, className, ...content) {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  made.append(...content);
+  return made;
+}
+
+function duration(nanos) {
+  const [unit, size] = nanos >= 1e9 ? ["s", 1e9] : nanos >= 1e6 ? ["ms", 1e6] : nanos >= 1e3 ? ["µs", 1e3] : ["ns", 1];
+  return `${Number((nanos / size).toPrecision(3)).toLocaleString()} ${unit}`;
+}
+
+// Rows ----------------------------------------------------------------------------------------------------------------
+
+function layOut() {
+  rows = [];
+  for (let number = 0; number < spans.length; number = collapsed.has(number) ? endOf[number] : number + 1) {
+    rows.push(number);
+  }
+  draw();
+}
+
+function draw() {
+  // Measured, because the style sheet decides it, by the width of the window.
+  const height = parseFloat(getComputedStyle(tree).getPropertyValue("--row-height"));
+  tree.style.height = `${rows.length * height}px`;
+  const top = Math.max(-tree.getBoundingClientRect().top, 0);
+  const first = Math.max(Math.floor(top / height) - ROWS_BEYOND, 0);
+  const last = Math.min(Math.ceil((top + innerHeight) / height) + ROWS_BEYOND, rows.length);
+  const width = barWidth();
+  const made = [];
+  for (let row = first; row < last; row++) {
+    const drawn = rowOf(rows[row], width);
+    drawn.style.top = `${row * height}px`;
+    made.push(drawn);
+  }
+  tree.replaceChildren(...made);
+  tree.setAttribute("aria-activedescendant", `span-${current}`);
+}
+
+function barWidth() {
+  return Math.max(document.getElementById("ticks").clientWidth, 1);
+}
+
+function rowOf(number, width) {
+  const span = spans[number];
+  const process = page.processes[span.process];
+  const isParent = endOf[number] > number + 1;
+  const row = element("div", `row s${process.colour}`);
+  row.id = `span-${number}`;
+  row.dataset.span = number;
+  row.setAttribute("role", "treeitem");
+  row.setAttribute("aria-level", span.depth + 1);
+  row.setAttribute("aria-selected", number === shown);
+  row.setAttribute(
+    "aria-label",
+    `${process.service}: ${span.name}, ${duration(span.duration)}${span.failed ? ", error" : ""}`,
+  );
+  row.classList.toggle("current", number === current);
+  row.classList.toggle("match", matches.has(number));
+  row.classList.toggle("failed", span.failed);
+
+  const name = element("span", "name");
+  name.style.paddingLeft = `${Math.min(span.depth, INDENT_LEVELS) * 0.9}rem`;
+  const toggle = element("span", "toggle", isParent ? (collapsed.has(number) ? "▸" : "▾") : "");
+  if (isParent) {
+    row.setAttribute("aria-expanded", !collapsed.has(number));
+    toggle.dataset.toggle = number;
+  }
+  name.append(toggle);
+  if (span.failed) name.append(element("span", "mark", "!"));
+  name.append(element("b", "", process.service), " ", span.name);
+  if (collapsed.has(number)) name.append(element("i", "", ` (${endOf[number] - number - 1} more)`));
+  name.title = `${process.service}: ${span.name}`;
+  row.append(name, bar(span, width));
+  return row;
+}
+
+function bar(span, width) {
+  const scale = width / (page.duration || 1);
+  const box = element("span", "bar");
+  const svg = svgElement("svg", { width, height: 16 });
+  svg.append(
+    svgElement("path", { class: "all", d: boxes([span.start, span.start + span.duration], scale, 2, 12, 2) }),
+    svgElement("path", { class: "own", d: boxes(span.own, scale, 2, 12, 0) }),
+    svgElement("path", { class: "critical", d: boxes(span.critical, scale, 14, 2, 0) }),
+  );
+  const label = element("span", "time", duration(span.duration));
+  const [from, to] = [span.start * scale, (span.start + span.duration) * scale];
+  if (width - to > 70) label.style.left = `${to + 6}px`;
+  else if (from > 70) label.style.right = `${width - from + 6}px`;
+  else label.classList.add("inside");
+  box.append(svg, label);
+  return box;
+}
+
+// One path for all intervals, in which those are one that no pixel could tell apart.
+function boxes(intervals, scale, y, height, narrowest) {
+  let path = "";
+  let from = 0;
+  let to = -1;
+  const add = () => {
+    if (to >= from) {
+      path += `M${from.toFixed(1)},${y}h${Math.max(to - from, narrowest).toFixed(1)}v${height}H${from.toFixed(1)}z`;
+    }
+  };
+  for (let at = 0; at < intervals.length; at += 2) {
+    const [left, right] = [intervals[at] * scale, intervals[at + 1] * scale];
+    if (left - to > 0.3 || to < from) {
+      add();
+      from = left;
+    }
+    to = right;
+  }
+  add();
+  return path;
+}
+
+function svgElement(name, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
+function drawTicks() {
+  const count = barWidth() < 350 ? 2 : 4;
+  document.getElementById("ticks").replaceChildren(
+    ...Array.from({ length: count + 1 }, (_, tick) => element("span", "", duration((page.duration * tick) / count))),
+  );
+}
+
+// Moving, collapsing, finding ------------------------------------------------------------------------------------------
+
+function moveTo(number) {
+  for (let above = parentOf[number]; above >= 0; above = parentOf[above]) collapsed.delete(above);
+  current = number;
+  layOut();
+  const height = parseFloat(getComputedStyle(tree).getPropertyValue("--row-height"));
+  const top = tree.getBoundingClientRect().top + rows.indexOf(number) * height;
+  const covered = details.hidden || innerWidth >= 1000 ? 0 : details.offsetHeight;
+  if (top < 2 * height || top > innerHeight - covered - 2 * height) {
+    scrollBy(0, top - (innerHeight - covered) / 2);
+    draw();
+  }
+}
+
+function toggle(number, collapse = !collapsed.has(number)) {
+  if (endOf[number] === number + 1) return;
+  if (collapse) {
+    collapsed.add(number);
+    if (current > number && current < endOf[number]) current = number;
+  } else {
+    collapsed.delete(number);
+  }
+  layOut();
+}
+
+function onKey(event) {
+  if (event.altKey || event.ctrlKey || event.metaKey) return;
+  const row = rows.indexOf(current);
+  const isOpen = endOf[current] > current + 1 && !collapsed.has(current);
+  const actions = {
+    ArrowDown: () => moveTo(rows[Math.min(row + 1, rows.length - 1)]),
+    ArrowUp: () => moveTo(rows[Math.max(row - 1, 0)]),
+    Home: () => moveTo(0),
+    End: () => moveTo(rows.at(-1)),
+    ArrowRight: () => (isOpen ? moveTo(current + 1) : toggle(current, false)),
+    ArrowLeft: () => (isOpen ? toggle(current, true) : moveTo(Math.max(parentOf[current], 0))),
+    Enter: () => show(current),
+    " ": () => show(current),
+    Escape: hide,
+  };
+  if (actions[event.key]) {
+    event.preventDefault();
+    actions[event.key]();
+  }
+}
+
+function textOf(span) {
+  const process = page.processes[span.process];
+  const parts = [span.id, span.name, process.service, span.kind, span.status, span.message[0]];
+  const values = [...span.attributes, ...process.resource];
+  for (const event of span.events) {
+    parts.push(event.name);
+    values.push(...event.attributes);
+  }
+  return [...parts, ...values.map(([key, value]) => `${key}=${value}`)].join("\n").toLowerCase();
+}
+
+function findAll() {
+  const wanted = find.value.trim().toLowerCase();
+  matches = new Set();
+  if (wanted) spans.forEach((span, number) => textOf(span).includes(wanted) && matches.add(number));
+  matchCount.textContent = wanted ? `${matches.size} of ${spans.length} spans; Enter goes to the next` : "";
+  draw();
+}
+
+function toNextMatch() {
+  const found = [...matches];
+  if (found.length) moveTo(found.find((number) => number > current) ?? found[0]);
+}
+
+// One span ------------------------------------------------------------------------------------------------------------
+
+function show(number) {
+  const span = spans[number];
+  const process = page.processes[span.process];
+  current = shown = number;
+  const close = element("button", "close", "Close");
+  close.type = "button";
+  close.addEventListener("click", hide);
+  const facts = [
+    ["service", process.service],
+    ["start", `${duration(span.start)} after the trace's`],
+    ["duration", duration(span.duration)],
+    ["self time", duration(sum(span.own))],
+    ["on the critical path", duration(sum(span.critical))],
+    ["kind", span.kind],
+    ["status", span.status],
+    ["status message", ...span.message],
+    ["span id", span.id],
+    ["parent's id", span.parent + (span.orphan ? " (not stored)" : "")],
+  ].filter(([, value]) => value);
+  details.replaceChildren(
+    close,
+    element("h2", "", span.name || "(no name)"),
+    table(facts),
+    ...section("Attributes", span.attributes, span.left[0]),
+    ...listed("Events", span.events, span.left[1], (event) => [
+      element("h4", "", `${event.name || "(no name)"}, ${duration(Math.abs(event.time))} ${event.time < 0 ? "before" : "after"} the trace's start`),
+      table(event.attributes),
+    ]),
+    ...listed("Links", span.links, span.left[2], (link) => {
+      const to = element("a", "", `trace ${link.trace}, span ${link.span}`);
+      to.href = `/trace/${link.trace}?uiFind=${link.span}`;
+      return [element("p", "", to), table(link.attributes)];
+    }),
+    ...section("Process", process.resource, 0),
+    ...section(process.scope ? `Scope ${process.scope}` : "Scope", process.scopeAttributes, 0, Boolean(process.scope)),
+  );
+  details.hidden = false;
+  details.scrollTop = 0;
+  drawTicks();
+  moveTo(number);
+}
+
+function hide() {
+  details.hidden = true;
+  shown = -1;
+  drawTicks();
+  draw();
+  tree.focus({ preventScroll: true });
+}
+
+function sum(intervals) {
+  let total = 0;
+  for (let at = 0; at < intervals.length; at += 2) total += intervals[at + 1] - intervals[at];
+  return total;
+}
+
+function section(title, attributes, left, always = false) {
+  if (!attributes.length && !always) return [];
+  return [element("h3", "", title), table(attributes), ...more(left)];
+}
+
+function listed(title, items, left, content) {
+  return items.length ? [element("h3", "", title), ...items.flatMap(content), ...more(left)] : [];
+}
+
+function more(left) {
+  return left ? [element("p", "", `and ${left} more, in `, jsonLink())] : [];
+}
+
+function jsonLink() {
+  const link = element("a", "", "the trace's JSON");
+  link.href = `/api/traces/${traceId}`;
+  return link;
+}
+
+function table(attributes) {
+  const body = element("tbody", "");
+  for (const [key, value, length] of attributes) {
+    const heading = element("th", "", key);
+    heading.scope = "row";
+    body.append(element("tr", "", heading, valueCell(value, length ?? value.length)));
+  }
+  return element("table", "attributes", body);
+}
+
+function valueCell(value, length) {
+  const text = element("span", "", value.slice(0, VALUE_CHARACTERS));
+  const cell = element("td", "", text);
+  if (value.length > VALUE_CHARACTERS) {
+    const all = element("button", "", `show all ${length.toLocaleString()} characters`);
+    all.type = "button";
+    all.addEventListener("click", () => {
+      text.textContent = value;
+      all.remove();
+      if (length > value.length) {
+        const cut = `… the first ${value.length.toLocaleString()} of ${length.toLocaleString()} characters; all are in `;
+        cell.append(element("em", "", cut, jsonLink()));
+      }
+    });
+    text.append("… ");
+    cell.append(all);
+  } else if (length > value.length) {
+    cell.append(element("em", "", "… more in ", jsonLink()));
+  }
+  return cell;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+tree.addEventListener("keydown", onKey);
+tree.addEventListener("click", (event) => {
+  const toggled = event.target.closest("[data-toggle]");
+  const row = event.target.closest(".row");
+  if (toggled) toggle(Number(toggled.dataset.toggle));
+  else if (row) show(Number(row.dataset.span));
+});
+details.addEventListener("keydown", (event) => event.key === "Escape" && hide());
+find.addEventListener("input", findAll);
+find.addEventListener("keydown", (event) => event.key === "Enter" && toNextMatch());
+document.getElementById("expand").addEventListener("click", () => {
+  collapsed.clear();
+  layOut();
+});
+document.getElementById("collapse").addEventListener("click", () => {
+  spans.forEach((span, number) => endOf[number] > number + 1 && collapsed.add(number));
+  while (parentOf[current] >= 0) current = parentOf[current];
+  layOut();
+});
+addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
+addEventListener("resize", () => {
+  drawTicks();
+  draw();
+});
+
+drawTicks();
+layOut();
+// Jaeger's name for what to look for in a trace: here, and in its links, the id of a span.
+find.value = new URLSearchParams(location.search).get("uiFind") ?? "";
+if (find.value) {
+  findAll();
+  if (matches.size) show([...matches][0]);
+}

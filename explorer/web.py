@@ -1,0 +1,54 @@
+"""What the explorer's apps share: a strict Content-Security-Policy, pages for errors, numbers and times for people."""
+
+from datetime import UTC, datetime, timedelta
+
+from flask import Flask, Response, render_template
+from werkzeug.exceptions import HTTPException
+
+# Nothing is loaded from elsewhere, nothing inline is run, and no other page can frame this one.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
+    " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+}
+_UNITS = [("s", 10**9), ("ms", 10**6), ("µs", 10**3), ("ns", 1)]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def create_app(name: str) -> Flask:
+    """A Flask app with templates/ and static/; its errors are pages that say what is wrong."""
+    app = Flask(name)
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.add_template_filter(duration)
+    app.add_template_filter(iso_time)
+
+    @app.get("/healthz")
+    def healthz():
+        return {"status": "ok"}
+
+    @app.after_request
+    def protect(response: Response) -> Response:
+        response.headers.update(_HEADERS)
+        return response
+
+    @app.errorhandler(HTTPException)
+    def error_page(error: HTTPException):
+        if error.code is None or error.code < 400:
+            return error
+        return render_template("error.html", error=error), error.code
+
+    return app
+
+
+def duration(nanos: int) -> str:
+    """Three digits and a unit, as static/trace.js has it."""
+    unit, size = next((each for each in _UNITS if nanos >= each[1]), ("ns", 1))
+    number = float(f"{nanos / size:.3g}")
+    return f"{number:,.0f} {unit}" if number >= 100 or number == int(number) else f"{number:g} {unit}"
+
+
+def iso_time(nanos: int) -> str:
+    """A time in UTC, to the millisecond."""
+    time = _EPOCH + timedelta(milliseconds=nanos // 10**6)
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
