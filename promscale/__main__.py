@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 from promscale.jaeger import Jaeger
 from promscale.server import Server
@@ -15,6 +16,7 @@ from promscale.web import Web
 log = logging.getLogger("promscale")
 
 RETRY_SECONDS = 1
+UPKEEP_SECONDS = 1
 RETENTION_SECONDS = 600
 GRACE_SECONDS = 10
 
@@ -92,11 +94,15 @@ def main() -> None:
     server.serve()
     web.serve()
     log.info("Ready")
-    while not stopping.wait(RETENTION_SECONDS):
+    deletion_due = time.monotonic()
+    while not stopping.wait(UPKEEP_SECONDS):
         try:
-            store.delete_old_traces()
+            store.refresh_statistics()
+            if time.monotonic() >= deletion_due:
+                deletion_due = time.monotonic() + RETENTION_SECONDS
+                store.delete_old_traces()
         except StoreUnavailable as error:
-            log.warning("Old traces not deleted, to be tried again: %s", error)
+            log.warning("Upkeep not done, to be tried again: %s", error)
     log.info("Stopping")
     server.close(GRACE_SECONDS)
     jaeger.close()

@@ -36,6 +36,7 @@ MAX_COMMIT_BYTES = 8 * 2**20
 # Requests from this size on are encoded beside the main process, by so many others.
 LARGE_REQUEST_BYTES = 256 * 2**10
 ENCODERS = 2
+FIRST_REFRESH_SPANS = 1_000
 # Shared rows that are remembered as written; a store with more of them writes some of them again.
 MAX_KNOWN_IDS = 65_536
 
@@ -135,6 +136,8 @@ class Store:
         self._held_bytes = 0
         self._closing = False
         self._known = _Known()
+        self._stored_spans = 0
+        self._refresh_at_spans = FIRST_REFRESH_SPANS
         self._encoders = _Encoders()
         self._writers: list[threading.Thread] = []
 
@@ -186,6 +189,13 @@ class Store:
         """Delete what is older than the retention period. Raises StoreUnavailable."""
         with self._unavailable_on_error(), self._connect() as connection:
             _queries.delete_old_traces(connection)
+
+    def refresh_statistics(self) -> None:
+        """Have PostgreSQL look at what is stored whenever that has doubled. Raises StoreUnavailable."""
+        if self._stored_spans >= self._refresh_at_spans:
+            self._refresh_at_spans = 2 * self._stored_spans
+            with self._unavailable_on_error(), self._connect() as connection:
+                _queries.refresh_statistics(connection)
 
     def write(self, request: bytes) -> list[str]:
         """Store a serialized ExportTraceServiceRequest; return, after COMMIT, why which span was refused.
@@ -309,7 +319,9 @@ class Store:
                     self._known = _Known(generation)
                     raise _GenerationChanged
                 break
-        metrics.stored_spans.inc(sum(rows.count for rows in group))
+        stored = sum(rows.count for rows in group)
+        metrics.stored_spans.inc(stored)
+        self._stored_spans += stored
         if inserted:
             ids = known.ids | inserted if len(known.ids) < MAX_KNOWN_IDS else inserted
             self._known = _Known(generation, ids)

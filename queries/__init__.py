@@ -38,11 +38,22 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Headline:
+    """The one figure that stands for a dashboard in a list: one column of a statement's rows."""
+
+    statement: str
+    column: str
+    of: str  # "last": the last row's, "sum": of all rows, "count": how many rows there are
+    words: str  # what the figure is; its unit is in the column's name
+
+
+@dataclass(frozen=True)
 class Dashboard:
     uid: str
     slug: str
     title: str
     description: str
+    headline: Headline
     panels: tuple[Panel, ...]
     # The parameters besides the time, with their first values; the choices are statements of variables.sql.
     variables: tuple[tuple[str, str], ...] = ()

@@ -1,6 +1,6 @@
 """The six dashboards, by the uids and slugs of their public links."""
 
-from queries import Dashboard, Kind, Panel
+from queries import Dashboard, Headline, Kind, Panel
 
 _OPERATION = (("service", "lower"), ("operation", "GET /"))
 
@@ -10,6 +10,7 @@ DASHBOARDS = (
         "01-request-rate",
         "01 Request rates",
         "How many passwords are asked for? A request is a root span: one that no other span has caused.",
+        Headline("request_rate_by_minute", "requests_per_second", "last", "in the last whole minute"),
         (
             Panel(
                 "Requests per second, by minute",
@@ -33,6 +34,7 @@ DASHBOARDS = (
         "02 Error rates",
         "Which services and operations fail, and when? A span with status error is a failed one, and takes its callers"
         " along.",
+        Headline("errors_by_service", "errors", "sum", "spans with an error"),
         (
             Panel(
                 "Errors by service",
@@ -63,6 +65,7 @@ DASHBOARDS = (
         "03-request-durations",
         "03 Request durations",
         "How long do requests take? An average would hide the few slow ones, so these look at the whole distribution.",
+        Headline("duration_percentiles", "p95_ms", "last", "and less for 95 of 100 requests of the last minute"),
         (
             Panel(
                 "Requests by duration, over time",
@@ -101,6 +104,7 @@ DASHBOARDS = (
         "04-service-dependencies",
         "04 Service dependencies",
         "Who calls whom, how often, and how long does it take?",
+        Headline("service_calls", "calls", "sum", "calls from service to service"),
         (
             Panel(
                 "Service calls",
@@ -122,6 +126,7 @@ DASHBOARDS = (
         "05-upstream-spans",
         "05 Upstream spans",
         "What leads to an operation of a service? From each of its spans we climb to the root.",
+        Headline("upstream_operations", "calls", "count", "operations lead to GET / of lower, itself included"),
         (
             Panel(
                 "Operations above",
@@ -145,6 +150,7 @@ DASHBOARDS = (
         "06-downstream-spans",
         "06 Downstream spans",
         "Where does an operation of a service spend its time? From each of its spans we descend to the leaves.",
+        Headline("downstream_operations", "calls", "count", "operations in GET / of lower, itself included"),
         (
             Panel(
                 "Operations below",

@@ -63,3 +63,6 @@ select generation from _ps_trace.store;
 
 -- name: delete_old_traces()$
 select _ps_trace.delete_old_traces();
+
+-- name: refresh_statistics()$
+select _ps_trace.refresh_statistics();

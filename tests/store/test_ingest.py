@@ -76,6 +76,17 @@ def test_an_acknowledged_span_is_on_disk_whatever_the_database_prefers(dsn, data
     assert database.execute("select trace_state from span").fetchone() == ("on",)
 
 
+def test_the_planner_knows_a_new_store_soon(promscale, database):
+    """Not only when autovacuum comes by: statistics are there when the first thousand spans are."""
+    known = "select exists (select from pg_stats where schemaname = '_ps_trace' and tablename = 'span')"
+    promscale.export(request(*[span() for _ in range(900)]))
+    promscale.store.refresh_statistics()
+    promscale.export(request(*[span() for _ in range(200)]))
+    assert database.execute(known).fetchone() == (False,)
+    promscale.store.refresh_statistics()
+    assert database.execute(known).fetchone() == (True,)
+
+
 def test_gzip_is_accepted(promscale, database):
     promscale.export(request(span("zipped")), compression=grpc.Compression.Gzip)
     assert count(database) == 1

@@ -375,6 +375,15 @@ def test_a_reader_may_do_nothing_else(reader, statement):
         reader.execute(statement)
 
 
+def test_a_viewer_cannot_become_more_than_a_reader(reader, dsn):
+    with psycopg.connect(dsn, user="trace_viewer", autocommit=True) as connection:
+        assert connection.execute("select span_name from span").fetchall() == [("seen",)]
+        connection.execute("set default_transaction_read_only = off")
+        for statement in ("set role postgres", "set session authorization postgres", "select ps_trace.delete_all_traces()"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement)
+
+
 def test_a_writer_can_run_promscale(dsn, database, promscale):
     """prom_writer stores, and deletes by the functions only."""
     database.execute("create role test_writer login in role prom_writer")

@@ -7,12 +7,19 @@ do $$
 declare
     role_name text;
 begin
-    foreach role_name in array array['prom_reader', 'prom_writer'] loop
+    -- Who only looks logs in as trace_viewer, which has no password: to allow more than trust, give it one.
+    foreach role_name in array array['prom_reader', 'prom_writer', 'trace_viewer'] loop
         begin
-            execute format('create role %I nologin', role_name);
+            execute format('create role %I', role_name);
         exception when duplicate_object then
-            null; -- roles belong to the cluster: another database made it first
+            continue; -- roles belong to the cluster: another database made it first
         end;
+        if role_name = 'trace_viewer' then
+            alter role trace_viewer with login;
+            alter role trace_viewer set default_transaction_read_only = on;
+            alter role trace_viewer set statement_timeout = '30s';
+            grant prom_reader to trace_viewer;
+        end if;
     end loop;
     execute format('alter database %I set search_path = "$user", public, ps_trace', current_database());
 end $$;
@@ -416,6 +423,14 @@ begin
     end if;
 end $$;
 
+-- promscale calls this while a store is filling up. Else its queries would be planned by guesses until autovacuum's first
+-- turn, a minute later, and some of these run for minutes.
+create function _ps_trace.refresh_statistics() returns void
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+    analyze _ps_trace.span;
+    analyze _ps_trace.traces_data;
+$$;
+
 create function ps_trace.time_bucket(bucket_width interval, ts timestamptz) returns timestamptz
 language sql immutable strict parallel safe
 return date_bin(bucket_width, ts, timestamptz '2000-01-03 00:00:00+00');
@@ -435,10 +450,10 @@ return (select percentile_cont(percentile) within group (order by value) from un
 -- Rights ------------------------------------------------------------------------------------------------------------
 
 revoke execute on function ps_trace.delete_all_traces, ps_trace.set_trace_retention_period,
-    _ps_trace.delete_old_traces from public;
+    _ps_trace.delete_old_traces, _ps_trace.refresh_statistics from public;
 grant usage on schema ps_trace to prom_reader, prom_writer;
 grant select on all tables in schema ps_trace to prom_reader, prom_writer;
 grant usage on schema _ps_trace to prom_writer;
 grant select, insert on all tables in schema _ps_trace to prom_writer;
 grant execute on function ps_trace.delete_all_traces, ps_trace.set_trace_retention_period,
-    _ps_trace.delete_old_traces to prom_writer;
+    _ps_trace.delete_old_traces, _ps_trace.refresh_statistics to prom_writer;

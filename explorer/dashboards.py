@@ -1,0 +1,334 @@
+"""The explorer's port 3000: the dashboards of queries/dashboards.py under Grafana's own paths, and a page for SQL."""
+
+import csv
+import io
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import chain, islice
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import aiosql
+import plotly
+import psycopg
+from flask import Response, abort, jsonify, redirect, render_template, request, send_file, url_for
+from psycopg import sql
+from psycopg_pool import ConnectionPool, PoolTimeout
+from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import BadRequest, ServiceUnavailable
+
+import queries
+from explorer import charts, graph
+from explorer.query import bad_parameter
+from explorer.waterfall import cut
+from explorer.web import create_app
+from queries import Dashboard, Kind, Panel
+from queries.dashboards import DASHBOARDS
+
+DATABASE = os.environ.get("EXPLORER_DB_URI", "postgresql://trace_viewer@localhost:5999/postgres")
+RANGES = {
+    "now-5m": "last 5 minutes",
+    "now-15m": "last 15 minutes",
+    "now-1h": "last hour",
+    "now-6h": "last 6 hours",
+    "now-24h": "last 24 hours",
+}
+DEFAULT_RANGE = "now-15m"
+REFRESHES = {"": "off", "5s": "5 s", "10s": "10 s", "30s": "30 s"}
+DEFAULT_REFRESH = "10s"
+STATEMENT_SECONDS = 10
+SHOWN_ROWS = 1_000
+CSV_ROWS = 100_000
+CONNECT_SECONDS = 3
+
+_AGO = re.compile(r"now(?:-(\d{1,6})([smhd]))?")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_STATEMENTS = aiosql.from_path(queries.FOLDER, "psycopg", kwargs_only=True)
+_BY_UID = {dashboard.uid: dashboard for dashboard in DASHBOARDS}
+
+
+class View(NamedTuple):
+    """What is asked for in the URL of a dashboard: by Grafana's names, so that its URLs work here."""
+
+    time_from: datetime
+    time_to: datetime
+    service: str
+    operation: str
+
+    @classmethod
+    def read(cls, parameters: MultiDict, dashboard: Dashboard) -> "View":
+        """Raises BadRequest that names the parameter."""
+        begin, end = _time(parameters, "from", DEFAULT_RANGE), _time(parameters, "to", "now")
+        if begin >= end:
+            raise bad_parameter("from", "is not before to")
+        if parameters.get("refresh", DEFAULT_REFRESH) not in REFRESHES:
+            raise bad_parameter("refresh", f"is none of {', '.join(filter(None, REFRESHES))}")
+        default = dict(dashboard.variables)
+        service = parameters.get("var-service") or default.get("service", "")
+        operation = parameters.get("var-operation") or default.get("operation", "")
+        for name, value in (("var-service", service), ("var-operation", operation)):
+            if "\0" in value:
+                raise bad_parameter(name, "has a NUL, which no name has")
+        return cls(begin, end, service, operation)
+
+
+def _time(parameters: MultiDict, name: str, default: str) -> datetime:
+    text = parameters.get(name) or default
+    try:
+        if ago := _AGO.fullmatch(text):
+            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])} if ago[1] else {})
+        if text.isascii() and text.isdecimal():
+            return datetime.fromtimestamp(int(text) / 1000, UTC)
+        found = datetime.fromisoformat(text)
+        return found if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError, OSError):
+        raise bad_parameter(
+            name, f"{cut(text, 40)!r} is no time: write now-15m, milliseconds since 1970, or 2026-01-31T12:00:00Z"
+        ) from None
+
+
+class Database:
+    """The trace database, for somebody who only looks."""
+
+    def __init__(self, uri: str) -> None:
+        self._pool = ConnectionPool(
+            uri,
+            kwargs={
+                "autocommit": True,
+                "connect_timeout": CONNECT_SECONDS,
+                "application_name": "explorer",
+                "prepare_threshold": None,  # the best plan for a minute is not the best for a day
+                "options": f"-c default_transaction_read_only=on -c statement_timeout={STATEMENT_SECONDS}s",
+            },
+            check=ConnectionPool.check_connection,
+            reset=lambda connection: connection.execute("discard all"),  # whatever somebody's SQL has set
+            min_size=0,
+            max_size=4,
+            timeout=CONNECT_SECONDS,
+            open=True,
+        )
+
+    @contextmanager
+    def connection(self) -> Iterator[psycopg.Connection]:
+        """Raises ServiceUnavailable while the database is away."""
+        try:
+            with self._pool.connection() as connection:
+                yield connection
+        except PoolTimeout:
+            raise ServiceUnavailable("The database does not answer. ./run.sh status shows what runs.") from None
+
+    def rows(self, statement: str, view: View | None = None, **values: str) -> tuple[list[str], list[tuple]]:
+        """Columns and rows of a statement of queries/. Raises psycopg.Error, ServiceUnavailable."""
+        with self.connection() as connection:
+            cursor = connection.execute(
+                getattr(_STATEMENTS, statement).sql, view._asdict() | values if view else values
+            )
+            return [column.name for column in cursor.description], cursor.fetchall()
+
+    def stream(self, statement: str) -> Iterator[Sequence]:
+        """The names of the columns, then row by row, of any statement. To be closed by who does not read to the end.
+
+        Raises psycopg.Error, ServiceUnavailable.
+        """
+        with self.connection() as connection, connection.cursor() as cursor:
+            rows = cursor.stream(statement)
+            first = next(rows, None)
+            yield [column.name for column in cursor.description or ()]
+            if first is not None:
+                yield first
+                yield from rows
+
+
+def create_dashboards(uri: str):
+    """The Flask app that shows the database at `uri`, where its user is a member of prom_reader and no more."""
+    app = create_app("explorer.dashboards")
+    database = Database(uri)
+    app.jinja_env.globals.update(unit=charts.unit, label=charts.label, traces_url=_traces_url)
+    app.add_template_filter(cut)
+    app.add_template_filter(_number, "number")
+    app.add_template_filter(_text, "text")
+
+    @app.before_request
+    def only_from_here():
+        """A page elsewhere can neither post to this one nor, by a name that leads here, read it."""
+        host = request.host.partition(":")[0]
+        if not re.fullmatch(r"localhost|[\d.]+|\[[\da-f:]+\]?", host):
+            abort(400, f"This is not {cut(host, 80)}: call it localhost, or by its IP address.")
+        if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
+            abort(403, "Another site's page may not post here.")
+
+    @app.get("/")
+    def index():
+        return render_template("index.html", dashboards=[(each, _headline(database, each)) for each in DASHBOARDS])
+
+    @app.get("/plotly.js")
+    @cache
+    def plotly_js():
+        return send_file(Path(plotly.__file__).parent / "package_data" / "plotly.min.js", max_age=86_400)
+
+    @app.get("/d/<uid>")
+    @app.get("/d/<uid>/<slug>")
+    def show(uid: str, slug: str = ""):
+        dashboard = _dashboard(uid)
+        if slug != dashboard.slug:
+            return redirect(url_for("show", uid=uid, slug=dashboard.slug, **request.args))
+        view = View.read(request.args, dashboard)
+        services, operations = [], []
+        if dashboard.variables:
+            services = [name for (name,) in database.rows("services")[1]]
+            operations = [name for (name,) in database.rows("operations", service=view.service)[1]]
+        return render_template(
+            "dashboard.html",
+            dashboard=dashboard,
+            dashboards=DASHBOARDS,
+            view=view,
+            begin=request.args.get("from") or DEFAULT_RANGE,
+            ranges=RANGES,
+            refresh=request.args.get("refresh", DEFAULT_REFRESH),
+            refreshes=REFRESHES,
+            services=services,
+            operations=operations,
+            sql_of=lambda panel: "\n\n".join(_literal(name, view) for name in panel.statements),
+        )
+
+    @app.get("/d/<uid>/panels/<int:number>")
+    def panel(uid: str, number: int):
+        """What a panel shows: a Plotly figure as JSON, or a piece of a page."""
+        dashboard = _dashboard(uid)
+        if number >= len(dashboard.panels):
+            abort(404, f"This dashboard has {len(dashboard.panels)} panels.")
+        view = View.read(request.args, dashboard)
+        panel = dashboard.panels[number]
+        try:
+            results = [database.rows(name, view) for name in panel.statements]
+        except psycopg.Error as error:
+            return render_template("panel_error.html", message=_message(error)), 500
+        columns, rows = results[0]
+        if not rows:
+            return render_template("panel_empty.html", dashboard=dashboard, view=view)
+        match panel.kind:
+            case Kind.TABLE:
+                return render_template("panel_table.html", panel=panel, columns=columns, rows=rows)
+            case Kind.NODE_GRAPH:
+                return render_template("panel_graph.html", panel=panel, **_graph(*results))
+        return jsonify(charts.figure(panel, columns, rows))
+
+    @app.route("/sql", methods=["GET", "POST"])
+    def ask():
+        text = request.form.get("sql", "")
+        page = {"sql": text, "examples": _examples(), "limit": SHOWN_ROWS, "seconds": STATEMENT_SECONDS}
+        if not text.strip():
+            return render_template("sql.html", **page)
+        if "\0" in text:
+            raise bad_parameter("sql", "has a NUL, which PostgreSQL does not take")
+        began = time.monotonic()
+        answer = database.stream(text)
+        try:
+            columns = next(answer)
+            if "csv" in request.form:
+                return _csv(columns, islice(answer, CSV_ROWS))
+            rows = list(islice(answer, SHOWN_ROWS + 1))
+        except psycopg.Error as error:
+            return render_template("sql.html", **page, error=_message(error), around=_around(error, text)), 400
+        finally:
+            if "csv" not in request.form:
+                answer.close()
+        page |= {"columns": columns, "rows": rows[:SHOWN_ROWS], "more": len(rows) > SHOWN_ROWS}
+        return render_template("sql.html", **page, milliseconds=(time.monotonic() - began) * 1000)
+
+    return app
+
+
+def _dashboard(uid: str) -> Dashboard:
+    return _BY_UID.get(uid) or abort(404, f"There is no dashboard {cut(uid, 40)}.")
+
+
+def _headline(database: Database, dashboard: Dashboard) -> str:
+    headline = dashboard.headline
+    columns, rows = database.rows(headline.statement, View.read(MultiDict(), dashboard))
+    if headline.of == "count":
+        return f"{len(rows)}"
+    values = [row[columns.index(headline.column)] for row in rows]
+    if not values:
+        return "-"
+    return _number(values[-1] if headline.of == "last" else sum(values)) + charts.unit(headline.column)
+
+
+def _literal(statement: str, view: View) -> str:
+    """A statement as it can be given to psql: its parameters as literals."""
+    return _filled(queries.statements()[statement], {name: sql.Literal(value).as_string() for name, value in view._asdict().items()})
+
+
+def _examples() -> dict[str, str]:
+    """The statements of queries/, for the last 15 minutes, and the operation that is everybody's first."""
+    values = {"time_from": "now() - interval '15 minutes'", "time_to": "now()", "service": "'lower'", "operation": "'GET /'"}
+    return {name: _filled(text, values) for name, text in queries.statements().items()}
+
+
+def _filled(statement: str, values: dict[str, str]) -> str:
+    names = "|".join(queries.PARAMETERS)
+    return re.sub(rf"(?<![:\w]):({names})\b", lambda found: values[found[1]], statement)
+
+
+def _graph(nodes: tuple[list[str], list[tuple]], edges: tuple[list[str], list[tuple]]) -> dict:
+    """What panel_graph.html needs: nodes and edges as mappings, and where they are."""
+    nodes, edges = ([dict(zip(columns, row, strict=True)) for row in rows] for columns, rows in (nodes, edges))
+    ids = [node["id"] for node in nodes]
+    known = [edge for edge in edges if edge["source"] in ids and edge["target"] in ids]
+    return {
+        "nodes": nodes,
+        "edges": known,
+        "layout": graph.layout(ids, [(edge["source"], edge["target"]) for edge in known]),
+        "graph": graph,
+    }
+
+
+def _number(value: object) -> str:
+    """A number for people; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.3g}"
+
+
+def _text(value: object) -> str:
+    """A value of PostgreSQL's, as psql would show it, about."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
+
+
+def _traces_url(path: str) -> str:
+    """Where the traces are: on this machine, by the name that it is called here."""
+    return f"http://{request.host.partition(':')[0]}:16686/{path}"
+
+
+def _message(error: psycopg.Error) -> str:
+    diagnosis = error.diag
+    parts = (diagnosis.message_primary or str(error), diagnosis.message_detail, diagnosis.message_hint)
+    return ". ".join(part.strip().removesuffix(".") for part in parts if part) + "."
+
+
+def _around(error: psycopg.Error, text: str) -> tuple[int, str, str] | None:
+    """Where in the text the error is: the line's number, and the line before and from there."""
+    if not error.diag.statement_position:
+        return None
+    at = int(error.diag.statement_position) - 1
+    begin = text.rfind("\n", 0, at) + 1
+    return text.count("\n", 0, at) + 1, text[begin:at], text[at:].partition("\n")[0]
+
+
+def _csv(columns: list[str], rows: Iterator[tuple]) -> Response:
+    def lines() -> Iterator[str]:
+        for row in chain([columns], rows):
+            line = io.StringIO()
+            csv.writer(line).writerow(row)
+            yield line.getvalue()
+
+    return Response(lines(), mimetype="text/csv", headers={"Content-Disposition": "attachment; filename=result.csv"})
+
+
+app = create_dashboards(DATABASE)

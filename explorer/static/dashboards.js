@@ -1,0 +1,108 @@
+// Each panel is fetched by itself, again and again: a figure for Plotly, or a piece of this page.
+"use strict";
+
+const COLOURS = ["#2f7fd1", "#c2611a", "#2c8f57", "#a64fb8", "#8a7a1c", "#1c8c97", "#c14d7c", "#6a6fd0", "#6b8a22", "#a8644a"];
+const form = document.getElementById("view");
+const panels = [...document.querySelectorAll(".content")];
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+}
+
+// Plotly shows times as they are written, so they are written in the browser's zone.
+function local(millis) {
+  const time = new Date(millis);
+  return new Date(millis - time.getTimezoneOffset() * 60_000).toISOString().slice(0, -1);
+}
+
+function draw(panel, figure) {
+  const { data, layout } = figure;
+  const axis = { gridcolor: colour("line"), zerolinecolor: colour("line"), automargin: true };
+  if (layout.xaxis?.type === "date") {
+    for (const trace of data) trace.x = trace.x.map(local);
+  }
+  for (const trace of data) {
+    if (trace.type === "heatmap") trace.colorscale = [[0, dark.matches ? "#17344f" : "#d6e8fa"], [1, dark.matches ? "#8cc8ff" : "#08315c"]];
+  }
+  for (const line of layout.shapes ?? []) {
+    line.line = { color: colour(line.name === "bad" ? "error" : "warning"), width: 1, dash: "dot" };
+  }
+  const look = {
+    autosize: true, colorway: COLOURS, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: colour("text"), family: "system-ui, sans-serif", size: 12 }, margin: { t: 10, r: 10, b: 30, l: 50 },
+    hoverlabel: { bgcolor: colour("background"), bordercolor: colour("line"), font: { color: colour("text") } },
+    legend: { orientation: "h", y: -0.15 }, uirevision: "same",
+  };
+  panel.classList.add("chart");
+  if (!panel.classList.contains("js-plotly-plot")) panel.replaceChildren();
+  return Plotly.react(panel, data, {
+    ...look, ...layout, xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
+  }, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] });
+}
+
+function show(panel, html) {
+  if (panel.classList.contains("js-plotly-plot")) Plotly.purge(panel);
+  panel.classList.remove("chart");
+  panel.replaceChildren(...new DOMParser().parseFromString(html, "text/html").body.childNodes);
+  for (const element of panel.querySelectorAll("time[datetime]")) {
+    element.textContent = new Date(element.dateTime).toLocaleTimeString();
+    element.title = element.dateTime;
+  }
+}
+
+async function refresh(panel) {
+  if (panel.dataset.busy) return;
+  panel.dataset.busy = "yes";
+  try {
+    const answer = await fetch(panel.dataset.source + location.search);
+    if (answer.headers.get("Content-Type").startsWith("application/json")) await draw(panel, await answer.json());
+    else if (answer.ok || answer.status === 500) show(panel, await answer.text());
+    else throw new Error(`${answer.status} ${answer.statusText}`);
+    panel.classList.remove("stale");
+  } catch (error) {
+    panel.classList.add("stale");
+    if (panel.querySelector(".waiting")) panel.querySelector(".waiting").textContent = `Not to be had: ${error.message}. Tried again.`;
+  } finally {
+    delete panel.dataset.busy;
+    panel.dataset.shown = "yes";
+  }
+}
+
+const all = () => Promise.all(panels.map(refresh));
+all();
+const seconds = parseInt(form.elements.refresh.value);
+if (seconds) setInterval(() => document.hidden || all(), seconds * 1000);
+dark.addEventListener("change", all);
+
+// What to show is in the URL.
+const own = document.getElementById("own");
+const ownTime = document.getElementById("own-time");
+const [ownFrom, ownTo] = ownTime.querySelectorAll("input");
+function showOwn() {
+  ownTime.hidden = form.elements.from.value !== own.value;
+  if (!ownTime.hidden && !ownFrom.value) {
+    const given = Number(own.value), until = Number(form.elements.to.value);
+    ownFrom.value = local(given || Date.now() - 3_600_000).slice(0, 19);
+    ownTo.value = local(until || Date.now()).slice(0, 19);
+  }
+}
+showOwn();
+form.addEventListener("change", (event) => {
+  showOwn();
+  if (event.target.name === "from") form.elements.to.value = "now";
+  if (event.target.name === "var-service") form.elements["var-operation"].disabled = true; // another service has others
+  if (ownTime.hidden) form.requestSubmit();
+});
+form.addEventListener("submit", () => {
+  if (ownTime.hidden) return;
+  own.value = String(new Date(ownFrom.value).getTime());
+  form.elements.to.value = String(new Date(ownTo.value).getTime());
+});
+
+for (const button of document.querySelectorAll(".copy")) {
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(button.parentElement.querySelector("pre").textContent);
+    button.textContent = "Copied";
+  });
+}
