@@ -82,12 +82,13 @@ def _pie(panel: Panel, columns: Sequence[str], rows: list[tuple]) -> dict:
                 "labels": [row[text] for row in rows],
                 "values": [row[number] for row in rows],
                 "hole": 0.4,
-                "textinfo": "label+percent",
+                "textinfo": "percent",
+                "textposition": "inside",
                 "hovertemplate": f"%{{label}}<br>%{{value:,.4~g}}{unit(columns[number])}, %{{percent}}<extra></extra>",
                 "sort": False,
             }
         ],
-        "layout": {"showlegend": False},
+        "layout": {"showlegend": True},
     }
 
 
@@ -108,6 +109,7 @@ def _heatmap(panel: Panel, columns: Sequence[str], rows: list[tuple]) -> dict:
                 "customdata": [[_range(bucket)] * len(x) for bucket in y],
                 "hovertemplate": "%{x|%H:%M}, %{customdata}: %{z} requests<extra></extra>",
                 "hoverongaps": False,
+                "zsmooth": False,
                 "colorbar": {"title": {"text": "requests", "side": "right"}, "thickness": 12},
             }
         ],

@@ -6,9 +6,11 @@ from flask import Flask, Response, render_template
 from werkzeug.exceptions import HTTPException
 
 # Nothing is loaded from elsewhere, nothing inline is run, and no other page can frame this one.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src {styles}; img-src 'self' data:;"
+    " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
-    " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
 }
@@ -16,9 +18,13 @@ _UNITS = [("s", 10**9), ("ms", 10**6), ("µs", 10**3), ("ns", 1)]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def create_app(name: str) -> Flask:
-    """A Flask app with templates/ and static/; its errors are pages that say what is wrong."""
+def create_app(name: str, styles: str = "'self'") -> Flask:
+    """A Flask app with templates/ and static/; its errors are pages that say what is wrong.
+
+    `styles`: what may be a style, as style-src of the Content-Security-Policy.
+    """
     app = Flask(name)
+    policy = _POLICY.format(styles=styles)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.add_template_filter(duration)
     app.add_template_filter(iso_time)
@@ -30,6 +36,7 @@ def create_app(name: str) -> Flask:
     @app.after_request
     def protect(response: Response) -> Response:
         response.headers.update(_HEADERS)
+        response.headers["Content-Security-Policy"] = policy
         return response
 
     @app.errorhandler(HTTPException)

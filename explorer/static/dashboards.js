@@ -32,7 +32,7 @@ function draw(panel, figure) {
     autosize: true, colorway: COLOURS, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: colour("text"), family: "system-ui, sans-serif", size: 12 }, margin: { t: 10, r: 10, b: 30, l: 50 },
     hoverlabel: { bgcolor: colour("background"), bordercolor: colour("line"), font: { color: colour("text") } },
-    legend: { orientation: "h", y: -0.15 }, uirevision: "same",
+    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" }, uirevision: "same",
   };
   panel.classList.add("chart");
   if (!panel.classList.contains("js-plotly-plot")) panel.replaceChildren();
