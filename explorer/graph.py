@@ -49,7 +49,7 @@ def layout(nodes: Iterable[Hashable], edges: Iterable[tuple[Hashable, Hashable]]
         for one, other in zip(chain, chain[1:], strict=False):
             neighbours[one].append(other)
             neighbours[other].append(one)
-    x = _order_and_place(layers, neighbours)
+    x = _side_by_side([_order_and_place(part, neighbours) for part in _parts(layers, neighbours)])
     left = min((x[node] - _width(node) / 2 for node in x), default=0) - _MARGIN
     right = max((x[node] + _width(node) / 2 for node in x), default=0) + _MARGIN
     points = {
@@ -108,6 +108,31 @@ def _layers(nodes: list, edges: list[tuple]) -> dict[Hashable, int]:
             if not waiting[target]:
                 ready.append(target)
     return layer
+
+
+def _parts(layers: list[list], neighbours: dict) -> list[list[list]]:
+    """The layers of each part of the graph that no edge ties to the others."""
+    parts, seen = [], set()
+    for start in (node for layer in layers for node in layer):
+        if start not in seen:
+            part = {start: None}
+            waiting = [start]
+            for node in waiting:
+                new = dict.fromkeys(other for other in neighbours[node] if other not in part)
+                part |= new
+                waiting += new
+            seen |= part.keys()
+            parts.append([[node for node in layer if node in part] for layer in layers])
+    return parts
+
+
+def _side_by_side(parts: list[dict[Hashable, float]]) -> dict[Hashable, float]:
+    x, end = {}, 0.0
+    for part in parts:
+        shift = end - min(x - _width(node) / 2 for node, x in part.items())
+        x |= {node: at + shift for node, at in part.items()}
+        end = max(x[node] + _width(node) / 2 for node in part) + GAP_X
+    return x
 
 
 def _order_and_place(layers: list[list], neighbours: dict) -> dict[Hashable, float]:

@@ -50,7 +50,9 @@ def create_app(name: str, styles: str = "'self'") -> Flask:
 
 def duration(nanos: int) -> str:
     """Three digits and a unit, as static/trace.js has it."""
-    unit, size = next((each for each in _UNITS if nanos >= each[1]), ("ns", 1))
+    if not nanos:
+        return "0"
+    unit, size = next(each for each in _UNITS if nanos >= each[1])
     number = float(f"{nanos / size:.3g}")
     return f"{number:,.0f} {unit}" if number >= 100 or number == int(number) else f"{number:g} {unit}"
 

@@ -1,0 +1,71 @@
+"""Headless Chromium by Playwright: the system's, or the one that `playwright install chromium` has fetched."""
+
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+from werkzeug.serving import make_server
+
+from tests.store.conftest import dsn, empty_dsn, postgres_uri, promscale  # noqa: F401
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+
+SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or Path(__file__).parents[2] / ".data" / "screenshots")
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    with playwright.sync_playwright() as running:
+        system = shutil.which("chromium") or shutil.which("chromium-browser")
+        if not (system or Path(running.chromium.executable_path).exists()):
+            pytest.skip("no Chromium here: apt install chromium, or playwright install chromium")
+        # Chromium's own sandbox does not run as root.
+        browser = running.chromium.launch(executable_path=system, chromium_sandbox=os.getuid() != 0)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium):
+    """A function that opens a URL in a window of a width and colour scheme. No page may report an error."""
+    contexts, problems = [], []
+
+    def open_page(url: str, width: int = 1280, scheme: str = "light", height: int = 900):
+        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+@pytest.fixture
+def screenshot():
+    """A function that keeps a picture of a page among the artifacts."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    return lambda page, name: page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
+@pytest.fixture
+def serve():
+    """A function that serves a WSGI app on a free port of loopback, and returns its URL."""
+    servers = []
+
+    def serve(app) -> str:
+        server = make_server("127.0.0.1", 0, app, threaded=True)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
