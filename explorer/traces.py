@@ -17,6 +17,7 @@ from explorer.trace import Trace
 from explorer.waterfall import cut, waterfall
 from explorer.web import create_app
 
+MIN_SCATTER_TIME = 8 * 10**9
 COLOURS = 12  # as many as static/traces.css has
 LOOKBACKS = {
     "5m": "last 5 minutes",
@@ -123,7 +124,9 @@ def scatter(found: list[Found]) -> Scatter:
     if not found:
         return Scatter([], [], [])
     first, last = min(each.start for each in found), max(each.start for each in found)
-    first, last = (first, last) if first < last else (first - 10**9, last + 10**9)
+    # The ticks have seconds: at least two of them between one and the next.
+    room = max(MIN_SCATTER_TIME - (last - first), 0) // 2
+    first, last = first - room, last + room
     step = _round_step(max(each.duration for each in found) / 4 or 1)
     highest = max(math.ceil(max(each.duration for each in found) / step), 1) * step
     most = max(each.spans for each in found)
