@@ -107,26 +107,19 @@ function rowOf(number, width) {
   name.append(element("b", "", process.service), " ", span.name);
   if (collapsed.has(number)) name.append(element("i", "", ` (${endOf[number] - number - 1} more)`));
   name.title = `${process.service}: ${span.name}`;
-  row.append(name, bar(span, width));
+  row.append(name, element("span", "time", duration(span.duration)), bar(span, width));
   return row;
 }
 
 function bar(span, width) {
   const scale = width / (page.duration || 1);
-  const box = element("span", "bar");
   const svg = svgElement("svg", { width, height: 16 });
   svg.append(
     svgElement("path", { class: "all", d: boxes([span.start, span.start + span.duration], scale, 2, 12, 2) }),
     svgElement("path", { class: "own", d: boxes(span.own, scale, 2, 12, 0) }),
     svgElement("path", { class: "critical", d: boxes(span.critical, scale, 14, 2, 0) }),
   );
-  const label = element("span", "time", duration(span.duration));
-  const [from, to] = [span.start * scale, (span.start + span.duration) * scale];
-  if (width - to > 70) label.style.left = `${to + 6}px`;
-  else if (from > 70) label.style.right = `${width - from + 6}px`;
-  else label.classList.add("inside");
-  box.append(svg, label);
-  return box;
+  return element("span", "bar", svg);
 }
 
 // One path for all intervals, in which those are one that no pixel could tell apart.
