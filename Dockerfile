@@ -1,0 +1,14 @@
+# The five services, the load and promscale: one image, in which each container runs one of them.
+FROM python:3.13-slim AS packages
+COPY requirements/app.txt .
+RUN python3 -m venv --without-pip /venv \
+    && python3 -m pip --python /venv/bin/python install --no-cache-dir --disable-pip-version-check \
+        --require-hashes --only-binary :all: -r app.txt
+
+FROM python:3.13-slim
+COPY --from=packages /venv /venv
+WORKDIR /app
+COPY . .
+RUN /venv/bin/python -m compileall -q .
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1
+USER 10001:10001
