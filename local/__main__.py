@@ -23,32 +23,64 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from local import CHECKOUT, LOGS, Trouble, environment, postgres, report, stack
+from local import CHECKOUT, Trouble, compose, environment, health, postgres, report, stack
 
 BENCHMARKS = ("ingest", "query")
 CONNECT = ["-h", "localhost", "-p", str(stack.DATABASE.port), "-d", "postgres", "-U", "postgres"]
 
 
+def stacks() -> list:
+    """Those that can be had here."""
+    return [stack] if compose.trouble() else [stack, compose.DOCKER, compose.ORIGINAL]
+
+
+def running() -> list:
+    return [each for each in stacks() if each.running()]
+
+
 def default() -> int:
-    print("Starting the local stack, for this checkout has no Docker one yet.", flush=True)
-    return local()
+    for found in running():
+        return start(found)
+    reason = compose.trouble()
+    if reason:
+        print(f"Starting the local stack, for {reason}.", flush=True)
+        return local()
+    print("Starting the full stack, for Docker is here. The local stack: ./run.sh local", flush=True)
+    return docker()
 
 
 def local() -> int:
-    host = stack.reach_address().replace("127.0.0.1", "localhost")
-    if not stack.bind_address().startswith(("127.", "localhost")):
+    return start(stack)
+
+
+def docker() -> int:
+    return start(compose.DOCKER)
+
+
+def original() -> int:
+    return start(compose.ORIGINAL)
+
+
+def start(chosen) -> int:
+    for other in running():
+        if other is not chosen:
+            raise Trouble(f"the {other.TITLE} runs here, on the same ports; ./run.sh down stops it")
+    bind = os.environ.get("BIND_ADDRESS") or "127.0.0.1"
+    if not bind.startswith(("127.", "localhost")):
         print(
-            f"Warning: BIND_ADDRESS={stack.bind_address()} lets everyone use this who can reach this machine; all but"
+            f"Warning: BIND_ADDRESS={bind} lets everyone use this who can reach this machine; all but"
             " the database, which has no password and listens on this machine only.",
             flush=True,
         )
-    seconds = stack.start()
+    seconds = chosen.start()
+    host = chosen.reach_address().replace("127.0.0.1", "localhost")
     print(
         f"Healthy. Set-up took {os.environ.get('SETUP_SECONDS', 0)} s,"
         f" from the start to the first trace in the database {seconds:.1f} s.\n"
         f"\n"
-        f"  a password     http://{host}:{stack.SERVICES['generator']}/\n"
-        f"  SQL on traces  psql {' '.join(CONNECT)}       (or ./run.sh psql)\n"
+        f"  a password     http://{host}:{health.GENERATOR_PORT}/\n"
+        + "".join(f"  {what:<15}http://{host}:{port}/\n" for what, port in chosen.PAGES.items())
+        + f"  SQL on traces  psql {' '.join(CONNECT)}       (or ./run.sh psql)\n"
         f"  the examples   ./run.sh psql -f queries/01-request-rates.sql ... 06-downstream-spans.sql\n"
         f"  more           ./run.sh status, ./run.sh logs, ./run.sh down, ./run.sh help"
     )
@@ -56,23 +88,21 @@ def local() -> int:
 
 
 def status() -> int:
-    states = stack.states()
+    chosen = (running() or [stack])[0]
+    states = chosen.states()
     print(f"{'part':<12}{'state':<22}{'since':<22}PID")
     for state in states:
         words = "healthy" if state.healthy else "running, not healthy" if state.pid else "not running"
         since = f"{state.since:%Y-%m-%d %H:%M:%S}" if state.since else "-"
         print(f"{state.name:<12}{words:<22}{since:<22}{state.pid or '-'}")
-    spans = stack.stored_spans()
+    spans = chosen.stored_spans()
     print("\nspans stored so far: " + ("unknown, for the database does not answer" if spans is None else str(spans)))
     return 0 if all(state.healthy for state in states) else 1
 
 
-def logs(name: str = "*") -> int:
-    files = sorted(LOGS.glob(f"{name}.log"))
-    if not files:
-        names = ", ".join(sorted(file.stem for file in LOGS.glob("*.log")))
-        raise Trouble(f"there is no log {name!r}; there are: {names}" if names else "no logs: nothing was started yet")
-    os.execvp("tail", ["tail", "-n", "20", "-F", *map(str, files)])
+def logs(name: str | None = None) -> int:
+    command = (running() or [stack])[0].log_command(name)
+    os.execvp(command[0], command)
 
 
 def psql(*arguments: str) -> int:
@@ -81,13 +111,18 @@ def psql(*arguments: str) -> int:
 
 
 def down() -> int:
-    count = stack.stop()
-    print(f"Stopped: {count} processes ended, none is left." if count else "Nothing was running.")
+    counts = {each: each.stop() for each in stacks()}
+    for each, count in counts.items():
+        if count:
+            print(f"Stopped: {count} {each.UNIT} ended, none is left.")
+    if not any(counts.values()):
+        print("Nothing was running.")
     return 0
 
 
 def reset() -> int:
-    stack.delete()
+    for each in stacks():
+        each.delete()
     print("Stopped, and the data deleted.")
     return 0
 
@@ -118,7 +153,8 @@ def help() -> int:
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
-    command.__name__: command for command in (local, status, logs, psql, down, reset, test, bench, help)
+    command.__name__: command
+    for command in (local, docker, original, status, logs, psql, down, reset, test, bench, help)
 }
 
 
@@ -128,8 +164,6 @@ def main(arguments: list[str]) -> int:
     name, *rest = arguments
     if name in ("-h", "--help"):
         name = "help"
-    if name in ("docker", "original"):
-        raise Trouble(f"{name!r} does not exist yet; ./run.sh help lists what does")
     if name not in COMMANDS:
         raise Trouble(f"there is no command {name!r}; ./run.sh help lists them")
     try:

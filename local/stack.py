@@ -5,21 +5,15 @@ control socket: whatever else there is to know is read from the process table, a
 itself was killed. A process is ours if it has inherited an environment variable that holds this checkout's path.
 """
 
-import errno
 import functools
-import http.client
 import importlib.util
-import json
 import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,15 +21,17 @@ from datetime import datetime
 from pathlib import Path
 
 import psutil
-import psycopg
 
-from local import CHECKOUT, DATA, LOGS, Trouble, exclusive
+from local import CHECKOUT, DATA, LOGS, Trouble, exclusive, health
+from local.health import State
 from local.postgres import Cluster, account
 
 SERVICES = {"digit": 5051, "special": 5052, "lower": 5053, "upper": 5054, "generator": 5050}
 DATABASE = Cluster(DATA / "postgres", 5999)
 MARK = "TRACING_DEMO"
-PATIENCE_SECONDS = 120
+TITLE = "local stack"
+UNIT = "processes"
+PAGES: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ def parts() -> list[Part]:
             "postgres",
             DATABASE.server,
             [("127.0.0.1", DATABASE.port)],
-            lambda: _query("select true") == (True,),
+            lambda: health.query(DATABASE.uri, "select true") == (True,),
             user=account().pw_uid,
             stop_signal="INT",  # at once, and losing nothing; TERM would wait until every psql has ended
         ),
@@ -68,37 +64,56 @@ def parts() -> list[Part]:
             "promscale",
             [sys.executable, "-m", "promscale"],
             [(bind, 9201), (bind, 9202)],
-            lambda: _answers(f"http://{host}:9201/readyz"),
+            lambda: health.answers(f"http://{host}:9201/readyz"),
             environment={
                 "PROMSCALE_DB_URI": DATABASE.uri,
                 "PROMSCALE_WEB_LISTEN_ADDRESS": f"{bind}:9201",
                 "PROMSCALE_TRACING_GRPC_SERVER_ADDRESS": f"{bind}:9202",
             },
         ),
-        Part(
-            "collector",
-            # While promscale is away it keeps what it has, for an hour, and passes it on within a second of its return.
-            [str(Path(importlib.util.find_spec("rotel").origin).with_name("rotel-agent")), "start"]
-            + [f"--otlp-grpc-endpoint={bind}:4317", f"--otlp-http-endpoint={bind}:4318"]
-            + ["--otlp-grpc-max-recv-msg-size-mib=16", f"--otlp-exporter-endpoint=http://{host}:9202"]
-            + ["--otlp-exporter-batch-timeout=100ms", "--otlp-exporter-batch-max-size=2048"]
-            + ["--otlp-exporter-request-timeout=30s", "--otlp-exporter-retry-initial-backoff=100ms"]
-            + ["--otlp-exporter-retry-max-backoff=1s", "--otlp-exporter-retry-max-elapsed-time=3600s"],
-            [(bind, 4317), (bind, 4318)],
-            lambda: _accepts(host, 4317),
-        ),
+        _collector(bind, host),
         *(
             Part(
                 name,
                 [sys.executable, "-m", "gunicorn", "-c", "telemetry/gunicorn.py", f"{name}.app:app"],
                 [(bind, port)],
-                lambda port=port: _answers(f"http://{host}:{port}/healthz"),
+                lambda port=port: health.answers(f"http://{host}:{port}/healthz"),
                 environment={"PORT": str(port)},
             )
             for name, port in SERVICES.items()
         ),
         Part("load", [sys.executable, "-m", "load"], [], lambda: "load" in _running()),
     ]
+
+
+def _collector(bind: str, host: str) -> Part:
+    """OpenTelemetry's Collector as in the full stack, where there is one; else rotel."""
+    listens = [(bind, 4317), (bind, 4318)]
+    otelcol = shutil.which("otelcol-contrib") or shutil.which("otelcol")
+    if otelcol:
+        return Part(
+            "collector",
+            [otelcol, "--config=collector/config.yaml"],
+            [*listens, (bind, 13133)],
+            lambda: health.answers(f"http://{host}:13133/"),
+            environment={
+                "COLLECTOR_HOST": bind,
+                "COLLECTOR_STORAGE": str(DATA / "collector"),
+                "PROMSCALE_ENDPOINT": f"{host}:9202",
+            },
+        )
+    return Part(
+        "collector",
+        # While promscale is away it keeps what it has, for an hour, and passes it on within a second of its return.
+        [str(Path(importlib.util.find_spec("rotel").origin).with_name("rotel-agent")), "start"]
+        + [f"--otlp-grpc-endpoint={bind}:4317", f"--otlp-http-endpoint={bind}:4318"]
+        + ["--otlp-grpc-max-recv-msg-size-mib=16", f"--otlp-exporter-endpoint=http://{host}:9202"]
+        + ["--otlp-exporter-batch-timeout=100ms", "--otlp-exporter-batch-max-size=2048"]
+        + ["--otlp-exporter-request-timeout=30s", "--otlp-exporter-retry-initial-backoff=100ms"]
+        + ["--otlp-exporter-retry-max-backoff=1s", "--otlp-exporter-retry-max-elapsed-time=3600s"],
+        listens,
+        lambda: health.accepts(host, 4317),
+    )
 
 
 @functools.cache
@@ -110,27 +125,16 @@ def bind_address() -> str:
 
 def reach_address() -> str:
     """Where the parts find each other, and we them."""
-    return "127.0.0.1" if bind_address() in ("0.0.0.0", "localhost") else bind_address()
+    return health.reach_address(bind_address())
+
+
+def running() -> bool:
+    return bool(_ours())
 
 
 def check_ports() -> None:
     """Raises Trouble that names every port that is taken, and by whom."""
-    taken = []
-    for part in parts():
-        for address, port in part.listens:
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((address, port))
-                except OSError as error:
-                    if error.errno != errno.EADDRINUSE:
-                        raise Trouble(
-                            f"cannot listen on {address}:{port}: {error}; BIND_ADDRESS must be an IPv4 address of this"
-                            " machine, or 0.0.0.0 for all"
-                        ) from None
-                    taken.append(f"port {port} ({part.name}) is taken by {_owner(port)}")
-    if taken:
-        raise Trouble("; ".join(taken) + "; stop that and run this again")
+    health.check_ports([(part.name, address, port) for part in parts() for address, port in part.listens])
 
 
 def start() -> float:
@@ -149,7 +153,7 @@ def start() -> float:
             DATABASE.prepare()
             _launch()
         _wait_until_healthy()
-    _wait_for_a_trace()
+    health.wait_for_a_trace(reach_address(), DATABASE.uri)
     return time.monotonic() - began
 
 
@@ -168,14 +172,6 @@ def delete() -> None:
             shutil.rmtree(DATA)
 
 
-@dataclass(frozen=True)
-class State:
-    name: str
-    pid: int | None  # None: does not run
-    since: datetime | None
-    healthy: bool
-
-
 def states() -> list[State]:
     """How each part is now, and supervisord before them."""
     found = [_state("supervisord", _supervisord(), lambda: True)]
@@ -191,16 +187,16 @@ def _state(name: str, process: psutil.Process | None, healthy: Callable[[], bool
 
 def stored_spans() -> int | None:
     """How many spans the database holds; None if it cannot be asked."""
-    row = _query("select count(*) from ps_trace.span")
-    return row and row[0]
+    return health.stored_spans(DATABASE.uri)
 
 
-def _owner(port: int) -> str:
-    with suppress(psutil.Error):  # macOS tells only root
-        for connection in psutil.net_connections("tcp"):
-            if connection.pid and connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
-                return f"PID {connection.pid} ({' '.join(psutil.Process(connection.pid).cmdline())[:80]})"
-    return "a process of another user"
+def log_command(name: str | None) -> list[str]:
+    """The command that follows the logs, or this part's. Raises Trouble where there are none."""
+    files = sorted(LOGS.glob(f"{name or '*'}.log"))
+    if not files:
+        names = ", ".join(sorted(file.stem for file in LOGS.glob("*.log")))
+        raise Trouble(f"there is no log {name!r}; there are: {names}" if names else "no logs: nothing was started yet")
+    return ["tail", "-n", "20", "-F", *map(str, files)]
 
 
 def _launch() -> None:
@@ -277,24 +273,17 @@ def _stop() -> int:
     supervisord = _supervisord()
     if supervisord:
         supervisord.terminate()
-        _wait(lambda: not _supervisord())
+        health.wait(lambda: not _supervisord())
     for kill in (False, True):
         for process in _ours():
             gentle = signal.SIGINT if process.info["name"] == "postgres" else signal.SIGTERM
             with suppress(psutil.NoSuchProcess):  # ended by itself since
                 process.send_signal(signal.SIGKILL if kill else gentle)
-        _wait(lambda: not _ours(), seconds=10)
+        health.wait(lambda: not _ours(), seconds=10)
     left = _ours()
     if left:
         raise Trouble(f"these processes do not end: PID {', '.join(str(process.pid) for process in left)}")
     return count
-
-
-def _wait(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
-    """Until it holds, at most so long."""
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.1)
 
 
 def _ours() -> list[psutil.Process]:
@@ -322,78 +311,17 @@ def _running() -> dict[str, psutil.Process]:
 def _wait_until_healthy() -> None:
     log = LOGS / "supervisord.log"
     said = log.stat().st_size if log.exists() else 0
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    waiting = parts()
-    while waiting := [part for part in waiting if not part.healthy()]:
-        name = waiting[0].name
+
+    def dies(name: str) -> bool:
         news = log.read_text()[said:] if log.exists() else ""
-        dies = news.count(f"exited: {name} ") > 3
-        if dies or time.monotonic() > deadline:
-            trouble = "dies again and again" if dies else f"is not healthy after {PATIENCE_SECONDS} s"
-            raise Trouble(
-                f"{name} {trouble}; its last word: {_last_line(name)!r}; ./run.sh logs {name} shows all,"
-                " ./run.sh down stops everything" + (", ./run.sh reset deletes the data" if name == "postgres" else "")
-            )
-        time.sleep(0.1)
+        return news.count(f"exited: {name} ") > 3
+
+    health.wait_until_healthy(
+        lambda: next((part.name for part in parts() if not part.healthy()), None), dies, _last_line
+    )
 
 
 def _last_line(name: str) -> str:
     log = LOGS / f"{name}.log"
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return lines[-1] if lines else ""
-
-
-def _wait_for_a_trace() -> None:
-    """Ask for a password ourselves, and wait until its trace can be read from the database. Raises Trouble."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    stored = "select count(distinct service_name) > 1 and bool_or(is_root_span) from ps_trace.span where trace_id = %s"
-    trace_id = None
-    while not trace_id or _query(stored, trace_id) != (True,):
-        trace_id = trace_id or _password_trace()
-        if time.monotonic() > deadline:
-            raise Trouble(
-                f"all parts are healthy, but the trace {trace_id} did not reach the database in {PATIENCE_SECONDS} s;"
-                " ./run.sh logs may say why, unless an OTEL_ variable of yours turns tracing off"
-            )
-        time.sleep(0.05)
-
-
-def _password_trace() -> str | None:
-    """The trace id of a password made now. One that failed, as some are to, has one too."""
-    try:
-        with _open(f"http://{reach_address()}:{SERVICES['generator']}/", 60) as answer:
-            return json.load(answer)["trace_id"]
-    except urllib.error.HTTPError as answer:
-        return json.load(answer)["trace_id"]
-    except OSError:  # the generator was just healthy, and is not any more
-        return None
-
-
-def _query(statement: str, *parameters: object) -> tuple | None:
-    """The first row, or None if there is none or PostgreSQL does not answer, or not yet in full."""
-    try:
-        with psycopg.connect(DATABASE.uri, connect_timeout=2) as connection:
-            return connection.execute(statement, parameters).fetchone()
-    except (psycopg.OperationalError, psycopg.errors.UndefinedTable):
-        return None
-
-
-def _answers(url: str) -> bool:
-    try:
-        with _open(url, 2):
-            return True
-    except (OSError, http.client.HTTPException):
-        return False
-
-
-def _open(url: str, timeout: float) -> http.client.HTTPResponse:
-    """Without the proxy that the environment may name. Raises urllib.error.HTTPError for all but 2xx, OSError."""
-    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=timeout)
-
-
-def _accepts(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=2).close()
-        return True
-    except OSError:
-        return False

@@ -118,11 +118,6 @@ def test_two_at_the_same_time_while_it_is_set_up(bare):
     assert not (bare.folder / ".venv").exists()
 
 
-@pytest.mark.parametrize("command", ["docker", "original"])
-def test_what_does_not_exist_yet(checkout, command):
-    assert "does not exist yet" in complaint(checkout.run(command))
-
-
 @pytest.mark.parametrize("arguments", [["strat"], ["local", "now"], ["down", "--force"], ["logs", "a", "b"]])
 def test_what_it_does_not_know(checkout, arguments):
     assert "./run.sh help" in complaint(checkout.run(*arguments))

@@ -1,0 +1,151 @@
+"""Whether a stack works, local or in containers: its ports, the health of its parts, its first trace."""
+
+import errno
+import http.client
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+
+import psutil
+import psycopg
+
+from local import Trouble
+
+GENERATOR_PORT = 5050
+PATIENCE_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class State:
+    """How a part is now."""
+
+    name: str
+    pid: int | None  # None: does not run
+    since: datetime | None
+    healthy: bool
+
+
+def reach_address(bind_address: str) -> str:
+    """Where something that listens there is found from this machine."""
+    return "127.0.0.1" if bind_address in ("0.0.0.0", "localhost") else bind_address
+
+
+def check_ports(listens: Iterable[tuple[str, str, int]]) -> None:
+    """Takes (part, address, port). Raises Trouble that names every port that is taken, and by whom."""
+    taken = []
+    for name, address, port in listens:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise Trouble(
+                        f"cannot listen on {address}:{port}: {error}; BIND_ADDRESS must be an IPv4 address of this"
+                        " machine, or 0.0.0.0 for all"
+                    ) from None
+                taken.append(f"port {port} ({name}) is taken by {_owner(port)}")
+    if taken:
+        raise Trouble("; ".join(taken) + "; stop that and run this again")
+
+
+def _owner(port: int) -> str:
+    with suppress(psutil.Error):  # macOS tells only root
+        for connection in psutil.net_connections("tcp"):
+            if connection.pid and connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                return f"PID {connection.pid} ({' '.join(psutil.Process(connection.pid).cmdline())[:80]})"
+    return "a process of another user"
+
+
+def wait(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
+    """Until it holds, at most so long."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def wait_until_healthy(
+    waits_for: Callable[[], str | None], dies: Callable[[str], bool], last_line: Callable[[str], str]
+) -> None:
+    """Until `waits_for` names no part any more. Raises Trouble where a part dies again and again, or it takes too long.
+
+    `last_line`: of a part's log.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while name := waits_for():
+        doomed = dies(name)
+        if doomed or time.monotonic() > deadline:
+            trouble = "dies again and again" if doomed else f"is not healthy after {PATIENCE_SECONDS} s"
+            raise Trouble(
+                f"{name} {trouble}; its last word: {last_line(name)!r}; ./run.sh logs {name} shows all,"
+                " ./run.sh down stops everything" + (", ./run.sh reset deletes the data" if name == "postgres" else "")
+            )
+        time.sleep(0.1)
+
+
+def wait_for_a_trace(host: str, database: str) -> None:
+    """Ask for a password ourselves, and wait until its trace can be read from the database. Raises Trouble."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    stored = "select count(distinct service_name) > 1 and bool_or(is_root_span) from ps_trace.span where trace_id = %s"
+    trace_id = None
+    while not trace_id or query(database, stored, trace_id) != (True,):
+        trace_id = trace_id or _password_trace(host)
+        if time.monotonic() > deadline:
+            raise Trouble(
+                f"all parts are healthy, but the trace {trace_id} did not reach the database in {PATIENCE_SECONDS} s;"
+                " ./run.sh logs may say why, unless an OTEL_ variable of yours turns tracing off"
+            )
+        time.sleep(0.05)
+
+
+def _password_trace(host: str) -> str | None:
+    """The trace id of a password made now. One that failed, as some are to, has one too."""
+    try:
+        with _open(f"http://{host}:{GENERATOR_PORT}/", 60) as answer:
+            return json.load(answer)["trace_id"]
+    except urllib.error.HTTPError as answer:
+        return json.load(answer)["trace_id"]
+    except OSError:  # the generator was just healthy, and is not any more
+        return None
+
+
+def stored_spans(database: str) -> int | None:
+    """How many spans the database holds; None if it cannot be asked."""
+    row = query(database, "select count(*) from ps_trace.span")
+    return row and row[0]
+
+
+def query(database: str, statement: str, *parameters: object) -> tuple | None:
+    """The first row, or None if there is none or PostgreSQL does not answer, or not yet in full."""
+    try:
+        with psycopg.connect(database, connect_timeout=2) as connection:
+            return connection.execute(statement, parameters).fetchone()
+    except (psycopg.OperationalError, psycopg.errors.UndefinedTable):
+        return None
+
+
+def answers(url: str) -> bool:
+    try:
+        with _open(url, 2):
+            return True
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def _open(url: str, timeout: float) -> http.client.HTTPResponse:
+    """Without the proxy that the environment may name. Raises urllib.error.HTTPError for all but 2xx, OSError."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=timeout)
+
+
+def accepts(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=2).close()
+        return True
+    except OSError:
+        return False
