@@ -5,6 +5,7 @@ Compose files say what they are. Here is only how they are started and looked at
 
 import functools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -51,6 +52,7 @@ class Compose:
 
     TITLE: str
     file: str
+    suffix: str  # of the project's name, so that the data of each stack is its own
     UNIT = "containers"
     PAGES = {"traces": 16686, "dashboards": 3000}
 
@@ -112,7 +114,10 @@ class Compose:
 
     @property
     def _command(self) -> list[str]:
-        return ["docker", "compose", "--project-directory", str(CHECKOUT), "--file", str(CHECKOUT / self.file)]
+        # Compose's own default, as far as it goes: the checkout's name.
+        folder = re.sub("[^a-z0-9_-]", "", CHECKOUT.name.lower()).lstrip("_-") or "tracing-demo"
+        project = (os.environ.get("COMPOSE_PROJECT_NAME") or folder) + self.suffix
+        return ["docker", "compose", "--project-name", project, "--file", str(CHECKOUT / self.file)]
 
     def _compose(self, *arguments: str, what: str) -> str:
         """Returns what it prints. Raises Trouble: `what` failed, and the reason that Docker gives last."""
@@ -186,8 +191,8 @@ class Compose:
         self._compose("build", "--quiet", what="building the image")
 
 
-DOCKER = Compose("full stack", "docker-compose.yaml")
-ORIGINAL = Compose("original's stack", "docker-compose.original.yaml")
+DOCKER = Compose("full stack", "docker-compose.yaml", "")
+ORIGINAL = Compose("original's stack", "docker-compose.original.yaml", "-original")
 
 
 def _docker(*arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess:

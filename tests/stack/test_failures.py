@@ -36,6 +36,14 @@ def test_a_port_in_use(checkout):
     assert checkout.processes() == []
 
 
+def test_without_docker_it_is_the_local_stack_that_would_start(checkout, tmp_path):
+    (tmp_path / "bash").symlink_to(shutil.which("bash"))
+    with socket.create_server(("127.0.0.1", 5052)):
+        run = checkout.run(env={"PATH": str(tmp_path)})
+    assert "Starting the local stack, for there is no docker on the PATH." in run.stdout
+    assert "port 5052 (special) is taken" in complaint(run)
+
+
 def test_an_address_of_another_machine(checkout):
     line = complaint(checkout.run("local", env=os.environ | {"BIND_ADDRESS": "203.0.113.1"}))
     assert "cannot listen on 203.0.113.1:" in line

@@ -118,6 +118,22 @@ def test_two_at_the_same_time_while_it_is_set_up(bare):
     assert not (bare.folder / ".venv").exists()
 
 
+@pytest.mark.parametrize("command", ["docker", "original"])
+@pytest.mark.parametrize(
+    "scripts, cause",
+    [
+        ({}, "there is no docker on the PATH"),
+        ({"docker": "echo cannot connect to it >&2; exit 1"}, "no Docker engine answers (cannot connect to it)"),
+        ({"docker": "[ $1 = version ] || { echo no such command; exit 1; }"}, "docker has no Compose v2"),
+        ({"docker": "echo v2.19.1"}, "Docker Compose v2.19 is too old: this needs 2.20 or later"),
+    ],
+)
+def test_no_docker(checkout, only, command, scripts, cause):
+    line = complaint(checkout.run(command, env=only(scripts)))
+    assert cause in line
+    assert "./run.sh local" in line
+
+
 @pytest.mark.parametrize("arguments", [["strat"], ["local", "now"], ["down", "--force"], ["logs", "a", "b"]])
 def test_what_it_does_not_know(checkout, arguments):
     assert "./run.sh help" in complaint(checkout.run(*arguments))

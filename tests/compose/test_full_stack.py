@@ -1,0 +1,106 @@
+"""The full stack: what the README promises of it, and that nothing acknowledged is lost whatever dies."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import requests
+
+from tests.compose.images import docker
+from tests.stack.checkout import ROOT, wait_for
+from tests.stack.exporter import check, exporting, wait_for_more
+
+SERVICES = {"generator", "upper", "lower", "digit", "special"}
+
+
+@pytest.fixture
+def exporters(stack):
+    with exporting() as both:
+        yield both
+
+
+def test_the_smoke_tests_pass(stack):
+    environment = os.environ | {"STACK_GENERATOR_URL": stack.generator, "STACK_DSN": stack.dsn}
+    command = [sys.executable, "-m", "pytest", "-q", "tests/stack/test_smoke.py"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_status_says_that_all_is_healthy(stack):
+    parts = wait_for(stack.pids, "health").keys() - {"grafana"}
+    assert parts == {"postgres", "promscale", "collector", "jaeger", "load"} | SERVICES
+    assert int(re.search(r"spans stored so far: (\d+)", stack.checkout.run("status").stdout)[1]) > 0
+
+
+def test_starting_it_again_is_harmless(stack):
+    before = wait_for(stack.pids, "health")
+    again = stack.checkout.run()
+    assert again.returncode == 0, again.stderr
+    assert stack.pids() == before
+
+
+def test_the_local_stack_does_not_start_beside_it(stack):
+    beside = stack.checkout.run("local")
+    assert beside.returncode == 1
+    assert "the full stack runs here" in beside.stderr
+
+
+def test_jaeger_shows_a_trace_and_who_calls_whom(stack):
+    trace_id = requests.get(stack.generator, timeout=60).json()["trace_id"]
+    jaeger = "http://localhost:16686/api"
+
+    def spans():
+        answer = requests.get(f"{jaeger}/traces/{trace_id}", timeout=60)
+        return answer.ok and answer.json()["data"][0]["spans"]
+
+    stored = "select count(*) from ps_trace.span where trace_id = %s"
+    wait_for(lambda: (found := spans()) and len(found) == stack.rows(stored, trace_id)[0][0], "the whole trace")
+    asked = {"endTs": int(time.time() * 1000), "lookback": 3_600_000}
+    calls = requests.get(f"{jaeger}/dependencies", asked, timeout=60).json()["data"]
+    assert {"generator", "lower"} <= {call["parent"] for call in calls}
+
+
+def test_all_containers_stay_under_2500_megabytes(stack):
+    factor = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+    used = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", *map(stack.container, stack.pids())).stdout
+    amounts = re.findall(r"^([\d.]+)(\w+) /", used, re.MULTILINE)
+    assert sum(float(number) * factor[unit] for number, unit in amounts) < 2500 * 10**6
+
+
+@pytest.mark.parametrize("name", ["postgres", "promscale", "collector"])
+@pytest.mark.parametrize("how", ["kill", "restart"])
+def test_what_is_acknowledged_is_there_once_whatever_dies(stack, exporters, how, name):
+    before = wait_for(stack.pids, "health")[name]
+    wait_for_more(exporters)
+    getattr(stack, how)(name)
+    wait_for(lambda: stack.pids().get(name, before) != before, f"another {name}, and health")
+    wait_for_more(exporters)
+    check(stack, exporters, collector_may_lose=False)
+
+
+@pytest.mark.parametrize("name", ["generator", "digit", "load", "jaeger"])
+def test_every_other_part_comes_back_too(stack, name):
+    before = wait_for(stack.pids, "health")[name]
+    stack.kill(name)
+    wait_for(lambda: stack.pids().get(name, before) != before, f"another {name}, and health")
+
+
+def test_down_keeps_what_is_stored_and_what_is_on_its_way(stack):
+    """Without promscale, the Collector has it all in its queue."""
+    wait_for(stack.pids, "health")
+    spans = stack.rows("select count(*) from ps_trace.span")
+    docker("stop", stack.container("promscale"))
+    with exporting() as exporters:
+        wait_for_more(exporters[1:])
+        exporters[1].stop()
+    down = stack.checkout.run("down")
+    assert down.returncode == 0, down.stderr
+    assert "none is left" in down.stdout
+    assert stack.checkout.run("down").stdout == "Nothing was running.\n"
+    started = stack.checkout.run("docker")
+    assert started.returncode == 0, started.stderr
+    assert stack.rows("select count(*) from ps_trace.span") >= spans
+    check(stack, exporters, collector_may_lose=False)
