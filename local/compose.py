@@ -92,7 +92,8 @@ class Compose:
     def delete(self) -> None:
         """Stop everything and delete all data."""
         with exclusive():
-            self._compose("down", "--remove-orphans", "--volumes", what="deleting the containers and volumes")
+            if self._containers() or self._labelled("volume", "ls", "--quiet"):
+                self._compose("down", "--remove-orphans", "--volumes", what="deleting the containers and volumes")
 
     def states(self) -> list[State]:
         containers = self._containers()
@@ -113,11 +114,14 @@ class Compose:
         return _address(self._containers()["generator"], health.GENERATOR_PORT)
 
     @property
-    def _command(self) -> list[str]:
+    def _project(self) -> str:
         # Compose's own default, as far as it goes: the checkout's name.
         folder = re.sub("[^a-z0-9_-]", "", CHECKOUT.name.lower()).lstrip("_-") or "tracing-demo"
-        project = (os.environ.get("COMPOSE_PROJECT_NAME") or folder) + self.suffix
-        return ["docker", "compose", "--project-name", project, "--file", str(CHECKOUT / self.file)]
+        return (os.environ.get("COMPOSE_PROJECT_NAME") or folder) + self.suffix
+
+    @property
+    def _command(self) -> list[str]:
+        return ["docker", "compose", "--project-name", self._project, "--file", str(CHECKOUT / self.file)]
 
     def _compose(self, *arguments: str, what: str) -> str:
         """Returns what it prints. Raises Trouble: `what` failed, and the reason that Docker gives last."""
@@ -132,12 +136,16 @@ class Compose:
 
     def _containers(self) -> dict[str, dict]:
         """What `docker inspect` says of each part's container, by the part's name."""
-        ids = self._compose("ps", "--all", "--quiet", what="looking for the containers").split()
+        ids = self._labelled("ps", "--all", "--quiet")
         if not ids:
             return {}
         # A container may be gone since: what is printed of the others counts.
         found = json.loads(_docker("inspect", *ids).stdout)
         return {container["Config"]["Labels"]["com.docker.compose.service"]: container for container in found}
+
+    def _labelled(self, *listing: str) -> list[str]:
+        """What docker lists of this project."""
+        return _docker(*listing, "--filter", f"label=com.docker.compose.project={self._project}").stdout.split()
 
     def _state(self, name: str, container: dict | None) -> State:
         if not container or not container["State"]["Running"] or container["State"]["Restarting"]:

@@ -91,6 +91,7 @@ def _collector(bind: str, host: str) -> Part:
     listens = [(bind, 4317), (bind, 4318)]
     otelcol = shutil.which("otelcol-contrib") or shutil.which("otelcol")
     if otelcol:
+        sampler = ", probabilistic_sampler" if os.environ.get("TRACE_SAMPLING_PERCENT") else ""
         return Part(
             "collector",
             [otelcol, "--config=collector/config.yaml"],
@@ -98,6 +99,7 @@ def _collector(bind: str, host: str) -> Part:
             lambda: health.answers(f"http://{host}:13133/"),
             environment={
                 "COLLECTOR_HOST": bind,
+                "COLLECTOR_PROCESSORS": f"[memory_limiter{sampler}]",
                 "COLLECTOR_STORAGE": str(DATA / "collector"),
                 "PROMSCALE_ENDPOINT": f"{host}:9202",
             },
