@@ -17,7 +17,7 @@ from local import CHECKOUT, Trouble, exclusive, health
 from local.health import State
 
 # The oldest whose `config` and `up` do all that is asked of them here.
-OLDEST_COMPOSE = (2, 20)
+OLDEST_COMPOSE = (2, 24)
 DATABASE = "postgresql://postgres@127.0.0.1:5999/postgres"
 # The images of these hold no shell, so that Docker cannot check their health. The port and path to ask from outside.
 ASKED_FROM_OUTSIDE = {"collector": (13133, "/"), "jaeger": (16686, "/")}

@@ -125,7 +125,7 @@ def test_two_at_the_same_time_while_it_is_set_up(bare):
         ({}, "there is no docker on the PATH"),
         ({"docker": "echo cannot connect to it >&2; exit 1"}, "no Docker engine answers (cannot connect to it)"),
         ({"docker": "[ $1 = version ] || { echo no such command; exit 1; }"}, "docker has no Compose v2"),
-        ({"docker": "echo v2.19.1"}, "Docker Compose v2.19 is too old: this needs 2.20 or later"),
+        ({"docker": "echo v2.23.3"}, "Docker Compose v2.23 is too old: this needs 2.24 or later"),
     ],
 )
 def test_no_docker(checkout, only, command, scripts, cause):
