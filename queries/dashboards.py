@@ -8,7 +8,7 @@ DASHBOARDS = (
     Dashboard(
         "QoZDH91nk",
         "01-request-rate",
-        "01 Request rates",
+        "01 Request rate",
         "How many passwords are asked for? A request is a root span: one that no other span has caused.",
         Headline("request_rate_by_minute", "requests_per_second", "last", "in the last whole minute"),
         (
@@ -69,7 +69,7 @@ DASHBOARDS = (
         (
             Panel(
                 "Requests by duration, over time",
-                "The darker a cell, the more requests of that minute took about that long.",
+                "The stronger the colour of a cell, the more requests of that minute took about that long.",
                 Kind.HEATMAP,
                 ("duration_heatmap",),
                 width=14,

@@ -1,0 +1,1 @@
+"""Grafana: its provisioning, its dashboards, and what builds them."""
