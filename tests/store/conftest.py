@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from local.postgres import Cluster, account
 from promscale.store import Store
+from tests.store.known_traces import export_passwords
 from tests.store.running import Promscale
 
 
@@ -78,3 +79,9 @@ def promscale(dsn):
     running = Promscale(dsn)
     yield running
     running.close()
+
+
+@pytest.fixture
+def traces(promscale):
+    """The passwords of tests/store/known_traces.py, stored: their root spans."""
+    return export_passwords(promscale)
