@@ -126,7 +126,7 @@ class Answer:
 @pytest.fixture
 def grafana(dsn):
     """A connection to the database of `dsn` as the role that Grafana's data source has."""
-    role = {name: value for name, value in conninfo_to_dict(dsn).items() if name != "password"} | {"user": "grafana"}
+    role = {name: value for name, value in conninfo_to_dict(dsn).items() if name != "password"} | {"user": "trace_viewer"}
     with psycopg.connect(make_conninfo(**role), autocommit=True) as connection:
         yield connection
 

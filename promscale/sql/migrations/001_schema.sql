@@ -21,15 +21,6 @@ begin
             grant prom_reader to trace_viewer;
         end if;
     end loop;
-    begin
-        -- Grafana's: whoever looks at a dashboard can run any SQL as this. No password: only a server that asks for
-        -- none (or gives it one) lets it in.
-        create role grafana login in role prom_reader;
-        alter role grafana set default_transaction_read_only = on;
-        alter role grafana set statement_timeout = '30 s';
-    exception when duplicate_object then
-        null;
-    end;
     execute format('alter database %I set search_path = "$user", public, ps_trace', current_database());
 end $$;
 
