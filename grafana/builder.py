@@ -35,12 +35,14 @@ FOLDER = Path(__file__).parent / "dashboards"
 SQL = DataSourceRef("grafana-postgresql-datasource", "promscale-sql")
 TAG = "tracing-demo"
 
-# For each parameter of the statements, what Grafana puts a text literal in place of.
+# For each parameter of the statements, what makes Grafana put a text literal there. In a variable's value it doubles
+# single quotes, and leaves the rest as it is: `:sqlstring` would put a backslash before each double quote, which is
+# another name to PostgreSQL.
 PARAMETERS = {
     "time_from": "$__timeFrom()",
     "time_to": "$__timeTo()",
-    "service": "${service:sqlstring}",
-    "operation": "${operation:sqlstring}",
+    "service": "'${service}'",
+    "operation": "'${operation}'",
 }
 # What a column's numbers are, by the end of its name.
 UNITS = {

@@ -96,11 +96,11 @@ def test_a_slow_trace_leads_to_jaeger():
 def filled_in(sql: str, time_from: datetime, time_to: datetime, **variables: str) -> str:
     """The SQL that Grafana sends: first it fills in variables, and then macros, wherever it sees any.
 
-    Rules: https://grafana.com/docs/grafana/latest/visualizations/dashboards/variables/variable-syntax/ (sqlstring) and
+    Rules: packages/grafana-sql/src/datasource/SqlDatasource.ts (of a variable with one value, quotes are doubled) and
     pkg/tsdb/grafana-postgresql-datasource/macros.go of its sources. KeyError for what Grafana does not know.
     """
     macros = {"__timeFrom": time_from, "__timeTo": time_to}
-    sql = re.sub(r"\$\{(\w+):sqlstring\}", lambda found: "'" + variables[found[1]].replace("'", "''") + "'", sql)
+    sql = re.sub(r"\$\{(\w+)\}", lambda found: variables[found[1]].replace("'", "''"), sql)
     return re.sub(
         r"\$([_a-zA-Z0-9]+)\(([^)]*)\)",
         lambda found: f"'{macros[found[1]].astimezone(UTC).isoformat().replace('+00:00', 'Z')}'",
@@ -255,7 +255,7 @@ HOSTILE = [
     "' or true --",
     "\\",
     "\\' or true --",
-    "$1 $$ ${service} ${operation:sqlstring} $service",
+    "$1 $$ ${service} ${operation} $service",
     '"quoted"; select 1',
     "%s %(service)s :service",
 ]
