@@ -11,7 +11,6 @@ import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from grafana import builder
 from tests.store.known_traces import ALL, GENERATE, NOON, Export
@@ -126,8 +125,7 @@ class Answer:
 @pytest.fixture
 def grafana(dsn):
     """A connection to the database of `dsn` as the role that Grafana's data source has."""
-    role = {name: value for name, value in conninfo_to_dict(dsn).items() if name != "password"} | {"user": "trace_viewer"}
-    with psycopg.connect(make_conninfo(**role), autocommit=True) as connection:
+    with psycopg.connect(dsn, user="trace_viewer", autocommit=True) as connection:
         yield connection
 
 
