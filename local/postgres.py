@@ -73,7 +73,10 @@ class Cluster:
 
     @property
     def uri(self) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        return self.uri_of("postgres")
+
+    def uri_of(self, user: str) -> str:
+        return f"postgresql://{user}@127.0.0.1:{self.port}/postgres"
 
     @property
     def server(self) -> list[str]:

@@ -31,7 +31,7 @@ DATABASE = Cluster(DATA / "postgres", 5999)
 MARK = "TRACING_DEMO"
 TITLE = "local stack"
 UNIT = "processes"
-PAGES: dict[str, int] = {}
+PAGES = {"dashboards": 3000, "traces": 16686}
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,35 @@ def parts() -> list[Part]:
             for name, port in SERVICES.items()
         ),
         Part("load", [sys.executable, "-m", "load"], [], lambda: "load" in _running()),
+        _pages("dashboards", bind, host, {"EXPLORER_DB_URI": DATABASE.uri_of("trace_viewer")}),
+        _traces(bind, host),
     ]
+
+
+def _traces(bind: str, host: str) -> Part:
+    """Jaeger as in the full stack, where there is one; else the explorer's pages under its paths."""
+    jaeger = shutil.which("jaeger")
+    if not jaeger:
+        return _pages("traces", bind, host, {"EXPLORER_STORE": f"{host}:9202"})
+    return Part(
+        "jaeger",
+        [jaeger, "--config=jaeger/config.yaml"],
+        [(bind, PAGES["traces"]), ("127.0.0.1", 16685), (bind, 13134)],
+        lambda: health.answers(f"http://{host}:{PAGES['traces']}/"),
+        environment={"JAEGER_LISTEN_HOST": bind, "PROMSCALE_ENDPOINT": f"{host}:9202"},
+    )
+
+
+def _pages(name: str, bind: str, host: str, environment: dict[str, str]) -> Part:
+    """An app of explorer/."""
+    gunicorn = [sys.executable, "-m", "gunicorn", "--no-control-socket", "--threads=8", f"--bind={bind}:{PAGES[name]}"]
+    return Part(
+        name,
+        [*gunicorn, f"explorer.{name}:app"],
+        [(bind, PAGES[name])],
+        lambda: health.answers(f"http://{host}:{PAGES[name]}/healthz"),
+        environment,
+    )
 
 
 def _collector(bind: str, host: str) -> Part:

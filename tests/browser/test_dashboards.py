@@ -1,0 +1,117 @@
+"""The dashboards in a real browser, on a real promscale and PostgreSQL."""
+
+import time
+
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from explorer.dashboards import create_dashboards
+from queries import Kind
+from queries.dashboards import DASHBOARDS
+from tests.store.otlp_messages import add_service, child, request, span
+
+HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
+# What a panel of each kind has when its data is drawn.
+DRAWN = {
+    Kind.SERIES: ".scatterlayer .trace",
+    Kind.PIE: ".pielayer .slice",
+    Kind.HEATMAP: ".heatmaplayer image",
+    Kind.HISTOGRAM: ".barlayer .point",
+    Kind.TABLE: "tbody tr",
+    Kind.NODE_GRAPH: "svg .node",
+}
+
+
+@pytest.fixture
+def explorer(dsn, promscale, serve):
+    """The explorer's URL, with an hour of passwords behind it: a tenth has failed, and lower has a hostile operation."""
+    message = request(service="load")
+    for number in range(300):
+        start = time.time_ns() - (number * 12 + 60) * 10**9
+        took = (50 + 7 * number % 400) * 10**6
+        status = Status(code=Status.STATUS_CODE_ERROR) if number % 10 == 0 else None
+        times = {"start_time_unix_nano": start, "end_time_unix_nano": start + took}
+        root = span("GET /", kind=Span.SPAN_KIND_SERVER, status=status, **times)
+        calls = [child(root, "GET", kind=Span.SPAN_KIND_CLIENT, status=status, **times) for _ in range(2)]
+        lower = child(calls[0], "GET /", kind=Span.SPAN_KIND_SERVER, status=status, **times)
+        digit = child(calls[1], "GET /", kind=Span.SPAN_KIND_SERVER, **times)
+        add_service(message, root, *calls, service="generator")
+        add_service(message, lower, child(lower, HOSTILE, **times), service="lower")
+        add_service(message, digit, service="digit")
+    promscale.export(message)
+    viewer = {name: value for name, value in conninfo_to_dict(dsn).items() if name != "password"}
+    return serve(create_dashboards(make_conninfo(**viewer | {"user": "trace_viewer"})))
+
+
+def settled(page) -> None:
+    page.wait_for_selector(".content:not([data-shown])", state="detached")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1920, "light"), (360, "dark")])
+@pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board.slug)
+def test_each_panel_has_drawn_its_data(explorer, open_page, screenshot, board, width, scheme):
+    page = open_page(f"{explorer}/d/{board.uid}/{board.slug}?from=now-1h", width, scheme)
+    settled(page)
+    for number, panel in enumerate(board.panels):
+        shown = page.locator(".content").nth(number).locator(DRAWN[panel.kind])
+        assert shown.count() > 0, panel.title
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.title() == board.title
+    screenshot(page, f"{board.slug}-{width}")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1920, "light"), (360, "dark")])
+def test_the_list_and_sql(explorer, open_page, screenshot, width, scheme):
+    page = open_page(explorer, width, scheme)
+    assert page.get_by_role("heading", level=2).count() == len(DASHBOARDS)
+    screenshot(page, f"dashboards-{width}")
+    page.get_by_role("navigation").get_by_role("link", name="SQL").click()
+    page.get_by_label("Start from").select_option("error_rate_by_operation")
+    page.get_by_role("button", name="Run").click()
+    assert page.get_by_role("cell", name="generator").count() > 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    screenshot(page, f"sql-{width}")
+
+
+def test_another_service_changes_the_graph(explorer, open_page):
+    page = open_page(f"{explorer}/d/SdzI3eJnk/06-downstream-spans?from=now-1h&refresh=")
+    settled(page)
+    graph = page.locator(".content").first
+    assert graph.get_by_text(HOSTILE[:10]).count() == 1
+    assert page.locator("img").count() == 0
+    page.get_by_label("Service").select_option("generator")
+    page.wait_for_url("**var-service=generator**")
+    settled(page)
+    assert "var-operation" not in page.url
+    page.get_by_label("Operation").select_option("GET")
+    page.wait_for_url("**var-operation=GET*")
+    settled(page)
+    assert graph.get_by_text("generator GET", exact=True).count() == 1
+
+
+def test_a_view_of_ones_own_is_in_the_url(explorer, open_page):
+    page = open_page(f"{explorer}/d/QoZDH91nk/01-request-rate")
+    page.get_by_label("Time").select_option(label="a time of your own")
+    page.get_by_label("From").fill("2020-01-01T00:00:00")
+    page.get_by_label("to", exact=True).fill("2020-01-02T00:00:00")
+    page.get_by_role("button", name="Show").click()
+    page.wait_for_url("**from=157*")
+    page.get_by_text("Nothing in this time.").first.wait_for()
+
+
+def test_the_sql_of_a_panel_can_be_seen(explorer, open_page):
+    page = open_page(f"{explorer}/d/QoZDH91nk/01-request-rate")
+    page.get_by_text("SQL", exact=True).nth(1).click()
+    assert page.get_by_text("is_root_span").first.is_visible()
+
+
+def test_new_data_comes_without_a_reload(explorer, open_page, promscale):
+    page = open_page(f"{explorer}/d/scyq99J7k/04-service-dependencies?refresh=5s&from=now-1h")
+    settled(page)
+    assert page.get_by_text("newcomer").count() == 0
+    root = span("GET", kind=Span.SPAN_KIND_CLIENT)
+    message = request(root, service="generator")
+    add_service(message, child(root, "GET /", kind=Span.SPAN_KIND_SERVER), service="newcomer")
+    promscale.export(message)
+    page.locator("svg .node").get_by_text("newcomer").wait_for(timeout=60_000)
