@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import requests
 
+from local import health
 from tests.stack.checkout import ROOT, wait_for
 
+LINKS = sorted(set(re.findall(r"http://localhost:[^\s>)`]+", (ROOT / "README.md").read_text())))
 QUERIES = sorted(path.name for path in (ROOT / "queries").glob("0*.sql"))
 
 
@@ -61,6 +63,17 @@ def test_each_query_file_returns_rows(stack, name):
     wait_for(answered, f"rows from {name}")
 
 
+@pytest.mark.parametrize("link", LINKS)
+def test_each_link_of_the_readme_opens(stack, link):
+    if ":3000" in link and not stack.checkout and not health.accepts("127.0.0.1", 3000):
+        pytest.skip("this stack runs without Grafana, of whose image there is no stand-in")
+    wait_for(lambda: health.answers(link), link)
+
+
+def test_a_passwords_trace_opens_where_its_page_leads(stack):
+    wait_for(lambda: health.answers(f"http://localhost:16686/trace/{a_password(stack)['trace_id']}"), "the trace")
+
+
 def test_the_load_goes_on(stack):
     before = stack.rows("select count(*) from ps_trace.span")
     wait_for(lambda: stack.rows("select count(*) from ps_trace.span") > before, "more spans")
@@ -68,7 +81,8 @@ def test_the_load_goes_on(stack):
 
 def test_status_says_that_all_is_healthy(own_stack):
     services = {"generator", "upper", "lower", "digit", "special"}
-    assert own_stack.pids().keys() == {"supervisord", "postgres", "promscale", "collector", "load"} | services
+    others = {"supervisord", "postgres", "promscale", "collector", "load", "dashboards", "traces"}
+    assert own_stack.pids().keys() == others | services
     assert int(re.search(r"spans stored so far: (\d+)", own_stack.checkout.run("status").stdout)[1]) > 0
 
 
@@ -93,7 +107,7 @@ def test_psql_finds_files_from_where_it_is_called(own_stack, tmp_path):
 def test_logs_of_an_unknown_part_lists_the_known(own_stack):
     known = own_stack.checkout.run("logs", "nobody")
     assert known.returncode == 1
-    assert "collector, digit, generator" in known.stderr
+    assert "collector, dashboards, digit, generator" in known.stderr
 
 
 def test_all_processes_stay_under_1200_megabytes(own_stack):
