@@ -12,7 +12,7 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from explorer.trace import Interval, Process, Span, Trace
 from promscale.otlp import SPAN_KINDS, STATUS_CODES, plain
 
-# How many characters all attributes, and events' and links', of a page may have together; of one at the least, and most.
+# How many characters all values of a page may have together; how many a value has at the least, and at the most.
 PAGE_CHARACTERS = 20_000_000
 MIN_CHARACTERS, MAX_CHARACTERS = 100, 10_000
 MAX_NAME = 500
@@ -24,7 +24,6 @@ def waterfall(trace: Trace, colours: dict[str, int]) -> bytes:
     numbers = {process: number for number, process in enumerate(trace.processes)}
     longest = max(MIN_CHARACTERS, min(MAX_CHARACTERS, PAGE_CHARACTERS // (1 + _count_values(trace.spans))))
     page = {
-        "startMicros": trace.start // 1000,
         "duration": trace.end - trace.start,
         "processes": [_process(process, colours, longest) for process in numbers],
         "spans": [_span(span, trace.start, numbers[span.process], longest) for span in trace.spans],

@@ -157,7 +157,7 @@ function drawTicks() {
   );
 }
 
-// Moving, collapsing, finding ------------------------------------------------------------------------------------------
+// Moving, collapsing, finding -----------------------------------------------------------------------------------------
 
 function moveTo(number) {
   for (let above = parentOf[number]; above >= 0; above = parentOf[above]) collapsed.delete(above);
@@ -239,7 +239,7 @@ function show(number) {
   close.addEventListener("click", hide);
   const facts = [
     ["service", process.service],
-    ["start", `${duration(span.start)} after the trace's`],
+    ["start", afterStart(span.start)],
     ["duration", duration(span.duration)],
     ["self time", duration(sum(span.own))],
     ["on the critical path", duration(sum(span.critical))],
@@ -255,7 +255,7 @@ function show(number) {
     table(facts),
     ...section("Attributes", span.attributes, span.left[0]),
     ...listed("Events", span.events, span.left[1], (event) => [
-      element("h4", "", `${event.name || "(no name)"}, ${duration(Math.abs(event.time))} ${event.time < 0 ? "before" : "after"} the trace's start`),
+      element("h4", "", `${event.name || "(no name)"}, ${afterStart(event.time)}`),
       table(event.attributes),
     ]),
     ...listed("Links", span.links, span.left[2], (link) => {
@@ -278,6 +278,10 @@ function hide() {
   drawTicks();
   draw();
   tree.focus({ preventScroll: true });
+}
+
+function afterStart(nanos) {
+  return `${duration(Math.abs(nanos))} ${nanos < 0 ? "before" : "after"} the trace's start`;
 }
 
 function sum(intervals) {
@@ -325,8 +329,8 @@ function valueCell(value, length) {
       text.textContent = value;
       all.remove();
       if (length > value.length) {
-        const cut = `… the first ${value.length.toLocaleString()} of ${length.toLocaleString()} characters; all are in `;
-        cell.append(element("em", "", cut, jsonLink()));
+        const [some, many] = [value.length.toLocaleString(), length.toLocaleString()];
+        cell.append(element("em", "", `… the first ${some} of ${many} characters; all are in `, jsonLink()));
       }
     });
     text.append("… ");

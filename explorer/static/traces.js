@@ -21,7 +21,8 @@ function chooseRange() {
 }
 
 for (const [id, name, otherwise] of [["from", "start", Date.now() - 60 * MINUTE], ["to", "end", Date.now()]]) {
-  document.getElementById(id).value = localText(form.elements[name].value ? form.elements[name].value / 1000 : otherwise);
+  const asked = form.elements[name].value;
+  document.getElementById(id).value = localText(asked ? asked / 1000 : otherwise);
 }
 form.addEventListener("submit", () => {
   for (const [id, name] of [["from", "start"], ["to", "end"]]) {
