@@ -288,7 +288,7 @@ def _graph(nodes: tuple[list[str], list[tuple]], edges: tuple[list[str], list[tu
     known = [edge for edge in edges if edge["source"] in ids and edge["target"] in ids]
     return {
         "nodes": nodes,
-        "edges": known,
+        "counts": [(edge["source"], edge["target"], edge["mainstat"]) for edge in known],
         "layout": graph.layout(ids, [(edge["source"], edge["target"]) for edge in known]),
         "graph": graph,
     }
