@@ -2,6 +2,7 @@
 
 import errno
 import http.client
+import json
 import socket
 import time
 import urllib.error
@@ -89,37 +90,36 @@ def wait_until_healthy(
 
 
 def wait_for_a_trace(host: str, database: str) -> None:
-    """Ask for a password ourselves, and wait until a trace that began since can be read from the database: its, or
-    another one where not all are kept. Raises Trouble."""
+    """Ask for a password a second, as not all traces may be kept, and wait until the trace of one of them can be read
+    from the database. Raises Trouble."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     stored = """
-        select true from ps_trace.span as root
-        where root.is_root_span and root.start_time >= %s and exists (
-            select from ps_trace.span as other
-            where other.trace_id = root.trace_id and other.service_name <> root.service_name)
-        limit 1
+        select true from ps_trace.span where trace_id = any(%s::text[]::ps_trace.trace_id[])
+        group by trace_id having count(distinct service_name) > 1 and bool_or(is_root_span)
     """
-    since = asked = None
-    while not asked or not query(database, stored, *since):
-        since = since or query(database, "select now()")
-        asked = asked or since and _ask_for_a_password(host)
+    traces: list[str] = []
+    ask_at = 0.0
+    while not traces or not query(database, stored, traces):
         if time.monotonic() > deadline:
             raise Trouble(
                 f"all parts are healthy, but no trace reached the database in {PATIENCE_SECONDS} s; ./run.sh logs may"
                 " say why, unless an OTEL_ variable or a TRACE_SAMPLING_PERCENT of yours keeps traces away"
             )
+        if time.monotonic() > ask_at:
+            traces += _password_trace(host)
+            ask_at = time.monotonic() + 1
         time.sleep(0.05)
 
 
-def _ask_for_a_password(host: str) -> bool:
-    """Whether there was an answer. A password that failed, as some are to, has a trace too."""
+def _password_trace(host: str) -> list[str]:
+    """The trace id of a password made now, if there was an answer. One that failed, as some are to, has one too."""
     try:
-        _open(f"http://{host}:{GENERATOR_PORT}/", 60).close()
-    except urllib.error.HTTPError:
-        pass
+        with _open(f"http://{host}:{GENERATOR_PORT}/", 60) as answer:
+            return [json.load(answer)["trace_id"]]
+    except urllib.error.HTTPError as answer:
+        return [json.load(answer)["trace_id"]]
     except OSError:  # the generator was just healthy, and is not any more
-        return False
-    return True
+        return []
 
 
 def stored_spans(database: str) -> int | None:
