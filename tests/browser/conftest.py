@@ -2,11 +2,9 @@
 
 import os
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
-from werkzeug.serving import make_server
 
 from tests.store.conftest import dsn, empty_dsn, postgres_uri, promscale  # noqa: F401
 
@@ -52,20 +50,3 @@ def screenshot():
     """A function that keeps a picture of a page among the artifacts."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     return lambda page, name: page.screenshot(path=SCREENSHOTS / f"{name}.png")
-
-
-@pytest.fixture
-def serve():
-    """A function that serves a WSGI app on a free port of loopback, and returns its URL."""
-    servers = []
-
-    def serve(app) -> str:
-        server = make_server("127.0.0.1", 0, app, threaded=True)
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.port}"
-
-    yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()

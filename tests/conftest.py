@@ -1,0 +1,23 @@
+"""What tests of several kinds need."""
+
+import threading
+
+import pytest
+from werkzeug.serving import make_server
+
+
+@pytest.fixture
+def serve():
+    """A function that serves a WSGI app on a free port of loopback, and returns its URL."""
+    servers = []
+
+    def serve(app) -> str:
+        server = make_server("127.0.0.1", 0, app, threaded=True)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
