@@ -5,6 +5,14 @@ import threading
 import pytest
 from werkzeug.serving import make_server
 
+from tests.stack import exporter
+
+
+def pytest_terminal_summary(terminalreporter):
+    if exporter.counts:
+        terminalreporter.section("spans counted while parts were killed")
+        terminalreporter.write_line("\n".join(exporter.counts))
+
 
 @pytest.fixture
 def serve():
