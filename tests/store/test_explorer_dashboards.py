@@ -162,7 +162,7 @@ def ask(client, sql: str, **fields):
 
 def test_sql_shows_rows(client, traffic):
     page = ask(client, "select service_name, count(*) as spans from span group by 1 order by 1").text
-    assert "<th scope=\"col\">spans</th>" in page
+    assert '<th scope="col" class="number">spans</th>' in page
     assert "<td>generator</td>" in page
     assert "2 rows in" in page
 
