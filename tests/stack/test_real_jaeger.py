@@ -98,7 +98,7 @@ def test_one_trace_is_whole(jaeger, stack):
         ({"service": "digit", "maxDuration": "5ms"}, lambda span, _: span["duration"] <= 5_000),
         ({"service": "load", "tags": json.dumps({"service.name": "load"})}, lambda span, service: service == "load"),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "holds",
 )
 def test_searches(jaeger, search, holds):
     found = wait_for(lambda: jaeger("traces", limit=5, lookback="1h", **search), f"traces by {search}")
