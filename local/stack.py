@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -90,7 +90,7 @@ def parts() -> list[Part]:
 
 def _traces(bind: str, host: str) -> Part:
     """Jaeger as in the full stack, where there is one; else the explorer's pages under its paths."""
-    jaeger = shutil.which("jaeger")
+    jaeger = _which("jaeger")
     if not jaeger:
         return _pages("traces", bind, host, {"EXPLORER_STORE": f"{host}:9202"})
     return Part(
@@ -117,7 +117,7 @@ def _pages(name: str, bind: str, host: str, environment: dict[str, str]) -> Part
 def _collector(bind: str, host: str) -> Part:
     """OpenTelemetry's Collector as in the full stack, where there is one; else rotel."""
     listens = [(bind, 4317), (bind, 4318)]
-    otelcol = shutil.which("otelcol-contrib") or shutil.which("otelcol")
+    otelcol = _which("otelcol-contrib") or _which("otelcol")
     if otelcol:
         sampler = ", probabilistic_sampler" if os.environ.get("TRACE_SAMPLING_PERCENT") else ""
         return Part(
@@ -147,10 +147,19 @@ def _collector(bind: str, host: str) -> Part:
 
 
 @functools.cache
+def _environment() -> Mapping[str, str]:
+    """What says which parts there are and where they listen: ours, or if the stack runs already, the one of its start."""
+    supervisord = _supervisord()
+    return supervisord.info["environ"] if supervisord else os.environ
+
+
+def _which(program: str) -> str | None:
+    return shutil.which(program, path=_environment().get("PATH"))
+
+
 def bind_address() -> str:
     """Where the stack listens; if it runs already, where it was told to when it was started."""
-    supervisord = _supervisord()
-    return (supervisord.info["environ"] if supervisord else os.environ).get("BIND_ADDRESS") or "127.0.0.1"
+    return _environment().get("BIND_ADDRESS") or "127.0.0.1"
 
 
 def reach_address() -> str:

@@ -39,6 +39,13 @@ class Stack:
         healthy = re.findall(r"^(\w+) +healthy .* (\d+)$", status.stdout, re.MULTILINE)
         return dict(healthy) if status.returncode == 0 else {}
 
+    def start_anew(self, **environment: str) -> None:
+        """Down, and up again with these variables besides."""
+        down = self.checkout.run("down")
+        assert down.returncode == 0, down.stderr
+        started = self.checkout.run("local", env=os.environ | environment)
+        assert started.returncode == 0, started.stderr
+
     def rows(self, statement: str, *parameters: object) -> list[tuple]:
         with psycopg.connect(self.dsn) as connection:
             return connection.execute(statement, parameters).fetchall()
