@@ -90,8 +90,8 @@ class Reader:
             "by minimum duration": {"duration_min": _duration(self._long)},
             "by service without spans": {"service_name": b"nobody"},
         }
-        for name, wanted in searches.items():
-            request = messages.FindTracesRequest(
+        requests = {
+            name: messages.FindTracesRequest(
                 query=messages.TraceQueryParameters(
                     start_time_min=_timestamp(self._end - timedelta(hours=1)),
                     start_time_max=_timestamp(self._end),
@@ -99,8 +99,11 @@ class Reader:
                     **wanted,
                 )
             )
+            for name, wanted in searches.items()
+        }
+        for name, request in requests.items():
             yield f"20 traces of the last hour {name}", self._ms("FindTraces", request)
-        yield "their summaries", self._ms("FindTraceSummaries", request)
+        yield "summaries of those by service", self._ms("FindTraceSummaries", requests["by service"])
         yield "services", self._ms("GetServices", messages.GetServicesRequest())
         yield "operations", self._ms("GetOperations", messages.GetOperationsRequest(service=SERVICE.encode()))
         day = messages.GetDependenciesRequest(

@@ -27,7 +27,7 @@ def label(column: str) -> str:
 
 
 def figure(panel: Panel, columns: Sequence[str], rows: list[tuple]) -> dict:
-    """`data` and `layout`, as Plotly wants them, of any kind of panel but tables and node graphs."""
+    """`data` and `layout`, as Plotly wants them, of any kind of panel but tables and node graphs; there must be rows."""
     return {
         Kind.SERIES: _series,
         Kind.PIE: _pie,
@@ -38,7 +38,7 @@ def figure(panel: Panel, columns: Sequence[str], rows: list[tuple]) -> dict:
 
 def _series(panel: Panel, columns: Sequence[str], rows: list[tuple]) -> dict:
     lines: dict[str, tuple[list, list]] = {}
-    texts = [number for number, column in enumerate(columns) if rows and isinstance(rows[0][number], str)]
+    texts = [number for number, column in enumerate(columns) if isinstance(rows[0][number], str)]
     numbers = [number for number in range(len(columns)) if number not in texts and columns[number] != "time"]
     for row in rows:
         for number in numbers:
@@ -46,7 +46,7 @@ def _series(panel: Panel, columns: Sequence[str], rows: list[tuple]) -> dict:
             times, values = lines.setdefault(name, ([], []))
             times.append(_millis(row[columns.index("time")]))
             values.append(row[number])
-    suffix = unit(columns[numbers[0]]) if numbers else ""
+    suffix = unit(columns[numbers[0]])
     thresholds = zip(panel.thresholds or (), ("warning", "bad"), strict=False)
     return {
         "data": [
@@ -74,7 +74,7 @@ def _series(panel: Panel, columns: Sequence[str], rows: list[tuple]) -> dict:
 
 
 def _pie(panel: Panel, columns: Sequence[str], rows: list[tuple]) -> dict:
-    text, number = (0, 1) if not rows or isinstance(rows[0][0], str) else (1, 0)
+    text, number = (0, 1) if isinstance(rows[0][0], str) else (1, 0)
     return {
         "data": [
             {
@@ -96,9 +96,9 @@ def _heatmap(panel: Panel, columns: Sequence[str], rows: list[tuple]) -> dict:
     at = {column: number for number, column in enumerate(columns)}
     cells = {(row[at["time"]], _bucket(row[at["duration_from_ms"]])): row[at["requests"]] for row in rows}
     times, buckets = [time for time, _ in cells], [bucket for _, bucket in cells]
-    minutes = int((max(times) - min(times)) / timedelta(minutes=1)) + 1 if cells else 0
+    minutes = int((max(times) - min(times)) / timedelta(minutes=1)) + 1
     x = [min(times) + timedelta(minutes=minute) for minute in range(minutes)]
-    y = list(range(min(buckets), max(buckets) + 1)) if cells else []
+    y = list(range(min(buckets), max(buckets) + 1))
     return {
         "data": [
             {
@@ -145,12 +145,11 @@ def _range(bucket: int) -> str:
 
 def _durations(buckets: Sequence[int]) -> dict:
     """An axis of buckets, with a tick at each power of ten."""
-    decades = range(-3, 6)
-    axis = {
-        "tickvals": [decade * _BUCKETS_A_DECADE for decade in decades],
-        "ticktext": [_DECADES[decade] for decade in decades],
+    return {
+        "tickvals": [decade * _BUCKETS_A_DECADE for decade in _DECADES],
+        "ticktext": list(_DECADES.values()),
+        "range": [min(buckets), max(buckets) + 1],
     }
-    return axis | ({"range": [min(buckets), max(buckets) + 1]} if buckets else {})
 
 
 def _millis(time: datetime) -> float:

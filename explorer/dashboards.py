@@ -20,14 +20,14 @@ from flask import Response, abort, jsonify, redirect, render_template, request, 
 from psycopg import sql
 from psycopg_pool import ConnectionPool, PoolTimeout
 from werkzeug.datastructures import MultiDict
-from werkzeug.exceptions import BadRequest, ServiceUnavailable
+from werkzeug.exceptions import ServiceUnavailable
 
 import queries
 from explorer import charts, graph
 from explorer.query import bad_parameter
 from explorer.waterfall import cut
 from explorer.web import create_app
-from queries import Dashboard, Kind, Panel
+from queries import Dashboard, Kind
 from queries.dashboards import DASHBOARDS
 
 DATABASE = os.environ.get("EXPLORER_DB_URI", "postgresql://trace_viewer@localhost:5999/postgres")
@@ -216,7 +216,7 @@ def create_dashboards(uri: str):
             return render_template("panel_error.html", message=_message(error)), 500
         columns, rows = results[0]
         if not rows:
-            return render_template("panel_empty.html", dashboard=dashboard, view=view)
+            return render_template("panel_empty.html", dashboard=dashboard)
         match panel.kind:
             case Kind.TABLE:
                 return render_template("panel_table.html", panel=panel, columns=columns, rows=rows)

@@ -5,7 +5,6 @@ as the client takes it, and when the client goes away, its statement in the data
 """
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -26,8 +25,6 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from promscale import otlp, wire
 from promscale.jaeger_messages import PACKAGE, messages
-
-log = logging.getLogger(__name__)
 
 TRACE_READER = f"{PACKAGE}.TraceReader"
 DEPENDENCY_READER = f"{PACKAGE}.DependencyReader"
