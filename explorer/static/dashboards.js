@@ -16,7 +16,24 @@ function local(millis) {
   return new Date(millis - time.getTimezoneOffset() * 60_000).toISOString().slice(0, -1);
 }
 
-function draw(panel, figure) {
+// Plotly takes as long to load as all else together, so that it is loaded for the first figure, and tables need not wait.
+let plotly;
+function loaded() {
+  plotly ??= new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = "/plotly.js";
+    script.onload = resolve;
+    script.onerror = () => {
+      plotly = undefined; // to be tried again
+      reject(new Error("no Plotly"));
+    };
+    document.head.append(script);
+  });
+  return plotly;
+}
+
+async function draw(panel, figure) {
+  await loaded();
   const { data, layout } = figure;
   const axis = { gridcolor: colour("line"), zerolinecolor: colour("line"), automargin: true };
   if (layout.xaxis?.type === "date") {

@@ -106,10 +106,12 @@ create index traces_data_last_start_time on _ps_trace.traces_data using brin (la
 
 -- With TimescaleDB the large tables are in chunks by time: old ones are dropped instead of deleting rows, and in the
 -- community edition, whose licence allows it, those that no longer grow are compressed.
+-- The statistics say how many minutes there are, which the planner cannot know: without them, a count by minute sorts
+-- all spans. That a trace has some 50 spans, it cannot know of all chunks together: it takes traces for several times as
+-- large as they are, and reads all spans to find those of a few traces.
 do $$
 begin
     if current_setting('shared_preload_libraries') not like '%timescaledb%' then
-        -- How many minutes there are, which the planner cannot know: without it, a count by minute sorts all spans.
         create statistics _ps_trace.span_minute on
             (date_bin('1 minute', start_time, timestamptz '2000-01-03 00:00:00+00')) from _ps_trace.span;
         return;
@@ -117,6 +119,8 @@ begin
     create extension if not exists timescaledb;
     perform create_hypertable('_ps_trace.span', 'start_time', chunk_time_interval => interval '2 hours');
     perform create_hypertable('_ps_trace.traces_data', 'last_start_time', chunk_time_interval => interval '2 hours');
+    create statistics _ps_trace.span_minute on (public.time_bucket('1 minute', start_time)) from _ps_trace.span;
+    alter table _ps_trace.span alter column trace_id set (n_distinct_inherited = -0.02);
     if current_setting('timescaledb.license') = 'timescale' then
         alter table _ps_trace.span set (
             timescaledb.compress,
