@@ -27,13 +27,13 @@ def label(column: str) -> str:
 
 
 def figure(panel: Panel, columns: Sequence[str], rows: list[tuple]) -> dict:
-    """`data` and `layout`, as Plotly wants them, of any kind of panel but tables and node graphs; there must be rows."""
-    return {
-        Kind.SERIES: _series,
-        Kind.PIE: _pie,
-        Kind.HEATMAP: _heatmap,
-        Kind.HISTOGRAM: _histogram,
-    }[panel.kind](panel, columns, rows)
+    """`data` and `layout`, as Plotly wants them, of a panel that is a chart; there must be rows."""
+    return _FIGURES[panel.kind](panel, columns, rows)
+
+
+def is_chart(panel: Panel) -> bool:
+    """Whether `figure` is for it."""
+    return panel.kind in _FIGURES
 
 
 def _series(panel: Panel, columns: Sequence[str], rows: list[tuple]) -> dict:
@@ -154,3 +154,11 @@ def _durations(buckets: Sequence[int]) -> dict:
 
 def _millis(time: datetime) -> float:
     return time.timestamp() * 1000
+
+
+_FIGURES = {
+    Kind.SERIES: _series,
+    Kind.PIE: _pie,
+    Kind.HEATMAP: _heatmap,
+    Kind.HISTOGRAM: _histogram,
+}

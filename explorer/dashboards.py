@@ -193,6 +193,7 @@ def create_dashboards(uri: str):
             dashboard=dashboard,
             dashboards=DASHBOARDS,
             view=view,
+            has_charts=any(map(charts.is_chart, dashboard.panels)),
             begin=request.args.get("from") or DEFAULT_RANGE,
             ranges=RANGES,
             refresh=request.args.get("refresh", DEFAULT_REFRESH),
