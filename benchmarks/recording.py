@@ -131,7 +131,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 def record(dsn: str) -> int:
     """Write the latest whole traces of a running demo to FILE; returns how many bytes that are."""
     statement = """
-        select trace_id, data from _ps_trace.traces_data
+        select trace_id, data from _promscale.traces_data
         where trace_id in (
             select trace_id from ps_trace.span
             where service_name = 'load' and is_root_span and start_time < now() - interval '10 seconds'

@@ -3,21 +3,23 @@
 import argparse
 import logging
 import os
+import re
 import signal
 import sys
 import threading
-import time
 
 from promscale.jaeger import Jaeger
 from promscale.server import Server
-from promscale.store import SchemaTooNew, Store, StoreUnavailable
+from promscale.store import SchemaMismatch, Store, StoreUnavailable
+from promscale.upkeep import Upkeep
 from promscale.web import Web
 
 log = logging.getLogger("promscale")
 
+_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
 RETRY_SECONDS = 1
 UPKEEP_SECONDS = 1
-RETENTION_SECONDS = 600
 GRACE_SECONDS = 10
 
 
@@ -39,6 +41,7 @@ def settings(argv: list[str], environ: dict[str, str]) -> argparse.Namespace:
 
     add("db.uri", "postgresql://postgres@localhost:5432/postgres", "the database")
     add("db.connect-retries", None, "how often to try again before giving up at start; without it: for ever")
+    add("disk-budget", "2GB", "bytes that the database may take, with kB, MB, GB or TB; 0: no limit")
     add("tracing.grpc.server-address", "127.0.0.1:9202", "where to listen for gRPC", "tracing.otlp.server-address")
     add("web.listen-address", "127.0.0.1:9201", "where to listen for HTTP")
     found = vars(parser.parse_args(argv))
@@ -50,7 +53,11 @@ def settings(argv: list[str], environ: dict[str, str]) -> argparse.Namespace:
     retries = found["db.connect-retries"]
     if retries is not None and not retries.isdecimal():
         parser.error(f"db.connect-retries: {retries!r} is not a number")
+    budget = re.fullmatch(r"(\d+) ?([kMGT]?B)?", found["disk-budget"])
+    if not budget:
+        parser.error(f"disk-budget: {found['disk-budget']!r} is not a number of bytes, as 500MB or 2GB")
     return argparse.Namespace(
+        disk_budget=int(budget[1]) * _UNITS[budget[2] or "B"],
         db_uri=found["db.uri"],
         db_connect_retries=int(retries) if retries else None,
         grpc_address=found["tracing.grpc.server-address"],
@@ -79,7 +86,7 @@ def main() -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    store, jaeger = Store(options.db_uri), Jaeger(options.db_uri)
+    store, jaeger = Store(options.db_uri, options.disk_budget), Jaeger(options.db_uri)
     try:
         server = Server(store, jaeger, options.grpc_address)
         web = Web(store, options.web_address)
@@ -88,24 +95,22 @@ def main() -> None:
     log.info("gRPC on %s, HTTP on %s, database %s", options.grpc_address, options.web_address, store.address)
     try:
         migrate(store, options.db_connect_retries, stopping)
-    except (StoreUnavailable, SchemaTooNew) as error:
+    except (StoreUnavailable, SchemaMismatch) as error:
         sys.exit(f"promscale: {error}")
     store.start()
     server.serve()
     web.serve()
     log.info("Ready")
-    deletion_due = time.monotonic()
+    upkeep = Upkeep(options.db_uri)
     while not stopping.wait(UPKEEP_SECONDS):
         try:
-            store.refresh_statistics()
-            if time.monotonic() >= deletion_due:
-                deletion_due = time.monotonic() + RETENTION_SECONDS
-                store.delete_old_traces()
+            upkeep.turn()
         except StoreUnavailable as error:
-            log.warning("Upkeep not done, to be tried again: %s", error)
+            log.warning("Not done, to be tried again: %s", error)
     log.info("Stopping")
     server.close(GRACE_SECONDS)
     jaeger.close()
+    upkeep.close()
     store.close()
     web.close()
 

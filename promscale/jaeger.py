@@ -24,6 +24,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from promscale import otlp, wire
+from promscale.frames import Dictionary, dictionary_id
 from promscale.jaeger_messages import PACKAGE, messages
 
 TRACE_READER = f"{PACKAGE}.TraceReader"
@@ -41,9 +42,14 @@ FETCH_TRACES_DATA = 4
 SUMMARIES_A_MESSAGE = 100
 MAX_SEARCH_DEPTH = 10_000
 DEFAULT_SEARCH_DEPTH = 100  # Jaeger's own
+# What Jaeger shows as attributes although OTLP has fields for it: the filters of attributes do not have it.
+FIELDS_AS_ATTRIBUTES = (
+    "error", "span.kind", "otel.status_code", "otel.status_description", "otel.scope.name", "otel.scope.version"
+)  # fmt: skip
 UINT64_MAX = 2**64 - 1
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_RESOLUTION = timedelta(microseconds=1)
 # protobuf's limits of a Timestamp, 0001-01-01 and 9999-12-31; the first is also how Go says that there is no time.
 _MIN_SECONDS, _MAX_SECONDS = -62_135_596_800, 253_402_300_799
 _MAX_DURATION_SECONDS = 315_576_000_000  # protobuf's limit of a Duration: 10,000 years
@@ -55,10 +61,23 @@ class BadRequest(ValueError):
     """A request that Jaeger's protocol does not allow; the message names the field."""
 
 
-class Search(NamedTuple):
-    """A TraceQueryParameters: the statement that finds matching spans, newest first, and how many traces to find."""
+class Attribute(NamedTuple):
+    """An attribute that is asked for: its key, and what its value may be."""
 
-    statement: sql.Composable
+    key: str
+    values: list[object]
+
+
+class Search(NamedTuple):
+    """A TraceQueryParameters: what spans are asked for, and in how many traces. Durations are milliseconds."""
+
+    start_time_min: datetime | None
+    start_time_max: datetime | None
+    service_name: str | None
+    operation_name: str | None
+    duration_min: float | None
+    duration_max: float | None
+    attributes: list[Attribute]
     depth: int
 
 
@@ -205,35 +224,38 @@ def _search(request: Message) -> Search:
     shortest, longest = _milliseconds(query, "duration_min"), _milliseconds(query, "duration_max")
     if shortest and longest and shortest > longest:
         raise BadRequest("query.duration_min is longer than query.duration_max")
-    attributes = [_has_attribute(data, number) for number, data in enumerate(query.attributes)]
-    statement = sql.SQL(_queries.matching_spans.sql).format(
-        start_time_min=times["start_time_min"] or "-infinity",
-        start_time_max=times["start_time_max"] or "infinity",
-        duration_min=shortest or "-infinity",
-        duration_max=longest or "infinity",
+    return Search(
+        **times,
         service_name=_name(query.service_name, "query.service_name") or None,
         operation_name=_name(query.operation_name, "query.operation_name") or None,
-        conditions=sql.SQL(" and ").join(attributes) if attributes else sql.SQL("true"),
+        duration_min=shortest,
+        duration_max=longest,
+        attributes=[_attribute(data, number) for number, data in enumerate(query.attributes)],
+        depth=query.search_depth or DEFAULT_SEARCH_DEPTH,
     )
-    return Search(statement, query.search_depth or DEFAULT_SEARCH_DEPTH)
 
 
-def _has_attribute(data: bytes, number: int) -> sql.Composable:
+def _attribute(data: bytes, number: int) -> Attribute:
     try:
         attribute = KeyValue.FromString(data)
     except DecodeError:
         raise BadRequest(f"query.attributes[{number}] is not a valid KeyValue") from None
-    key = attribute.key.replace("\0", "\ufffd")
     values = [otlp.plain(attribute.value)]
     if isinstance(values[0], str):
         # As typed in a search box: 123 is the number, too, and true the truth.
         with contextlib.suppress(orjson.JSONDecodeError):
             typed = orjson.loads(values[0])
             values += [typed] if isinstance(typed, (bool, int, float)) else []
+    return Attribute(attribute.key.replace("\0", "\ufffd"), values)
+
+
+def _has_attribute(attribute: Attribute) -> sql.Composable:
+    key, values = attribute
     return sql.SQL(_queries.has_attribute.sql).format(
         key=key,
         values=[_jsonb(value) for value in values],
-        events=[_jsonb([{"a": {key: value}}]) for value in values],
+        events=[_jsonb([[{key: value}]]) for value in values],
+        links=[_jsonb([{"a": {key: value}}]) for value in values],
     )
 
 
@@ -282,11 +304,26 @@ def _operations(connection: psycopg.Connection, request: dict) -> Message:
 
 def _traces(connection: psycopg.Connection, trace_ids: list[UUID]) -> Iterator[bytes]:
     """OTLP TracesData, serialized."""
+    decompress = _Decompressor(connection)
     for trace_id in trace_ids:
         rows = _rows(connection, _queries.traces_data.sql, FETCH_TRACES_DATA, {"trace_id": trace_id})
-        parts = (part for data in rows for part in _parts(zstandard.decompress(data)))
+        parts = (part for data in rows for part in _parts(decompress(data)))
         # Serialized messages of one kind, one after the other, are one message with all of their parts.
         yield from map(b"".join, _batches(parts, len, CHUNK_BYTES))
+
+
+class _Decompressor:
+    """Decompresses frames; dictionaries are read from the database once in a call."""
+
+    def __init__(self, connection: psycopg.Connection) -> None:
+        self._connection = connection
+        self._decompressors = {0: zstandard.ZstdDecompressor()}
+
+    def __call__(self, frame: bytes) -> bytes:
+        id = dictionary_id(frame)
+        if id not in self._decompressors:
+            self._decompressors[id] = Dictionary(_queries.dictionary(self._connection, id=id)).decompressor()
+        return self._decompressors[id].decompress(frame)
 
 
 def _parts(data: bytes) -> Iterator[bytes]:
@@ -370,13 +407,66 @@ def _dependencies(connection: psycopg.Connection, request: dict) -> Message:
 
 def _find(connection: psycopg.Connection, search: Search) -> list[UUID]:
     """The traces of matching spans, those with the newest such span first."""
+    operation_ids = None
+    if search.service_name or search.operation_name:
+        names = {"service_name": search.service_name, "operation_name": search.operation_name}
+        operation_ids = [id for (id,) in _queries.operation_ids(connection, **names)]
+    conditions = [_has_attribute(attribute) for attribute in search.attributes]
     found: dict[UUID, None] = {}
-    # Read until there are enough: with a cursor, PostgreSQL plans for the first rows to come soon.
-    for trace_id in _rows(connection, search.statement, FETCH_ROWS):
-        found[trace_id] = None
-        if len(found) == search.depth:
-            break
+    for start, end in _times_to_search(connection, search, operation_ids):
+        statement = sql.SQL(_queries.matching_spans.sql).format(
+            start_time_min=start,
+            start_time_max=end,
+            duration_min=search.duration_min or "-infinity",
+            duration_max=search.duration_max or "infinity",
+            operation_ids=operation_ids,
+            conditions=sql.SQL(" and ").join(conditions) if conditions else sql.SQL("true"),
+        )
+        # Read until there are enough: with a cursor, PostgreSQL plans for the first rows to come soon.
+        for trace_id in _rows(connection, statement, FETCH_ROWS):
+            found[trace_id] = None
+            if len(found) == search.depth:
+                return list(found)
     return list(found)
+
+
+def _times_to_search(
+    connection: psycopg.Connection, search: Search, operation_ids: list[int] | None
+) -> Iterator[tuple[datetime | str, datetime | str]]:
+    """The parts of the asked time that may have matching spans, the latest first: runs of minutes."""
+    first, last = search.start_time_min or "-infinity", search.start_time_max or "infinity"
+    attributes = [list(attribute) for attribute in search.attributes if attribute.key not in FIELDS_AS_ATTRIBUTES]
+    if operation_ids is None and search.duration_min is None and not attributes:
+        yield first, last
+        return
+    minutes = _queries.minutes(
+        connection,
+        start_time_min=first,
+        start_time_max=last,
+        operation_ids=operation_ids,
+        duration_min=search.duration_min or "-infinity",
+        attributes=_jsonb(attributes),
+    )
+    for earliest, latest in _runs([second for (second,) in minutes]):
+        start, end = (_EPOCH + timedelta(seconds=second) for second in (earliest, latest + 60))
+        yield (
+            start if search.start_time_min is None else max(start, search.start_time_min),
+            # Both ends are included.
+            end - _RESOLUTION if search.start_time_max is None else min(end - _RESOLUTION, search.start_time_max),
+        )
+
+
+def _runs(seconds: list[int]) -> Iterator[tuple[int, int]]:
+    """The first and the last minute of each run of minutes, given in seconds, the latest first."""
+    latest = earliest = None
+    for second in seconds:
+        if earliest is not None and second != earliest - 60:
+            yield earliest, latest
+            latest = second
+        latest = second if latest is None else latest
+        earliest = second
+    if earliest is not None:
+        yield earliest, latest
 
 
 def _rows(

@@ -1,6 +1,6 @@
 """From an OTLP export to the rows that store it. Nothing here touches the network or the database.
 
-Every span becomes two things: a row of `_ps_trace.span`, which is what SQL asks about, and its own bytes, which are
+Every span becomes two things: a row of `_promscale.span`, which is what SQL asks about, and its own bytes, which are
 kept as they came, one compressed OTLP TracesData a trace, and are what is given back.
 
 In the row, what PostgreSQL cannot hold is replaced: a NUL in a text by U+FFFD, NaN and infinities by the strings
@@ -78,16 +78,28 @@ class Span(NamedTuple):
         return _refusal(wire.Span.FromString(self.raw), reason)
 
 
+class Origin(NamedTuple):
+    """What many spans share: rows, without their ids, of the tables that hold it, by the hashes that are the ids."""
+
+    id: int
+    operation_id: int
+    operation: tuple
+    resource_id: int
+    resource: tuple
+    scope_id: int
+    scope: tuple
+
+
 @dataclass
 class Rows:
-    """What stores spans: COPY data, by the statements in sql/store.sql, and what the spans refer to, by id."""
+    """What stores spans: COPY data, by the statements in sql/store.sql, and what the store must know of it."""
 
     count: int
     spans: bytes
     traces_data: bytes
-    resources: dict[int, tuple]
-    scopes: dict[int, tuple]
-    operations: dict[int, tuple]
+    origins: dict[int, Origin]
+    minutes: set[int]  # in which spans start, since 1970
+    trace_ids: list[bytes]
 
 
 @dataclass
@@ -96,19 +108,18 @@ class Export:
 
     spans: list[Span] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    resources: dict[int, tuple] = field(default_factory=dict)
-    scopes: dict[int, tuple] = field(default_factory=dict)
-    operations: dict[int, tuple] = field(default_factory=dict)
+    origins: dict[int, Origin] = field(default_factory=dict)
 
     def rows(self, spans: list[Span]) -> Rows:
         """What stores these of its spans."""
+        traces = _by_trace(spans)
         return Rows(
             len(spans),
             b"".join([span.row for span in spans]),
-            _traces_data_rows(spans),
-            self.resources,
-            self.scopes,
-            self.operations,
+            _traces_data_rows(traces),
+            self.origins,
+            {span.start_time_unix_nano // _MINUTE_NANOS for span in spans},
+            list(traces),
         )
 
 
@@ -142,8 +153,6 @@ def _read_scope_spans(export: Export, resource_spans, scope_spans) -> None:
     except RefusedSpan as refused:
         export.refused += [f"span refused: {refused}"] * len(scope_spans.spans)
         return
-    export.resources[resource.id] = resource.row
-    export.scopes[scope.id] = scope.row
     for raw in scope_spans.spans:
         try:
             span = wire.Span.FromString(raw)
@@ -151,11 +160,11 @@ def _read_scope_spans(export: Export, resource_spans, scope_spans) -> None:
             export.refused.append("span refused: its bytes are not an OTLP Span")
             continue
         try:
-            operation, row = _span_row(span, resource, scope)
+            origin, row = _span_row(span, resource, scope)
         except RefusedSpan as refused:
             export.refused.append(_refusal(span, refused))
             continue
-        export.operations[operation.id] = operation.row
+        export.origins[origin.id] = origin
         export.spans.append(Span(span.trace_id, span.span_id, span.start_time_unix_nano, row, raw, source))
 
 
@@ -174,15 +183,17 @@ COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_TRAILER = b"\xff\xff"
 
 _LENGTH = struct.Struct(">i")
-_FIXED = struct.Struct(">h i16s i8s iq iq id iq iq ih")
+_FIXED = struct.Struct(">h i16s i8s iq id")
 _INT8 = struct.Struct(">iq")
+_INT2 = struct.Struct(">ih")
 _INT4 = struct.Struct(">ii")
 _TRACES_DATA = struct.Struct(">h i16s iq i")
 _NULL = _LENGTH.pack(-1)
 _NO_DROPS = 3 * _NULL
 _EPOCH_MICROS = 946_684_800_000_000  # PostgreSQL counts from 2000-01-01, OTLP from 1970-01-01
 _INT4_MAX = 2**31 - 1
-_SPAN_COLUMN_COUNT = 21
+_MINUTE_NANOS = 60 * 10**9
+_SPAN_COLUMN_COUNT = 16
 _TRACES_DATA_COLUMN_COUNT = 3
 
 
@@ -194,7 +205,6 @@ def _label(labels: tuple[str, ...]) -> dict[int, bytes]:
     return {number: _field(label.encode()) for number, label in enumerate(labels)}
 
 
-_KIND_FIELDS = _label(SPAN_KINDS)
 _STATUS_FIELDS = _label(STATUS_CODES)
 
 
@@ -212,21 +222,29 @@ def traces_data(sources: dict[Source, list[bytes]]) -> bytes:
     ).SerializeToString()
 
 
-def _traces_data_rows(spans: Iterable[Span]) -> bytes:
-    """The spans as they came, one row a trace. Spans of one trace and source keep their order."""
-    traces: dict[bytes, dict[Source, list[bytes]]] = {}
-    last_start: dict[bytes, int] = {}
+def _by_trace(spans: Iterable[Span]) -> dict[bytes, list[Span]]:
+    traces: dict[bytes, list[Span]] = {}
     for span in spans:
-        trace_id = span.trace_id
-        traces.setdefault(trace_id, {}).setdefault(span.source, []).append(span.raw)
-        if span.start_time_unix_nano > last_start.get(trace_id, -1):
-            last_start[trace_id] = span.start_time_unix_nano
+        traces.setdefault(span.trace_id, []).append(span)
+    return traces
+
+
+def _traces_data_rows(traces: dict[bytes, list[Span]]) -> bytes:
+    """The spans as they came, one row a trace. Spans of one trace and source keep their order."""
     rows = []
-    for trace_id, sources in traces.items():
+    for trace_id, spans in traces.items():
+        sources: dict[Source, list[bytes]] = {}
+        for span in spans:
+            sources.setdefault(span.source, []).append(span.raw)
         data = zstandard.compress(traces_data(sources), 1)
-        micros = last_start[trace_id] // 1000 - _EPOCH_MICROS
-        rows += _TRACES_DATA.pack(_TRACES_DATA_COLUMN_COUNT, 16, trace_id, 8, micros, len(data)), data
+        last_start = max(span.start_time_unix_nano for span in spans)
+        rows.append(traces_data_row(trace_id, last_start // 1000 - _EPOCH_MICROS, data))
     return b"".join(rows)
+
+
+def traces_data_row(trace_id: bytes, last_start_time: int, data: bytes) -> bytes:
+    """A row of `_promscale.traces_data`; the time is PostgreSQL's: microseconds since 2000-01-01."""
+    return _TRACES_DATA.pack(_TRACES_DATA_COLUMN_COUNT, 16, trace_id, 8, last_start_time, len(data)) + data
 
 
 class _Resource(NamedTuple):
@@ -240,51 +258,42 @@ class _Scope(NamedTuple):
     row: tuple
 
 
-class _Operation(NamedTuple):
-    id: int
-    row: tuple
-    service_name_field: bytes
-    span_name_field: bytes
-
-
-def _span_row(span, resource: _Resource, scope: _Scope) -> tuple[_Operation, bytes]:
+def _span_row(span, resource: _Resource, scope: _Scope) -> tuple[Origin, bytes]:
     trace_id, span_id, parent_span_id = span.trace_id, span.span_id, span.parent_span_id
     _check_id("trace_id", trace_id, 16)
     _check_id("span_id", span_id, 8)
     if parent_span_id and len(parent_span_id) != 8:
         raise RefusedSpan(f"parent_span_id has {len(parent_span_id)} bytes instead of 8")
     start, end = span.start_time_unix_nano, span.end_time_unix_nano
-    kind = span.kind if span.kind in _KIND_FIELDS else 0  # as OTLP wants of enum values that a reader does not know
-    operation = _operation(resource.service_name, kind, span.name)
+    kind = span.kind if 0 <= span.kind < len(SPAN_KINDS) else 0  # as OTLP wants of enum values that are not known
+    origin = _origin(resource, scope, kind, span.name)
     dropped = (span.dropped_attributes_count, span.dropped_events_count, span.dropped_links_count)
+    start_micros = start // 1000
     row = b"".join(
         (
             _FIXED.pack(
                 _SPAN_COLUMN_COUNT,
                 16, trace_id,
                 8, span_id,
-                8, start // 1000 - _EPOCH_MICROS,
-                8, end // 1000 - _EPOCH_MICROS,
+                8, start_micros - _EPOCH_MICROS,
                 8, (end - start) / 1e6,
-                8, resource.id,
-                8, scope.id,
-                2, start % 1000,
             ),  # fmt: skip
             # Some senders write eight zero bytes where there is no parent.
             _INT8.pack(8, int.from_bytes(parent_span_id, signed=True)) if any(parent_span_id) else _NULL,
-            b"".join(map(_count_field, dropped)) if any(dropped) else _NO_DROPS,
-            _KIND_FIELDS[kind],
+            _INT8.pack(8, origin.id),
             _STATUS_FIELDS.get(span.status.code, _STATUS_FIELDS[0]),
-            operation.service_name_field,
-            operation.span_name_field,
+            _INT2.pack(2, start % 1000),
+            b"".join(map(_count_field, dropped)) if any(dropped) else _NO_DROPS,
             _text_field(span.trace_state, "trace_state"),
             _text_field(span.status.message, "status.message"),
-            _jsonb_field(_attributes(span.attributes)),
-            _jsonb_field(b"[%b]" % b",".join(map(_event, span.events))) if span.events else _NULL,
+            _jsonb_field(_attributes(span.attributes)) if span.attributes else _NULL,
+            _jsonb_field(b"[%b]" % b",".join([_event(event, start_micros) for event in span.events]))
+            if span.events
+            else _NULL,
             _jsonb_field(b"[%b]" % b",".join(map(_link, span.links))) if span.links else _NULL,
         )
     )
-    return operation, row
+    return origin, row
 
 
 def _check_id(name: str, value: bytes, length: int) -> None:
@@ -313,13 +322,12 @@ def _jsonb_field(json: bytes) -> bytes:
     return _field(b"\x01" + json)  # 1 is the version of jsonb's binary format
 
 
-def _event(event) -> bytes:
-    return b'{"t":%d,"n":%b,"a":%b%b}' % (
-        event.time_unix_nano // 1000,
-        _event_name(event.name),
-        _attributes(event.attributes),
-        _dropped_member(event.dropped_attributes_count),
-    )
+def _event(event, start_micros: int) -> bytes:
+    """[microseconds since the span's start, name, {attributes}, dropped attributes], the last two where needed."""
+    head = b"[%d,%b" % (event.time_unix_nano // 1000 - start_micros, _event_name(event.name))
+    if dropped := event.dropped_attributes_count:
+        return b"%b,%b,%d]" % (head, _attributes(event.attributes), min(dropped, _INT4_MAX))
+    return b"%b,%b]" % (head, _attributes(event.attributes)) if event.attributes else head + b"]"
 
 
 def _link(link) -> bytes:
@@ -418,10 +426,12 @@ def _event_name(name: bytes) -> bytes:
 
 
 @_remember
-def _operation(service_name: str, kind: int, span_name: bytes) -> _Operation:
+def _origin(resource: _Resource, scope: _Scope, kind: int, span_name: bytes) -> Origin:
     text = name(_text(span_name, "its name"))
-    row = (_hash(service_name.encode(), b"%d" % kind, text.encode()), service_name, SPAN_KINDS[kind], text)
-    return _Operation(row[0], row, _field(service_name.encode()), _field(text.encode()))
+    operation = (resource.service_name, SPAN_KINDS[kind], text)
+    operation_id = _hash(resource.service_name.encode(), b"%d" % kind, text.encode())
+    id = _hash(b"%d,%d,%d" % (operation_id, resource.id, scope.id))
+    return Origin(id, operation_id, operation, resource.id, resource.row, scope.id, scope.row)
 
 
 @lru_cache(maxsize=1024)
@@ -435,12 +445,11 @@ def _resource(resource: bytes | None, schema_url: bytes | None) -> _Resource:
         if attribute.key == "service.name" and attribute.value.string_value:
             service_name = name(attribute.value.string_value)
     row = (
-        _hash(resource or b"", schema_url or b""),
         orjson.dumps(_plain_map(message.attributes)).decode(),
         min(message.dropped_attributes_count, _INT4_MAX),
         _text(schema_url or b"", "its resource's schema_url") or None,
     )
-    return _Resource(row[0], row, service_name)
+    return _Resource(_hash(resource or b"", schema_url or b""), row, service_name)
 
 
 @lru_cache(maxsize=1024)
@@ -450,10 +459,9 @@ def _scope(scope: bytes | None, schema_url: bytes | None) -> _Scope:
     except DecodeError:
         raise RefusedSpan("its scope is not a valid OTLP InstrumentationScope") from None
     row = (
-        _hash(scope or b"", schema_url or b""),
         message.name.replace("\0", "\ufffd") or None,
         message.version.replace("\0", "\ufffd") or None,
         _text(schema_url or b"", "its scope's schema_url") or None,
         orjson.dumps(_plain_map(message.attributes)).decode(),
     )
-    return _Scope(row[0], row)
+    return _Scope(_hash(scope or b"", schema_url or b""), row)

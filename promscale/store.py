@@ -7,10 +7,12 @@ already is not stored twice.
 
 import contextlib
 import gc
+import hashlib
 import logging
 import multiprocessing
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -36,9 +38,12 @@ MAX_COMMIT_BYTES = 8 * 2**20
 # Requests from this size on are encoded beside the main process, by so many others.
 LARGE_REQUEST_BYTES = 256 * 2**10
 ENCODERS = 2
-FIRST_REFRESH_SPANS = 1_000
-# Shared rows that are remembered as written; a store with more of them writes some of them again.
-MAX_KNOWN_IDS = 65_536
+DEFAULT_DISK_BUDGET = 2 * 10**9
+# Origins and hours that are remembered as written; a store with more of them writes some of them again.
+MAX_KNOWN = 65_536
+# How often a duplicate may turn up while spans are stored that were just looked for.
+MAX_RACES = 3
+_HOUR_MINUTES = 60
 
 _SQL = resources.files("promscale") / "sql"
 _queries = aiosql.from_str((_SQL / "store.sql").read_text(), "psycopg")
@@ -55,22 +60,27 @@ class StoreFull(Exception):
     """Too much is waiting for the database already; sending again later is right."""
 
 
-class SchemaTooNew(Exception):
-    """The database was made ready by a later promscale than this one."""
+class SchemaMismatch(Exception):
+    """The database's schema is of a later promscale than this one, or of an edited one."""
 
 
 class _GenerationChanged(Exception):
     """Shared rows that were known to be there have been deleted."""
 
 
+class _MayBeClosed(Exception):
+    """Some of the spans start in a time whose partitions have no index of identities."""
+
+
 class _Known(NamedTuple):
-    """Shared rows that are known to be in the database, as long as the store's generation is this one.
+    """What is known to be in the database, as long as the store's generation is this one: origins, partitions' hours.
 
     Replaced as a whole and never changed, so that a writer's transaction goes by one state of it.
     """
 
     generation: UUID | None = None
-    ids: frozenset[tuple[str, int]] = frozenset()
+    origins: frozenset[int] = frozenset()
+    hours: frozenset[int] = frozenset()  # since 1970
 
 
 class _Pending(NamedTuple):
@@ -125,19 +135,20 @@ def _start_encoder() -> None:
 class Store:
     """A trace store on the database at `uri` (a postgres URI or any other libpq connection string).
 
+    `disk_budget`: bytes, 0 for no limit; what `ps_trace.set_trace_disk_budget` sets comes before it.
+
     Call `migrate` until it succeeds, then `start`; `write` may then be called from any thread, until `close`.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, disk_budget: int = DEFAULT_DISK_BUDGET) -> None:
         self._uri = uri
+        self._disk_budget = disk_budget
         self._connect = partial(psycopg.connect, uri, autocommit=True, connect_timeout=5, application_name="promscale")
         self._changed = threading.Condition()
         self._queue: deque[_Pending] = deque()
         self._held_bytes = 0
         self._closing = False
         self._known = _Known()
-        self._stored_spans = 0
-        self._refresh_at_spans = FIRST_REFRESH_SPANS
         self._encoders = _Encoders()
         self._writers: list[threading.Thread] = []
 
@@ -148,21 +159,29 @@ class Store:
         return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
 
     def migrate(self) -> None:
-        """Create the schema, or bring it up to date. Raises StoreUnavailable and SchemaTooNew."""
+        """Create the schema, or bring it up to date. Raises StoreUnavailable and SchemaMismatch."""
         files = {int(file.name[:3]): file for file in (_SQL / "migrations").iterdir()}
         with self._unavailable_on_error(), self._connect() as connection, connection.transaction():
             _queries.lock_migrations(connection)
             _queries.prepare_migrations(connection)
-            applied = {number for (number,) in _queries.applied_migrations(connection)}
-            if unknown := applied - set(files):
-                raise SchemaTooNew(
+            applied = {number: (name, sha256) for number, name, sha256 in _queries.applied_migrations(connection)}
+            if unknown := applied.keys() - files.keys():
+                raise SchemaMismatch(
                     f"the schema at {self.address} has version {max(unknown)}, and this promscale knows up to "
                     f"{max(files)}: run the later promscale"
                 )
-            for number in sorted(set(files) - applied):
-                log.info("Applying migration %s", files[number].name)
-                connection.execute(files[number].read_text())
-                _queries.record_migration(connection, number=number, file_name=files[number].name)
+            for number, file in sorted(files.items()):
+                sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+                if number not in applied:
+                    log.info("Applying migration %s", file.name)
+                    connection.execute(file.read_text())
+                    _queries.record_migration(connection, number=number, file_name=file.name, sha256=sha256)
+                elif applied[number][1] not in (sha256, None):
+                    raise SchemaMismatch(
+                        f"migration {file.name} was edited after it had been applied to {self.address}: restore the file, "
+                        "and put the change into a new migration"
+                    )
+            _queries.set_default_disk_budget(connection, disk_budget=self._disk_budget)
 
     def start(self) -> None:
         self._writers = [
@@ -184,18 +203,6 @@ class Store:
         """Ask the database for a sign of life. Raises StoreUnavailable."""
         with self._unavailable_on_error(), self._connect() as connection:
             connection.execute("select")
-
-    def delete_old_traces(self) -> None:
-        """Delete what is older than the retention period. Raises StoreUnavailable."""
-        with self._unavailable_on_error(), self._connect() as connection:
-            _queries.delete_old_traces(connection)
-
-    def refresh_statistics(self) -> None:
-        """Have PostgreSQL look at what is stored whenever that has doubled. Raises StoreUnavailable."""
-        if self._stored_spans >= self._refresh_at_spans:
-            self._refresh_at_spans = 2 * self._stored_spans
-            with self._unavailable_on_error(), self._connect() as connection:
-                _queries.refresh_statistics(connection)
 
     def write(self, request: bytes) -> list[str]:
         """Store a serialized ExportTraceServiceRequest; return, after COMMIT, why which span was refused.
@@ -271,8 +278,10 @@ class Store:
 
     def _commit_group(self, connection: psycopg.Connection, group: list[_Pending]) -> None:
         try:
-            self._commit(connection, [pending.rows for pending in group])
-        except _UNSTORABLE:
+            all_rows = [pending.rows for pending in group]
+            self._create_partitions(connection, all_rows)
+            self._commit(connection, lambda: all_rows)
+        except (_MayBeClosed, *_UNSTORABLE):
             for pending in group:
                 export = otlp.read_export(pending.request)
                 pending.refused.extend(self._commit_new(connection, export, export.spans))
@@ -281,50 +290,89 @@ class Store:
             for pending in group:
                 pending.committed.set_result(None)
 
-    def _commit_new(self, connection: psycopg.Connection, export: otlp.Export, spans: list[otlp.Span]) -> list[str]:
+    def _create_partitions(self, connection: psycopg.Connection, group: list[otlp.Rows]) -> None:
+        """Have partitions for the hours of these rows. What is of the future goes into the default partition."""
+        known = self._known
+        hours = {minute // _HOUR_MINUTES for rows in group for minute in rows.minutes} - known.hours
+        if hours := [hour for hour in hours if hour <= time.time() // 3600]:
+            _queries.create_partitions(connection, hours=hours)
+            self._known = known._replace(hours=_remember(known.hours, hours))
+
+    def _commit_new(
+        self, connection: psycopg.Connection, export: otlp.Export, spans: list[otlp.Span], races: int = 0
+    ) -> list[str]:
         """Store those spans that are not stored yet, and return why which of them PostgreSQL refused.
 
-        The slow way, for what was sent before, or is not as PostgreSQL wants it.
+        The slow way, for what was sent before, is late, or is not as PostgreSQL wants it.
         """
-        new = {span.identity: span for span in spans}
-        trace_ids = list({UUID(bytes=span.trace_id) for span in spans})
-        for trace_id, span_id, start in _queries.stored_identities(connection, trace_ids=trace_ids):
-            new.pop((trace_id.bytes, span_id.to_bytes(8, signed=True), int(start)), None)
-        metrics.duplicate_spans.inc(len(spans) - len(new))
-        spans = list(new.values())
-        if not spans:
-            return []
+
+        def new_spans() -> list[otlp.Rows]:
+            _queries.lock_late_spans(connection)
+            new = {span.identity: span for span in spans}
+            trace_ids = list({UUID(bytes=span.trace_id) for span in spans})
+            for trace_id, span_id, start in _queries.stored_identities(connection, trace_ids=trace_ids):
+                new.pop((trace_id.bytes, span_id.to_bytes(8, signed=True), int(start)), None)
+            return [export.rows(list(new.values()))] if new else []
+
         try:
-            self._commit(connection, [export.rows(spans)])
-        except errors.UniqueViolation:
-            # Another promscale stored some of them since they were looked for; this time they are found.
-            return self._commit_new(connection, export, spans)
+            stored = self._commit(connection, new_spans, late=True)
+        except errors.UniqueViolation as error:
+            # Another promscale stored some of them since they were looked for; the next time they are found.
+            if races < MAX_RACES:
+                return self._commit_new(connection, export, spans, races + 1)
+            return self._commit_halves(connection, export, spans, error)
         except _UNSTORABLE as error:
-            if len(spans) == 1:
-                return [spans[0].refusal(f"PostgreSQL: {error.diag.message_primary}")]
-            middle = len(spans) // 2
-            halves = spans[:middle], spans[middle:]
-            return [line for half in halves for line in self._commit_new(connection, export, half)]
+            return self._commit_halves(connection, export, spans, error)
+        metrics.duplicate_spans.inc(len(spans) - stored)
         return []
 
-    def _commit(self, connection: psycopg.Connection, group: list[otlp.Rows]) -> None:
-        """One transaction: all of these rows, or an error and none."""
+    def _commit_halves(
+        self, connection: psycopg.Connection, export: otlp.Export, spans: list[otlp.Span], error: psycopg.Error
+    ) -> list[str]:
+        if len(spans) == 1:
+            return [spans[0].refusal(f"PostgreSQL: {error.diag.message_primary}")]
+        middle = len(spans) // 2
+        halves = spans[:middle], spans[middle:]
+        return [line for half in halves for line in self._commit_new(connection, export, half)]
+
+    def _commit(
+        self, connection: psycopg.Connection, choose: Callable[[], list[otlp.Rows]], late: bool = False
+    ) -> int:
+        """One transaction: all of the rows that `choose` returns in it, or an error and none. Returns how many.
+
+        Raises _MayBeClosed, unless `late` says that `choose` has looked for what is stored already.
+        """
         while True:
             known = self._known
             with contextlib.suppress(_GenerationChanged), metrics.commit_seconds.time(), connection.transaction():
-                inserted = _insert_shared(connection, group, known)
+                group = choose()
+                if not group:
+                    return 0
+                origins = {id: origin for rows in group for id, origin in rows.origins.items()}
+                new_origins = [origins[id] for id in origins.keys() - known.origins]
+                _insert_origins(connection, new_origins)
                 copy_rows(connection, group)
-                generation = _queries.generation(connection)
-                if known.ids and known.generation != generation:
+                minutes = set().union(*(rows.minutes for rows in group))
+                trace_ids = {UUID(bytes=id) for rows in group for id in rows.trace_ids}
+                generation, closed_until = _queries.touch_minutes(
+                    connection, minutes=list(minutes), trace_ids=list(trace_ids)
+                )
+                if known.generation not in (generation, None):
                     self._known = _Known(generation)
                     raise _GenerationChanged
+                if not late and 60 * min(minutes) < closed_until:
+                    raise _MayBeClosed
                 break
         stored = sum(rows.count for rows in group)
         metrics.stored_spans.inc(stored)
-        self._stored_spans += stored
-        if inserted:
-            ids = known.ids | inserted if len(known.ids) < MAX_KNOWN_IDS else inserted
-            self._known = _Known(generation, ids)
+        if new_origins or known.generation is None:
+            written = _remember(known.origins, {origin.id for origin in new_origins})
+            self._known = known._replace(generation=generation, origins=written)
+        return stored
+
+
+def _remember(known: frozenset[int], more: Iterable[int]) -> frozenset[int]:
+    return known.union(more) if len(known) < MAX_KNOWN else frozenset(more)
 
 
 def copy_rows(connection: psycopg.Connection, group: list[otlp.Rows]) -> None:
@@ -338,21 +386,22 @@ def _copy(connection: psycopg.Connection, statement: str, rows: Iterable[bytes])
         copy.write(b"".join((otlp.COPY_HEADER, *rows, otlp.COPY_TRAILER)))
 
 
-_INSERTS: tuple[tuple[str, Callable], ...] = (
+def _insert_origins(connection: psycopg.Connection, origins: list[otlp.Origin]) -> None:
+    """Insert them, with what they refer to."""
     # delete_all_traces locks the tables in this order too, so that the two cannot wait for one another.
-    ("operations", _queries.insert_operations),
-    ("resources", _queries.insert_resources),
-    ("scopes", _queries.insert_scopes),
-)
-
-
-def _insert_shared(connection: psycopg.Connection, group: list[otlp.Rows], known: _Known) -> frozenset[tuple[str, int]]:
-    """Insert what the spans refer to and is not known to be there; return what that was."""
-    inserted = set()
-    for table, insert in _INSERTS:
-        shared = {id: row for rows in group for id, row in getattr(rows, table).items()}
+    inserts = (
+        (_queries.insert_resources, {origin.resource_id: origin.resource for origin in origins}),
+        (_queries.insert_scopes, {origin.scope_id: origin.scope for origin in origins}),
+        (_queries.insert_operations, {origin.operation_id: origin.operation for origin in origins}),
+        (
+            _queries.insert_origins,
+            {
+                origin.id: (origin.operation_id, origin.resource_id, origin.scope_id, *origin.operation)
+                for origin in origins
+            },
+        ),
+    )
+    for insert, rows in inserts:
         # Sorted, so that two transactions cannot wait for one another.
-        if unknown := sorted(id for id in shared if (table, id) not in known.ids):
-            insert(connection, [shared[id] for id in unknown])
-            inserted.update((table, id) for id in unknown)
-    return frozenset(inserted)
+        if rows:
+            insert(connection, [(id, *row) for id, row in sorted(rows.items())])

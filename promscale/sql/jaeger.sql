@@ -26,30 +26,49 @@ select data
 from ps_trace.jaeger_traces_data
 where trace_id = :trace_id;
 
+-- name: dictionary(id)$
+select data
+from ps_trace.jaeger_dictionary
+where id = :id;
+
+-- name: operation_ids(service_name, operation_name)
+select id
+from ps_trace.operation
+where (cast(:service_name as text) is null or service_name = :service_name)
+    and (cast(:operation_name as text) is null or span_name = :operation_name);
+
+-- name: minutes(start_time_min, start_time_max, operation_ids, duration_min, attributes)
+-- The minutes that may have matching spans, in seconds since 1970, the latest first.
+select cast(extract(epoch from minute) as bigint)
+from ps_trace.jaeger_minutes(
+    :start_time_min, :start_time_max, cast(:operation_ids as bigint[]), :duration_min, :attributes
+) as minute;
+
 -- name: matching_spans()
 -- {conditions} are has_attribute, for each attribute that is asked for. All must hold on the same span.
 select trace_id
 from ps_trace.jaeger_span
 where start_time between {start_time_min} and {start_time_max}
     and duration_ms between {duration_min} and {duration_max}
-    and ({service_name} is null or service_name = {service_name})
-    and ({operation_name} is null or span_name = {operation_name})
+    and ({operation_ids} is null or operation_id = any({operation_ids}))
     and {conditions}
 order by start_time desc;
 
 -- name: has_attribute#
--- A part of matching_spans. {values} is what the attribute may be, {events} is jsonb that events, and links, contain
--- if they have it: this fast check comes first. Last: what Jaeger shows as attributes although OTLP has fields for it.
+-- A part of matching_spans. {values} is what the attribute may be, {events} and {links} are jsonb that events and links
+-- contain if they have it: this fast check comes first. Last: what Jaeger shows as attributes although OTLP has fields
+-- for it.
 (
-    span_tags -> {key} = any({values})
+    own_tags -> {key} = any({values})
+    or tag_set_id in (select id from ps_trace.jaeger_tag_set where tags -> {key} = any({values}))
     or resource_id in (select id from ps_trace.jaeger_resource where tags -> {key} = any({values}))
     or scope_id in (select id from ps_trace.jaeger_scope where tags -> {key} = any({values}))
     or (
         events @> any({events})
-        and exists (select from jsonb_array_elements(events) as event where event -> 'a' -> {key} = any({values}))
+        and exists (select from jsonb_array_elements(events) as event where event -> 2 -> {key} = any({values}))
     )
     or (
-        links @> any({events})
+        links @> any({links})
         and exists (select from jsonb_array_elements(links) as link where link -> 'a' -> {key} = any({values}))
     )
     or case {key}
@@ -126,13 +145,13 @@ group by trace_id, roots.service_name, roots.span_name, orphan_count;
 
 -- name: dependencies(start_time, end_time)
 -- Calls from one service to another whose callee started in the given time. The caller may have started earlier.
-select caller.service_name as parent, callee.service_name as child, count(*) as call_count
-from ps_trace.jaeger_span as callee
-inner join ps_trace.jaeger_span as caller
-    on caller.trace_id = callee.trace_id
-    and caller.span_id = callee.parent_span_id
-    and caller.service_name <> callee.service_name
-where callee.start_time >= coalesce(:start_time, timestamptz '-infinity')
-    and callee.start_time <= coalesce(:end_time, timestamptz 'infinity')
+select caller.service_name as parent, callee.service_name as child, cast(sum(calls.cnt) as bigint) as call_count
+from ps_trace.operation_calls(
+    coalesce(:start_time, timestamptz '-infinity'),
+    coalesce(cast(:end_time as timestamptz) + interval '1 microsecond', timestamptz 'infinity')
+) as calls
+inner join ps_trace.operation as caller on caller.id = calls.parent_operation_id
+inner join ps_trace.operation as callee on callee.id = calls.child_operation_id
+where caller.service_name <> callee.service_name
 group by caller.service_name, callee.service_name
 order by parent, child;

@@ -1,53 +1,88 @@
--- What promscale says to the database, by name.
+-- What promscale's writers ask of the database, by name.
 
 -- name: prepare_migrations()#
 create schema if not exists _ps_trace;
-create table if not exists _ps_trace.migration (
+create schema if not exists _promscale;
+do $$
+begin
+    -- Where the first schema kept it.
+    if to_regclass('_ps_trace.migration') is not null then
+        alter table _ps_trace.migration set schema _promscale;
+    end if;
+end $$;
+create table if not exists _promscale.migration (
     number int primary key,
     file_name text not null,
     applied_at timestamptz not null default now()
 );
+alter table _promscale.migration add column if not exists sha256 text;
 
 -- name: lock_migrations()$
 -- Several promscales may start at once on one database: held until the transaction ends.
-select pg_advisory_xact_lock(hashtext('_ps_trace.migration'));
+select pg_advisory_xact_lock(hashtext('_promscale.migration'));
 
 -- name: applied_migrations()
-select number from _ps_trace.migration;
+-- The first promscale recorded no checksum.
+select number, file_name, sha256 from _promscale.migration;
 
--- name: record_migration(number, file_name)!
-insert into _ps_trace.migration (number, file_name) values (:number, :file_name);
+-- name: record_migration(number, file_name, sha256)!
+insert into _promscale.migration (number, file_name, sha256) values (:number, :file_name, :sha256);
+
+-- name: set_default_disk_budget(disk_budget)!
+update _promscale.store
+set default_disk_budget = :disk_budget
+where default_disk_budget <> :disk_budget;
 
 -- name: commit_to_disk()$
 -- An acknowledged span is on disk, also where the database's own default is to wait for less.
 select set_config('synchronous_commit', 'on', false)
 where current_setting('synchronous_commit') = 'off';
 
--- name: insert_operations()*!
-insert into _ps_trace.operation (id, service_name, span_kind, span_name)
-values (%s, %s, %s, %s)
-on conflict do nothing;
+-- name: create_partitions(hours)$
+-- Hours since 1970.
+select _promscale.create_partitions(array_agg(timestamptz 'epoch' + hour * interval '1 hour'))
+from unnest(cast(:hours as bigint[])) as hour;
 
 -- name: insert_resources()*!
-insert into _ps_trace.resource (id, tags, dropped_tags_count, schema_url)
+insert into _promscale.resource (id, tags, dropped_tags_count, schema_url)
 values (%s, %s, %s, %s)
 on conflict do nothing;
 
 -- name: insert_scopes()*!
-insert into _ps_trace.scope (id, name, version, schema_url, tags)
+insert into _promscale.scope (id, name, version, schema_url, tags)
 values (%s, %s, %s, %s, %s)
+on conflict do nothing;
+
+-- name: insert_operations()*!
+insert into _promscale.operation (id, service_name, span_kind, span_name)
+values (%s, %s, %s, %s)
+on conflict do nothing;
+
+-- name: insert_origins()*!
+insert into _promscale.origin (id, operation_id, resource_id, scope_id, service_name, span_kind, span_name)
+values (%s, %s, %s, %s, %s, %s, %s)
 on conflict do nothing;
 
 -- name: copy_spans()!
 -- The columns are in the order of promscale/otlp.py's rows.
-copy _ps_trace.span (
-    trace_id, span_id, start_time, end_time, duration_ms, resource_id, scope_id, start_ns, parent_span_id,
-    dropped_tags_count, dropped_events_count, dropped_link_count, span_kind, status_code,
-    service_name, span_name, trace_state, status_message, span_tags, events, links
+copy _promscale.span (
+    trace_id, span_id, start_time, duration_ms, parent_span_id, origin_id, status_code, start_ns,
+    dropped_tags_count, dropped_events_count, dropped_link_count, trace_state, status_message,
+    span_tags, events, links
 ) from stdin (format binary);
 
 -- name: copy_traces_data()!
-copy _ps_trace.traces_data (trace_id, last_start_time, data) from stdin (format binary);
+copy _promscale.traces_data (trace_id, last_start_time, data) from stdin (format binary);
+
+-- name: touch_minutes(minutes, trace_ids)^
+-- The last statement of a transaction that stores spans, with their minutes since 1970. Returns the store's generation,
+-- and until when partitions may be closed, in seconds since 1970.
+select generation, closed_until
+from _promscale.touch_minutes(cast(:minutes as bigint[]), cast(:trace_ids as uuid[]));
+
+-- name: lock_late_spans()$
+-- Closed partitions have no index of identities: one writer at a time looks for them and stores what is new.
+select pg_advisory_xact_lock(hashtext('_promscale.late_spans'));
 
 -- name: stored_identities(trace_ids)
 -- Trace id, span id and start, in nanoseconds since 1970, of what is stored of these traces.
@@ -55,14 +90,5 @@ select
     trace_id,
     span_id,
     cast(extract(epoch from start_time) * 1000000 as bigint) * cast(1000 as numeric) + start_ns as start_time_unix_nano
-from _ps_trace.span
+from _promscale.span
 where trace_id = any(:trace_ids);
-
--- name: generation()$
-select generation from _ps_trace.store;
-
--- name: delete_old_traces()$
-select _ps_trace.delete_old_traces();
-
--- name: refresh_statistics()$
-select _ps_trace.refresh_statistics();

@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from local.postgres import Cluster, account
 from promscale.store import Store
+from promscale.upkeep import Upkeep
 from tests.store.known_traces import export_passwords
 from tests.store.running import Promscale
 
@@ -79,6 +80,14 @@ def promscale(dsn):
     running = Promscale(dsn)
     yield running
     running.close()
+
+
+@pytest.fixture
+def upkeep(dsn):
+    """The store's upkeep, whose parts run when a test calls them."""
+    upkeep = Upkeep(dsn)
+    yield upkeep
+    upkeep.close()
 
 
 @pytest.fixture

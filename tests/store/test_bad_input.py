@@ -280,8 +280,8 @@ def test_a_message_over_the_size_limit_names_it(promscale, database):
 
 def test_a_value_that_only_postgres_refuses_costs_only_its_span(promscale, database):
     # Today's rules leave PostgreSQL nothing to refuse; a rule of the user's own stands in for one that was missed.
-    database.execute("alter table _ps_trace.span add check (span_name <> 'odd')")
-    spans = [span(f"good {n}") for n in range(20)] + [span("odd")] + [span(f"fine {n}") for n in range(20)]
+    database.execute("alter table _promscale.span add check (span_tags <> '{\"odd\": 1}')")
+    spans = [span(f"good {n}") for n in range(20)] + [span("odd", {"odd": 1})] + [span(f"fine {n}") for n in range(20)]
     answer = promscale.export(request(*spans))
     assert answer.partial_success.rejected_spans == 1
     assert "'odd'" in answer.partial_success.error_message

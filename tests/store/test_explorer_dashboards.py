@@ -212,7 +212,7 @@ def test_sql_shows_postgresqls_message_and_where(client):
         "select pg_read_file('/etc/passwd')",
         "copy (select 1) to program 'true'",
         "select ps_trace.delete_all_traces()",
-        "select * from _ps_trace.span",
+        "select * from _promscale.span",
         "create table mine ()",
         "drop view ps_trace.span",
         "select 1; select 2",

@@ -26,7 +26,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from promscale import store as store_module
 from promscale import wire
 from promscale.server import TRACE_SERVICE
-from promscale.store import SchemaTooNew, Store, StoreUnavailable
+from promscale.store import SchemaMismatch, Store, StoreUnavailable
 from tests.store.otlp_messages import request, span
 from tests.store.running import Promscale
 from tests.store.tcp_proxy import Proxy
@@ -40,7 +40,7 @@ def stored_raw(database) -> int:
     """How many spans are kept as they came."""
     return sum(
         len(scope_spans.spans)
-        for (data,) in database.execute("select data from _ps_trace.traces_data")
+        for (data,) in database.execute("select data from _promscale.traces_data")
         for resource_spans in wire.TracesData.FromString(zstandard.decompress(data)).resource_spans
         for scope_spans in resource_spans.scope_spans
     )
@@ -67,7 +67,7 @@ def test_an_acknowledged_span_is_on_disk_whatever_the_database_prefers(dsn, data
         """
         create function note() returns trigger language plpgsql as
             $$ begin new.trace_state = current_setting('synchronous_commit'); return new; end $$;
-        create trigger note before insert on _ps_trace.span for each row execute function note();
+        create trigger note before insert on _promscale.span for each row execute function note();
         """
     )
     promscale = Promscale(dsn)
@@ -76,14 +76,14 @@ def test_an_acknowledged_span_is_on_disk_whatever_the_database_prefers(dsn, data
     assert database.execute("select trace_state from span").fetchone() == ("on",)
 
 
-def test_the_planner_knows_a_new_store_soon(promscale, database):
+def test_the_planner_knows_a_new_store_soon(promscale, upkeep, database):
     """Not only when autovacuum comes by: statistics are there when the first thousand spans are."""
-    known = "select exists (select from pg_stats where schemaname = '_ps_trace' and tablename = 'span')"
+    known = "select exists (select from pg_stats where schemaname = '_promscale' and tablename = 'span')"
     promscale.export(request(*[span() for _ in range(900)]))
-    promscale.store.refresh_statistics()
+    upkeep.refresh_statistics()
     promscale.export(request(*[span() for _ in range(200)]))
     assert database.execute(known).fetchone() == (False,)
-    promscale.store.refresh_statistics()
+    upkeep.refresh_statistics()
     assert database.execute(known).fetchone() == (True,)
 
 
@@ -214,7 +214,7 @@ def test_an_acknowledgement_lost_after_commit_doubles_nothing(proxied, database)
 def test_a_full_store_asks_to_send_later(promscale, database, monkeypatch):
     monkeypatch.setattr(store_module, "MAX_HELD_BYTES", 50_000)
     # A lock of ours keeps the first export waiting for the database.
-    database.execute("begin; lock table _ps_trace.span in access exclusive mode")
+    database.execute("begin; lock table _promscale.span in access exclusive mode")
     big = [request(span(tags={"fill": "x" * 30_000})) for _ in range(2)]
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(promscale.export, big[0])
@@ -276,13 +276,13 @@ def test_migrations_run_once_however_many_start(empty_dsn):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: Store(empty_dsn).migrate(), range(8)))
     with psycopg.connect(empty_dsn) as connection:
-        numbers = [number for (number,) in connection.execute("select number from _ps_trace.migration order by 1")]
+        numbers = [number for (number,) in connection.execute("select number from _promscale.migration order by 1")]
     assert numbers == list(range(1, len(numbers) + 1))
 
 
 def test_a_schema_of_a_later_promscale_is_left_alone(dsn, database):
-    database.execute("insert into _ps_trace.migration (number, file_name) values (999, 'later')")
-    with pytest.raises(SchemaTooNew, match="999"):
+    database.execute("insert into _promscale.migration (number, file_name) values (999, 'later')")
+    with pytest.raises(SchemaMismatch, match="999"):
         Store(dsn).migrate()
 
 
@@ -381,7 +381,7 @@ def test_the_process_counts_and_stops_gracefully(dsn, database, start_process):
         assert "promscale_refused_spans_total 1.0" in metrics
         assert 'promscale_exports_total{code="OK"} 1.0' in metrics
         # An export under way when the signal comes is still answered, and what is answered is stored.
-        database.execute("begin; lock table _ps_trace.span in access exclusive mode")
+        database.execute("begin; lock table _promscale.span in access exclusive mode")
         under_way = export.future(request(span("three")).SerializeToString(), timeout=60)
         waiting = "select from pg_stat_activity where application_name = 'promscale' and wait_event_type = 'Lock'"
         with psycopg.connect(dsn, autocommit=True) as other:

@@ -118,7 +118,7 @@ def test_who_goes_away_ends_the_statement(promscale, database):
         "select count(*) from pg_stat_activity where application_name = 'promscale-jaeger' and state = 'active'"
     )
     with psycopg.connect(promscale.dsn) as holder:
-        holder.execute("lock table _ps_trace.span in access exclusive mode")
+        holder.execute("lock table _promscale.span in access exclusive mode")
         call = promscale.reading("FindTraces", query())
         wait_for(lambda: database.execute(statements).fetchone() == (1,))
         call.cancel()
@@ -427,7 +427,7 @@ def test_a_statement_that_takes_too_long_is_ended(dsn, monkeypatch):
     running = Promscale(dsn)
     try:
         with psycopg.connect(dsn) as holder:
-            holder.execute("lock table _ps_trace.span in access exclusive mode")
+            holder.execute("lock table _promscale.span in access exclusive mode")
             with pytest.raises(grpc.RpcError) as raised:
                 running.read("FindTraces", query())
         assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED

@@ -10,6 +10,7 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from promscale.store import Store
+from promscale.upkeep import Upkeep
 from tests.store.otlp_messages import add_service, attributes, child, request, span
 
 SPAN_COLUMNS = """
@@ -64,8 +65,14 @@ def test_views_have_promscales_columns(database, view, expected):
 def test_enums_and_domains(database):
     labels = database.execute("select enum_range(null::span_kind)::text, enum_range(null::status_code)::text").fetchone()
     assert labels == ("{unspecified,internal,server,client,producer,consumer}", "{unset,ok,error}")
-    with pytest.raises(psycopg.errors.CheckViolation):
-        database.execute("select '00000000-0000-0000-0000-000000000000'::trace_id")
+
+
+def test_a_trace_id_leads_to_its_spans_by_an_index(database):
+    """Although it is stored as a uuid and shown as a trace_id."""
+    database.execute("set enable_seqscan = off")
+    for value in ("'4bf92f3577b34da6a3ce929d0e0e4736'", "'4bf92f3577b34da6a3ce929d0e0e4736'::ps_trace.trace_id"):
+        plan = database.execute(f"explain select * from span where trace_id = {value}").fetchall()
+        assert any("Index Cond: (trace_id = " in line for (line,) in plan), plan
 
 
 def test_a_span_as_sql_sees_it(promscale, database):
@@ -269,19 +276,19 @@ def test_operation_calls(promscale, database):
     assert database.execute(calls.replace("%s", "now() + %s::interval"), [later, later]).fetchall() == []
 
 
-def test_retention_really_deletes(promscale, database):
-    assert database.execute("select get_trace_retention_period() = interval '30 days'").fetchone() == (True,)
+def test_retention_really_deletes(promscale, upkeep, database):
+    assert database.execute("select get_trace_retention_period() = interval '7 days'").fetchone() == (True,)
     now, day = time.time_ns(), 86_400 * 10**9
-    old, recent = (span(name, start_time_unix_nano=now - days * day) for name, days in (("old", 31), ("recent", 2)))
+    old, recent = (span(name, start_time_unix_nano=now - days * day) for name, days in (("old", 8), ("recent", 2)))
     split = span("older part", trace_id=recent.trace_id, start_time_unix_nano=now - 40 * day)
     promscale.export(request(old, recent, split))
-    promscale.store.delete_old_traces()
+    upkeep.keep_limits()
     assert database.execute("select span_name from span").fetchall() == [("recent",)]
-    assert database.execute("select count(*) from _ps_trace.traces_data").fetchone() == (1,)
+    assert database.execute("select count(*) from _promscale.traces_data").fetchone() == (1,)
     assert database.execute("select set_trace_retention_period('1 day')").fetchone() == (True,)
-    promscale.store.delete_old_traces()
+    upkeep.keep_limits()
     assert database.execute("select count(*) from span").fetchone() == (0,)
-    assert database.execute("select count(*) from _ps_trace.traces_data").fetchone() == (0,)
+    assert database.execute("select count(*) from _promscale.traces_data").fetchone() == (0,)
 
 
 def test_a_retention_period_below_zero_is_refused(database):
@@ -361,12 +368,12 @@ def test_a_reader_may_look(reader, statement):
 @pytest.mark.parametrize(
     "statement",
     [
-        "select * from _ps_trace.span",
-        "select * from _ps_trace.store",
+        "select * from _promscale.span",
+        "select * from _promscale.store",
         "insert into ps_trace.operation values (1, 's', 'client', 'n')",
         "select ps_trace.delete_all_traces()",
         "select ps_trace.set_trace_retention_period('1 day')",
-        "select _ps_trace.delete_old_traces()",
+        "select _promscale.delete_old_spans()",
         "create table ps_trace.mine ()",
     ],
 )
@@ -391,7 +398,9 @@ def test_a_writer_can_run_promscale(dsn, database, promscale):
         store = Store(f"{dsn} user=test_writer")
         store.start()
         assert store.write(request(span("by the writer")).SerializeToString()) == []
-        store.delete_old_traces()
+        upkeep = Upkeep(f"{dsn} user=test_writer")
+        upkeep.turn()
+        upkeep.close()
         store.close()
         assert database.execute("select span_name from span").fetchall() == [("by the writer",)]
     finally:

@@ -1,0 +1,77 @@
+-- What promscale's upkeep asks of the database, by name.
+
+-- name: try_lock()$
+-- Of several promscales on one database one at a time does the upkeep: held as long as the connection is.
+select pg_try_advisory_lock(hashtext('_promscale.upkeep'));
+
+-- name: set_lock_timeout()$
+-- What waits for an exclusive lock makes all others wait.
+select set_config('lock_timeout', '2s', false);
+
+-- name: create_partitions_ahead()$
+select _promscale.create_partitions(array[now(), now() + interval '59 minutes']);
+
+-- name: due_minutes(quiet_seconds, limit)
+-- Minutes to be summarised, with the records of their having been touched: those that nothing has touched for a while,
+-- and those that are over and have waited for a minute.
+select minute, array_agg(id) as touched_ids
+from _promscale.touched_minute
+group by minute
+having max(touched_at) <= clock_timestamp() - :quiet_seconds * interval '1 second'
+    or (
+        minute < clock_timestamp() - interval '1 minute'
+        and min(touched_at) < clock_timestamp() - interval '1 minute'
+    )
+order by minute desc
+limit :limit;
+
+-- name: attribute_hashes(minute)
+select _promscale.attribute_hashes(:minute);
+
+-- name: summarise(minute, touched_ids, attribute_filter)$
+select _promscale.summarise(:minute, :touched_ids, :attribute_filter);
+
+-- name: span_count()$
+select _promscale.span_count('-infinity', 'infinity');
+
+-- name: refresh_statistics()$
+select _promscale.refresh_statistics();
+
+-- name: delete_old_spans()$
+select _promscale.delete_old_spans();
+
+-- name: outdated_partitions()
+select starts_at
+from _promscale.partition
+where ends_at < now() - (select trace_retention_period from _promscale.store)
+order by starts_at;
+
+-- name: drop_partition(starts_at)$
+select _promscale.drop_partition(:starts_at);
+
+-- name: disk_budget()$
+select ps_trace.get_trace_disk_budget();
+
+-- name: disk_used()$
+select ps_trace.disk_used();
+
+-- name: partition_sizes()
+-- Of each partition, the oldest first: its start, its name, its bytes, and whether it is over.
+select u.starts_at, p.name, u.row_bytes + u.index_bytes + u.lossless_bytes as bytes, u.ends_at <= now() as over
+from ps_trace.disk_usage as u
+inner join _promscale.partition as p on p.starts_at = u.starts_at
+order by u.starts_at;
+
+-- name: split_partition(name, seconds)$
+-- Ends the partition that many seconds from now.
+select _promscale.split_partition(:name, date_trunc('second', now()) + :seconds * interval '1 second');
+
+-- name: delete_unused_origins()$
+select _promscale.delete_unused_origins();
+
+-- name: partitions_to_close(minutes)
+-- Those that have been over for that long.
+select name
+from _promscale.partition
+where closed_at is null and ends_at < now() - :minutes * interval '1 minute'
+order by starts_at;
