@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 from promscale.jaeger import Jaeger
 from promscale.server import Server
@@ -65,12 +66,16 @@ def settings(argv: list[str], environ: dict[str, str]) -> argparse.Namespace:
     )
 
 
-def migrate(store: Store, retries: int | None, stopping: threading.Event) -> None:
+def migrate(store: Store, retries: int | None, stopping: threading.Event, report: Callable[[str], None]) -> None:
     """Migrate, and again while the database is away. Raises StoreUnavailable after the last of `retries`."""
     tries = 0
     while not stopping.is_set():
         try:
             store.migrate()
+            for copied, spans in store.upgrade():
+                report(f"upgrading: {copied:,} of {spans:,} spans copied")
+                if stopping.is_set():
+                    break
             return
         except StoreUnavailable as error:
             if tries == retries:
@@ -94,7 +99,7 @@ def main() -> None:
         sys.exit(f"promscale: cannot listen: {error}")
     log.info("gRPC on %s, HTTP on %s, database %s", options.grpc_address, options.web_address, store.address)
     try:
-        migrate(store, options.db_connect_retries, stopping)
+        migrate(store, options.db_connect_retries, stopping, web.report)
     except (StoreUnavailable, SchemaMismatch) as error:
         sys.exit(f"promscale: {error}")
     store.start()

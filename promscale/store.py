@@ -28,6 +28,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
 from promscale import metrics, otlp
+from promscale.upgrade import upgrade
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ class Store:
 
     `disk_budget`: bytes, 0 for no limit; what `ps_trace.set_trace_disk_budget` sets comes before it.
 
-    Call `migrate` until it succeeds, then `start`; `write` may then be called from any thread, until `close`.
+    Call `migrate` and exhaust `upgrade` until both succeed, then `start`; `write` may then be called from any thread, until `close`.
     """
 
     def __init__(self, uri: str, disk_budget: int = DEFAULT_DISK_BUDGET) -> None:
@@ -182,6 +183,11 @@ class Store:
                         "and put the change into a new migration"
                     )
             _queries.set_default_disk_budget(connection, disk_budget=self._disk_budget)
+
+    def upgrade(self) -> Iterator[tuple[int, int]]:
+        """Copy spans of the first schema; yields how many are copied, and of how many. Raises StoreUnavailable."""
+        with self._unavailable_on_error(), self._connect() as connection:
+            yield from upgrade(connection)
 
     def start(self) -> None:
         self._writers = [
