@@ -15,8 +15,10 @@ alter table _promscale.touched_minute set (autovacuum_vacuum_scale_factor = 0, a
 create table _promscale.minute (
     minute timestamptz primary key,
     spans bigint not null,
-    max_duration_ms double precision not null,
     origin_ids bigint[] not null,
+    -- Durations and starts of its 20 longest spans, or of all if there are fewer, the longest first.
+    longest_ms double precision[] not null,
+    longest_starts timestamptz[] not null,
     -- A Bloom filter of its spans' attributes, 2^n bits, made by promscale/upkeep.py; null: there may be any attribute.
     attribute_filter bytea
 );
@@ -202,11 +204,24 @@ begin
     from children as c
     where c.parent_operation_id is not null
     group by 2, 3;
-    insert into _promscale.minute (minute, spans, max_duration_ms, origin_ids, attribute_filter)
-    select asked, count(*), max(s.duration_ms), array_agg(distinct s.origin_id), attribute_filter
-    from _promscale.span as s
-    where s.start_time >= asked and s.start_time < ends
-    having count(*) > 0;
+    insert into _promscale.minute (minute, spans, origin_ids, longest_ms, longest_starts, attribute_filter)
+    select asked, a.spans, a.origin_ids, l.longest_ms, l.longest_starts, attribute_filter
+    from (
+        select count(*) as spans, array_agg(distinct s.origin_id) as origin_ids
+        from _promscale.span as s
+        where s.start_time >= asked and s.start_time < ends
+    ) as a
+    cross join (
+        select array_agg(l.duration_ms) as longest_ms, array_agg(l.start_time) as longest_starts
+        from (
+            select s.duration_ms, s.start_time
+            from _promscale.span as s
+            where s.start_time >= asked and s.start_time < ends
+            order by s.duration_ms desc
+            limit 20
+        ) as l
+    ) as l
+    where a.spans > 0;
 
     perform pg_advisory_xact_lock(_promscale.summary_lock());
     -- Where a parent has come since, the minute stays touched, and its turn comes again.
