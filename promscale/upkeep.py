@@ -60,10 +60,12 @@ class Upkeep:
             if not _queries.try_lock(connection):
                 return
         self.create_partitions()
-        self.summarise()
+        summarised = self.summarise()
         self._sometimes(self.keep_limits, LIMITS_SECONDS)
         self._sometimes(self.refresh_statistics, STATISTICS_SECONDS)
-        self.close_partition()
+        # It takes a while, so it does not keep minutes waiting for their summary.
+        if summarised < MINUTES_A_TURN:
+            self.close_partition()
 
     def _sometimes(self, part: Callable[[], None], seconds: float) -> None:
         if time.monotonic() >= self._due[part]:
@@ -90,8 +92,9 @@ class Upkeep:
         with self._connection() as connection:
             _queries.create_partitions_ahead(connection)
 
-    def summarise(self, quiet_seconds: float = QUIET_SECONDS) -> None:
-        """Summarise minutes that spans have reached and that have been quiet for so long."""
+    def summarise(self, quiet_seconds: float = QUIET_SECONDS) -> int:
+        """Summarise minutes that spans have reached and that have been quiet for so long; returns how many."""
+        due = []
         with self._connection() as connection:
             due = list(_queries.due_minutes(connection, quiet_seconds=quiet_seconds, limit=MINUTES_A_TURN))
             for minute, touched_ids in due:
@@ -100,6 +103,7 @@ class Upkeep:
                     _queries.summarise(
                         connection, minute=minute, touched_ids=touched_ids, attribute_filter=attribute_filter(hashes)
                     )
+        return len(due)
 
     def refresh_statistics(self) -> None:
         """Have PostgreSQL look at what is stored whenever that has doubled."""

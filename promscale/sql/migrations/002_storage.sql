@@ -123,13 +123,6 @@ begin
         -- Not on the hash: the columnstore checks what is unique by columns.
         create unique index span_identity on _promscale.span (start_time, trace_id, span_id, start_ns);
         create statistics _promscale.span_minute on (public.time_bucket('1 minute', start_time)) from _promscale.span;
-        if current_setting('timescaledb.license') = 'timescale' then
-            alter table _promscale.span set (
-                timescaledb.compress,
-                timescaledb.compress_segmentby = '',
-                timescaledb.compress_orderby = 'trace_id, start_time'
-            );
-        end if;
     else
         -- For spans of any age that has no partition.
         create table _promscale.span_default partition of _promscale.span default;
@@ -145,6 +138,19 @@ create index span_trace_id on _promscale.span (trace_id);
 create index span_root on _promscale.span (start_time) include (duration_ms, origin_id) where parent_span_id is null;
 -- The planner cannot know from a sample of a partition that a trace has about as many spans in all of them together.
 alter table _promscale.span alter column trace_id set (n_distinct_inherited = -0.02);
+
+-- Last, because TimescaleDB then refuses other changes. Ordered by trace id, a batch of rows has few traces, and the
+-- columnstore finds one by its smallest and largest.
+do $$
+begin
+    if _promscale.is_timescaledb() and current_setting('timescaledb.license') = 'timescale' then
+        alter table _promscale.span set (
+            timescaledb.compress,
+            timescaledb.compress_segmentby = '',
+            timescaledb.compress_orderby = 'trace_id, start_time'
+        );
+    end if;
+end $$;
 
 
 -- Partitions --------------------------------------------------------------------------------------------------------
