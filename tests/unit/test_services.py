@@ -57,6 +57,7 @@ def whole(monkeypatch, serve, calm):
     monkeypatch.setattr("lower.app.DIGIT_URL", digit)
     urls = {f"{name}s": serve(app(name)) for name in NAMES if name != "digit"} | {"digits": digit}
     monkeypatch.setattr("generator.app.URLS", urls)
+    monkeypatch.setattr(telemetry.call, "TIMEOUT", 60)
     return app("generator").test_client()
 
 
@@ -321,7 +322,7 @@ def test_spans_of_every_worker_arrive_when_gunicorn_stops(digit_under_gunicorn, 
     answered = []
     while len(answered) < 40:
         try:
-            answered.append(urllib.request.urlopen(url, timeout=10).status)
+            answered.append(urllib.request.urlopen(url, timeout=60).status)
         except urllib.error.HTTPError as error:
             answered.append(error.code)
     assert receiver.requests == []
@@ -340,6 +341,6 @@ def test_gunicorn_stops_though_the_collector_is_away(digit_under_gunicorn, recei
     process, url = digit_under_gunicorn
     receiver.close()
     with contextlib.suppress(urllib.error.HTTPError):  # digit has its bad minutes
-        urllib.request.urlopen(url, timeout=10)
+        urllib.request.urlopen(url, timeout=60)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 0
