@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from flask import Flask
@@ -42,7 +43,8 @@ def always(monkeypatch, chance: float) -> None:
 
 @pytest.fixture(autouse=True)
 def in_no_time(monkeypatch):
-    monkeypatch.setattr(telemetry.work.time, "sleep", lambda seconds: None)
+    # Not the module's own sleep, which is everybody's: the tests pause with it while they wait.
+    monkeypatch.setattr(telemetry.work, "time", SimpleNamespace(sleep=lambda seconds: None))
 
 
 @pytest.fixture
