@@ -67,6 +67,7 @@ def test_the_list_and_sql(explorer, open_page, screenshot, width, scheme):
     assert page.get_by_role("heading", level=2).count() == len(DASHBOARDS)
     screenshot(page, f"dashboards-{width}")
     page.get_by_role("navigation").get_by_role("link", name="SQL").click()
+    page.wait_for_url("**/sql")
     page.get_by_label("Start from").select_option("error_rate_by_operation")
     page.get_by_role("button", name="Run").click()
     page.get_by_role("cell", name="generator").first.wait_for()
