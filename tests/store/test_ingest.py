@@ -78,7 +78,6 @@ def test_an_acknowledged_span_is_on_disk_whatever_the_database_prefers(dsn, data
 
 def test_the_planner_knows_a_new_store_soon(promscale, database):
     """Not only when autovacuum comes by: statistics are there when the first thousand spans are."""
-    database.execute("alter table _ps_trace.span set (autovacuum_enabled = off)")  # it might come by just now
     known = "select exists (select from pg_stats where schemaname = '_ps_trace' and tablename = 'span')"
     promscale.export(request(*[span() for _ in range(900)]))
     promscale.store.refresh_statistics()
