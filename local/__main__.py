@@ -13,8 +13,8 @@
                             run the benchmarks, or one of them (ARGS: --help lists them)
     ./run.sh help           this
 
-BIND_ADDRESS (127.0.0.1) is where it listens, LOAD_USERS (3) call for passwords all the time, at most LOAD_RATE (no
-limit) times a second. OTEL_ variables reach every part.
+BIND_ADDRESS (127.0.0.1) is where it listens. As soon as the generator is healthy, LOAD_USERS (3) ask it for passwords,
+LOAD_RATE (1) times a second in all. OTEL_ variables reach every part.
 """
 
 import inspect

@@ -118,7 +118,7 @@ def _password_trace(host: str) -> list[str]:
             return [json.load(answer)["trace_id"]]
     except urllib.error.HTTPError as answer:
         return [json.load(answer)["trace_id"]]
-    except OSError:  # the generator was just healthy, and is not any more
+    except (OSError, http.client.HTTPException):  # the generator was just healthy, and is not any more
         return []
 
 

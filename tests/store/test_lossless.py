@@ -104,7 +104,11 @@ def flat(message) -> dict[bytes, tuple]:
     }
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(requests)
 def test_what_came_in_comes_out(promscale, database, message):
     trace_ids = [uuid.uuid4().bytes, uuid.uuid4().bytes]
