@@ -18,6 +18,7 @@ from promscale.web import Web
 log = logging.getLogger("promscale")
 
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_MAX_BUDGET = 2**63 - 1  # PostgreSQL's bigint
 
 RETRY_SECONDS = 1
 UPKEEP_SECONDS = 1
@@ -57,8 +58,11 @@ def settings(argv: list[str], environ: dict[str, str]) -> argparse.Namespace:
     budget = re.fullmatch(r"(\d+) ?([kMGT]?B)?", found["disk-budget"])
     if not budget:
         parser.error(f"disk-budget: {found['disk-budget']!r} is not a number of bytes, as 500MB or 2GB")
+    disk_budget = int(budget[1]) * _UNITS[budget[2] or "B"]
+    if disk_budget > _MAX_BUDGET:
+        parser.error(f"disk-budget: {found['disk-budget']!r} is more than a database can take; 0 is no limit")
     return argparse.Namespace(
-        disk_budget=int(budget[1]) * _UNITS[budget[2] or "B"],
+        disk_budget=disk_budget,
         db_uri=found["db.uri"],
         db_connect_retries=int(retries) if retries else None,
         grpc_address=found["tracing.grpc.server-address"],

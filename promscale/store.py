@@ -319,7 +319,8 @@ class Store:
         known = self._known
         hours = {minute // _HOUR_MINUTES for rows in group for minute in rows.minutes} - known.hours
         if hours := [hour for hour in hours if hour <= time.time() // 3600]:
-            _queries.create_partitions(connection, hours=hours)
+            for hour in sorted(hours, reverse=True):
+                _queries.create_partition(connection, hour=hour)
             self._known = known._replace(hours=_remember(known.hours, hours))
 
     def _commit_new(
