@@ -1,7 +1,7 @@
 -- Service dependencies: who calls whom, how often, and how long does it take?
 --
--- A call is a span, the callee's, whose parent is another service's, the caller's. OpenTelemetry makes such pairs of
--- a client and a server span, or of producer and consumer. The view service_call_minute has those of each minute counted
+-- A call is a span, the callee's, whose parent is another service's, the caller's. OpenTelemetry makes such pairs of a
+-- client and a server span, or of producer and consumer. The view service_call_minute has those of each minute counted
 -- already; docs/sql.md shows how to find them among the spans. So these look at whole minutes, from the one that
 -- :time_from lies in to the last that begins before :time_to. The callee starts in that time, the caller at any.
 --
