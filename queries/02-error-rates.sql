@@ -2,6 +2,8 @@
 --
 -- A span has failed if its status is error. What fails deep down mostly fails all that waits for it as well, so that
 -- one broken call shows in several services: the operation that fails most often need not be the one to blame.
+-- The view operation_minute has the spans of each minute counted already, by operation. So these look at whole minutes,
+-- from the one that :time_from lies in to the last that begins before :time_to.
 --
 -- In psql a parameter stands for a piece of SQL, so that a text needs quotes of its own:
 --     psql -v time_from="now() - interval '1 hour'" -f queries/02-error-rates.sql
@@ -12,10 +14,10 @@
 -- How many spans of each service have failed?
 select
     service_name,
-    count(*) as errors
-from span
-where status_code = 'error'
-    and start_time >= :time_from and start_time < :time_to
+    cast(sum(errors) as bigint) as errors
+from operation_minute
+where errors > 0
+    and minute >= time_bucket(interval '1 minute', cast(:time_from as timestamptz)) and minute < :time_to
 group by service_name
 order by errors desc, service_name;
 
@@ -25,11 +27,11 @@ order by errors desc, service_name;
 select
     service_name,
     span_name,
-    count(*) as calls,
-    count(*) filter (where status_code = 'error') as errors,
-    cast(100 * count(*) filter (where status_code = 'error') as double precision) / count(*) as error_percent
-from span
-where start_time >= :time_from and start_time < :time_to
+    cast(sum(calls) as bigint) as calls,
+    cast(sum(errors) as bigint) as errors,
+    cast(100 * sum(errors) / sum(calls) as double precision) as error_percent
+from operation_minute
+where minute >= time_bucket(interval '1 minute', cast(:time_from as timestamptz)) and minute < :time_to
 group by service_name, span_name
 order by error_percent desc, errors desc, service_name, span_name;
 
@@ -37,10 +39,10 @@ order by error_percent desc, errors desc, service_name, span_name;
 -- How many percent of the spans of each service fail, minute by minute?
 -- A minute in which a service did nothing has no row: of nothing, no part has failed, and none has worked.
 select
-    time_bucket(interval '1 minute', start_time) as time,
+    minute as time,
     service_name,
-    cast(100 * count(*) filter (where status_code = 'error') as double precision) / count(*) as error_percent
-from span
-where start_time >= :time_from and start_time < :time_to
-group by time, service_name
-order by time, service_name;
+    cast(100 * sum(errors) / sum(calls) as double precision) as error_percent
+from operation_minute
+where minute >= time_bucket(interval '1 minute', cast(:time_from as timestamptz)) and minute < :time_to
+group by minute, service_name
+order by minute, service_name;

@@ -1,8 +1,9 @@
 -- Service dependencies: who calls whom, how often, and how long does it take?
 --
--- A call is a span, the callee's, whose parent is another service's, the caller's. OpenTelemetry makes such pairs of
--- a client and a server span, or of producer and consumer; not to look at other kinds of spans saves much time.
--- The caller's span starts first, maybe before :time_from: it is found if it started up to ten minutes before.
+-- A call is a span, the callee's, whose parent is another service's, the caller's. OpenTelemetry makes such pairs of a
+-- client and a server span, or of producer and consumer. The view service_call_minute has those of each minute counted
+-- already; docs/sql.md shows how to find them among the spans. So these look at whole minutes, from the one that
+-- :time_from lies in to the last that begins before :time_to. The callee starts in that time, the caller at any.
 --
 -- In psql a parameter stands for a piece of SQL, so that a text needs quotes of its own:
 --     psql -v time_from="now() - interval '1 hour'" -f queries/04-service-dependencies.sql
@@ -12,97 +13,41 @@
 -- name: service_nodes(time_from, time_to)
 -- Which services take part in calls, how often is each called, and how long does it take to answer on average?
 -- These are the nodes of a graph. The names of the columns are those that Grafana's node graph looks for.
-with calls as (
-    select
-        caller.service_name as caller,
-        callee.service_name as callee,
-        count(*) as calls,
-        count(*) filter (where callee.status_code = 'error') as errors,
-        sum(callee.duration_ms) as total_ms
-    from span as callee
-    inner join span as caller
-        on caller.trace_id = callee.trace_id
-        and caller.span_id = callee.parent_span_id
-        and caller.service_name <> callee.service_name
-    where callee.span_kind in ('server', 'consumer', 'unspecified')
-        and callee.start_time >= :time_from and callee.start_time < :time_to
-        and caller.span_kind in ('client', 'producer', 'unspecified')
-        and caller.start_time >= cast(:time_from as timestamptz) - interval '10 minutes'
-        and caller.start_time < :time_to
-    group by caller.service_name, callee.service_name
-), services as (
-    select callee as service_name, calls, total_ms
-    from calls
-    union all
-    select caller, 0, 0
-    from calls
-)
+-- A call shows both of its services, and counts for the callee.
 select
-    service_name as id,
-    service_name as title,
-    cast(sum(calls) as bigint) as mainstat,
-    sum(total_ms) / cast(nullif(sum(calls), 0) as double precision) as secondarystat
-from services
-group by service_name
-order by service_name;
+    service.name as id,
+    service.name as title,
+    cast(sum(service.calls) as bigint) as mainstat,
+    sum(service.total_ms) / cast(nullif(sum(service.calls), 0) as double precision) as secondarystat
+from service_call_minute as m
+cross join lateral (values (m.callee, m.calls, m.total_ms), (m.caller, 0, 0)) as service (name, calls, total_ms)
+where m.minute >= time_bucket(interval '1 minute', cast(:time_from as timestamptz)) and m.minute < :time_to
+group by service.name
+order by service.name;
 
 -- name: service_edges(time_from, time_to)
 -- The edges of the same graph: how often does one service call another, and how long does a call take on average?
-with calls as (
-    select
-        caller.service_name as caller,
-        callee.service_name as callee,
-        count(*) as calls,
-        count(*) filter (where callee.status_code = 'error') as errors,
-        sum(callee.duration_ms) as total_ms
-    from span as callee
-    inner join span as caller
-        on caller.trace_id = callee.trace_id
-        and caller.span_id = callee.parent_span_id
-        and caller.service_name <> callee.service_name
-    where callee.span_kind in ('server', 'consumer', 'unspecified')
-        and callee.start_time >= :time_from and callee.start_time < :time_to
-        and caller.span_kind in ('client', 'producer', 'unspecified')
-        and caller.start_time >= cast(:time_from as timestamptz) - interval '10 minutes'
-        and caller.start_time < :time_to
-    group by caller.service_name, callee.service_name
-)
 select
     cast(row(caller, callee) as text) as id,
     caller as source,
     callee as target,
-    calls as mainstat,
-    total_ms / calls as secondarystat
-from calls
+    cast(sum(calls) as bigint) as mainstat,
+    sum(total_ms) / cast(sum(calls) as double precision) as secondarystat
+from service_call_minute
+where minute >= time_bucket(interval '1 minute', cast(:time_from as timestamptz)) and minute < :time_to
+group by caller, callee
 order by caller, callee;
 
 -- name: service_calls(time_from, time_to)
 -- The same as a table: which calls take most time altogether?
-with calls as (
-    select
-        caller.service_name as caller,
-        callee.service_name as callee,
-        count(*) as calls,
-        count(*) filter (where callee.status_code = 'error') as errors,
-        sum(callee.duration_ms) as total_ms
-    from span as callee
-    inner join span as caller
-        on caller.trace_id = callee.trace_id
-        and caller.span_id = callee.parent_span_id
-        and caller.service_name <> callee.service_name
-    where callee.span_kind in ('server', 'consumer', 'unspecified')
-        and callee.start_time >= :time_from and callee.start_time < :time_to
-        and caller.span_kind in ('client', 'producer', 'unspecified')
-        and caller.start_time >= cast(:time_from as timestamptz) - interval '10 minutes'
-        and caller.start_time < :time_to
-    group by caller.service_name, callee.service_name
-)
 select
     caller,
     callee,
-    calls,
-    errors,
-    total_ms,
-    total_ms / calls as mean_ms
-from calls
+    cast(sum(calls) as bigint) as calls,
+    cast(sum(errors) as bigint) as errors,
+    sum(total_ms) as total_ms,
+    sum(total_ms) / cast(sum(calls) as double precision) as mean_ms
+from service_call_minute
+where minute >= time_bucket(interval '1 minute', cast(:time_from as timestamptz)) and minute < :time_to
+group by caller, callee
 order by total_ms desc, caller, callee;

@@ -1,9 +1,11 @@
 -- Upstream spans: what leads to an operation of a service?
 --
--- From each call of the operation we climb to its parent, and to the parent's parent. A union keeps each span once: a
--- parent that several calls share is not counted again, and where bad data goes round in a circle, the climb ends.
--- To be fast at any size, we look at 500 traces at the most. The order of md5 is as good as random, and yet always the
--- same: the first 500 in it are a fair sample of the whole time, and all statements look at the same ones.
+-- From each call of the operation, upstream_sample climbs to its parent, and to the parent's parent. Each span is there
+-- once: a parent that several calls share is not counted again, and where bad data goes round in a circle, the climb
+-- ends.
+-- To be fast at any size, we look at 500 traces at the most. Where there are more, 500 moments are spread over the time
+-- as the calls of the operation are, and each moment's trace is that of the next call: a fair sample of the whole time,
+-- and for all statements the same. ps_trace.sample_traces chooses it.
 -- Parents are found if they started up to ten minutes before :time_from.
 --
 -- In psql a parameter stands for a piece of SQL, so that a text needs quotes of its own:
@@ -17,61 +19,21 @@
 -- Which operations are above the chosen one, how often do they run, and how long do they take on average?
 -- These are the nodes of a graph, the chosen one included. The names of the columns are those that Grafana's node
 -- graph looks for.
-with recursive traces as (
-    select trace_id
-    from span
-    where service_name = :service and span_name = :operation
-        and start_time >= :time_from and start_time < :time_to
-    group by trace_id
-    order by md5(cast(trace_id as text))
-    limit 500
-), spans as (
-    select trace_id, span_id, parent_span_id, service_name, span_name, start_time, duration_ms, status_code
-    from span
-    inner join traces using (trace_id)
-    where start_time >= cast(:time_from as timestamptz) - interval '10 minutes' and start_time < :time_to
-), above as (
-    select *
-    from spans
-    where service_name = :service and span_name = :operation and start_time >= :time_from
-    union
-    select parent.*
-    from above as child
-    inner join spans as parent on parent.trace_id = child.trace_id and parent.span_id = child.parent_span_id
-)
 select
     cast(row(service_name, span_name) as text) as id,
     span_name as title,
     service_name as subtitle,
     count(*) as mainstat,
     avg(duration_ms) as secondarystat
-from above
+from upstream_sample(:time_from, :time_to, :service, :operation)
 group by service_name, span_name
 order by service_name, span_name;
 
 -- name: upstream_edges(time_from, time_to, service, operation)
 -- The edges of the same graph: which operation calls which, how often, and how long does the callee take on average?
-with recursive traces as (
-    select trace_id
-    from span
-    where service_name = :service and span_name = :operation
-        and start_time >= :time_from and start_time < :time_to
-    group by trace_id
-    order by md5(cast(trace_id as text))
-    limit 500
-), spans as (
-    select trace_id, span_id, parent_span_id, service_name, span_name, start_time, duration_ms, status_code
-    from span
-    inner join traces using (trace_id)
-    where start_time >= cast(:time_from as timestamptz) - interval '10 minutes' and start_time < :time_to
-), above as (
+with above as (
     select *
-    from spans
-    where service_name = :service and span_name = :operation and start_time >= :time_from
-    union
-    select parent.*
-    from above as child
-    inner join spans as parent on parent.trace_id = child.trace_id and parent.span_id = child.parent_span_id
+    from upstream_sample(:time_from, :time_to, :service, :operation)
 )
 select
     cast(row(caller.service_name, caller.span_name, callee.service_name, callee.span_name) as text) as id,
@@ -86,28 +48,6 @@ order by source, target;
 
 -- name: upstream_operations(time_from, time_to, service, operation)
 -- How long do these operations take? What waits for another takes longer than that, so that the nearest come first.
-with recursive traces as (
-    select trace_id
-    from span
-    where service_name = :service and span_name = :operation
-        and start_time >= :time_from and start_time < :time_to
-    group by trace_id
-    order by md5(cast(trace_id as text))
-    limit 500
-), spans as (
-    select trace_id, span_id, parent_span_id, service_name, span_name, start_time, duration_ms, status_code
-    from span
-    inner join traces using (trace_id)
-    where start_time >= cast(:time_from as timestamptz) - interval '10 minutes' and start_time < :time_to
-), above as (
-    select *
-    from spans
-    where service_name = :service and span_name = :operation and start_time >= :time_from
-    union
-    select parent.*
-    from above as child
-    inner join spans as parent on parent.trace_id = child.trace_id and parent.span_id = child.parent_span_id
-)
 select
     service_name,
     span_name,
@@ -116,6 +56,6 @@ select
     percentile_cont(0.50) within group (order by duration_ms) as p50_ms,
     percentile_cont(0.95) within group (order by duration_ms) as p95_ms,
     percentile_cont(0.99) within group (order by duration_ms) as p99_ms
-from above
+from upstream_sample(:time_from, :time_to, :service, :operation)
 group by service_name, span_name
 order by p50_ms, service_name, span_name;

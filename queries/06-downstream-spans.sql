@@ -1,9 +1,10 @@
 -- Downstream spans: where does an operation of a service spend its time?
 --
--- From each call of the operation we descend to its children, and to theirs. A union keeps each span once: where bad
--- data goes round in a circle, the descent ends.
--- To be fast at any size, we look at 500 traces at the most. The order of md5 is as good as random, and yet always the
--- same: the first 500 in it are a fair sample of the whole time, and all statements look at the same ones.
+-- From each call of the operation, downstream_sample descends to its children, and to theirs. Each span is there once:
+-- where bad data goes round in a circle, the descent ends.
+-- To be fast at any size, we look at 500 traces at the most. Where there are more, 500 moments are spread over the time
+-- as the calls of the operation are, and each moment's trace is that of the next call: a fair sample of the whole time,
+-- and for all statements the same. ps_trace.sample_traces chooses it.
 -- Children are found if they started up to ten minutes after :time_to.
 --
 -- In psql a parameter stands for a piece of SQL, so that a text needs quotes of its own:
@@ -17,61 +18,21 @@
 -- Which operations are below the chosen one, how often do they run, and how long do they take on average?
 -- These are the nodes of a graph, the chosen one included. The names of the columns are those that Grafana's node
 -- graph looks for.
-with recursive traces as (
-    select trace_id
-    from span
-    where service_name = :service and span_name = :operation
-        and start_time >= :time_from and start_time < :time_to
-    group by trace_id
-    order by md5(cast(trace_id as text))
-    limit 500
-), spans as (
-    select trace_id, span_id, parent_span_id, service_name, span_name, start_time, duration_ms, status_code
-    from span
-    inner join traces using (trace_id)
-    where start_time >= :time_from and start_time < cast(:time_to as timestamptz) + interval '10 minutes'
-), below as (
-    select *
-    from spans
-    where service_name = :service and span_name = :operation and start_time < :time_to
-    union
-    select child.*
-    from below as parent
-    inner join spans as child on child.trace_id = parent.trace_id and child.parent_span_id = parent.span_id
-)
 select
     cast(row(service_name, span_name) as text) as id,
     span_name as title,
     service_name as subtitle,
     count(*) as mainstat,
     avg(duration_ms) as secondarystat
-from below
+from downstream_sample(:time_from, :time_to, :service, :operation)
 group by service_name, span_name
 order by service_name, span_name;
 
 -- name: downstream_edges(time_from, time_to, service, operation)
 -- The edges of the same graph: which operation calls which, how often, and how long does the callee take on average?
-with recursive traces as (
-    select trace_id
-    from span
-    where service_name = :service and span_name = :operation
-        and start_time >= :time_from and start_time < :time_to
-    group by trace_id
-    order by md5(cast(trace_id as text))
-    limit 500
-), spans as (
-    select trace_id, span_id, parent_span_id, service_name, span_name, start_time, duration_ms, status_code
-    from span
-    inner join traces using (trace_id)
-    where start_time >= :time_from and start_time < cast(:time_to as timestamptz) + interval '10 minutes'
-), below as (
+with below as (
     select *
-    from spans
-    where service_name = :service and span_name = :operation and start_time < :time_to
-    union
-    select child.*
-    from below as parent
-    inner join spans as child on child.trace_id = parent.trace_id and child.parent_span_id = parent.span_id
+    from downstream_sample(:time_from, :time_to, :service, :operation)
 )
 select
     cast(row(caller.service_name, caller.span_name, callee.service_name, callee.span_name) as text) as id,
@@ -88,27 +49,9 @@ order by source, target;
 -- In which operations is the time really spent?
 -- The self time of a span is its duration less that of its children. Children that ran side by side may have taken
 -- longer together than their parent: then its self time is zero.
-with recursive traces as (
-    select trace_id
-    from span
-    where service_name = :service and span_name = :operation
-        and start_time >= :time_from and start_time < :time_to
-    group by trace_id
-    order by md5(cast(trace_id as text))
-    limit 500
-), spans as (
-    select trace_id, span_id, parent_span_id, service_name, span_name, start_time, duration_ms, status_code
-    from span
-    inner join traces using (trace_id)
-    where start_time >= :time_from and start_time < cast(:time_to as timestamptz) + interval '10 minutes'
-), below as (
+with below as (
     select *
-    from spans
-    where service_name = :service and span_name = :operation and start_time < :time_to
-    union
-    select child.*
-    from below as parent
-    inner join spans as child on child.trace_id = parent.trace_id and child.parent_span_id = parent.span_id
+    from downstream_sample(:time_from, :time_to, :service, :operation)
 ), children as (
     select trace_id, parent_span_id as span_id, sum(duration_ms) as duration_ms
     from below
@@ -125,28 +68,6 @@ order by self_ms desc, operation;
 -- name: downstream_time(time_from, time_to, service, operation)
 -- How long does each of the operations take on average, and how does that change?
 -- In sixty steps, however long the time is, because 500 traces would be too few for every minute of a day.
-with recursive traces as (
-    select trace_id
-    from span
-    where service_name = :service and span_name = :operation
-        and start_time >= :time_from and start_time < :time_to
-    group by trace_id
-    order by md5(cast(trace_id as text))
-    limit 500
-), spans as (
-    select trace_id, span_id, parent_span_id, service_name, span_name, start_time, duration_ms, status_code
-    from span
-    inner join traces using (trace_id)
-    where start_time >= :time_from and start_time < cast(:time_to as timestamptz) + interval '10 minutes'
-), below as (
-    select *
-    from spans
-    where service_name = :service and span_name = :operation and start_time < :time_to
-    union
-    select child.*
-    from below as parent
-    inner join spans as child on child.trace_id = parent.trace_id and child.parent_span_id = parent.span_id
-)
 select
     time_bucket(
         greatest((cast(:time_to as timestamptz) - cast(:time_from as timestamptz)) / 60, interval '1 second'),
@@ -154,34 +75,12 @@ select
     ) as time,
     concat(service_name, ' ', span_name) as operation,
     avg(duration_ms) as mean_ms
-from below
+from downstream_sample(:time_from, :time_to, :service, :operation)
 group by time, operation
 order by time, operation;
 
 -- name: downstream_operations(time_from, time_to, service, operation)
 -- How long do the operations take? Those in which most time passes come first.
-with recursive traces as (
-    select trace_id
-    from span
-    where service_name = :service and span_name = :operation
-        and start_time >= :time_from and start_time < :time_to
-    group by trace_id
-    order by md5(cast(trace_id as text))
-    limit 500
-), spans as (
-    select trace_id, span_id, parent_span_id, service_name, span_name, start_time, duration_ms, status_code
-    from span
-    inner join traces using (trace_id)
-    where start_time >= :time_from and start_time < cast(:time_to as timestamptz) + interval '10 minutes'
-), below as (
-    select *
-    from spans
-    where service_name = :service and span_name = :operation and start_time < :time_to
-    union
-    select child.*
-    from below as parent
-    inner join spans as child on child.trace_id = parent.trace_id and child.parent_span_id = parent.span_id
-)
 select
     service_name,
     span_name,
@@ -190,6 +89,6 @@ select
     percentile_cont(0.50) within group (order by duration_ms) as p50_ms,
     percentile_cont(0.95) within group (order by duration_ms) as p95_ms,
     percentile_cont(0.99) within group (order by duration_ms) as p99_ms
-from below
+from downstream_sample(:time_from, :time_to, :service, :operation)
 group by service_name, span_name
 order by sum(duration_ms) desc, service_name, span_name;

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -30,6 +31,14 @@ def ask(database):
     # A statement that goes round in a circle would never end.
     database.execute("set statement_timeout = '30 s'")
     return lambda name, **parameters: list(STATEMENTS[name](database, **parameters))
+
+
+@pytest.fixture
+def traffic(promscale):
+    """A password that was made a moment ago."""
+    export = Export()
+    export.add_trace(PASSWORD, datetime.now(UTC) - timedelta(minutes=2), failed=FAILED)
+    promscale.export(export.message)
 
 
 def minutes(*numbers: float) -> list[datetime]:
@@ -98,6 +107,12 @@ def test_error_rate_over_time(traces, ask):
         (third, "load", 50),
         (third, "lower", 0),
     ]
+
+
+@pytest.mark.parametrize("name", ["errors_by_service", "error_rate_by_operation", "error_rate_over_time", "service_calls"])
+def test_counts_are_of_whole_minutes(traces, ask, name):
+    time = {"time_from": NOON + timedelta(seconds=50), "time_to": NOON + timedelta(seconds=121)}
+    assert ask(name, **time) == ask(name, **ALL)
 
 
 # 03 -----------------------------------------------------------------------------------------------------------------
@@ -194,13 +209,23 @@ def test_a_call_between_spans_of_unspecified_kind(promscale, ask):
 
 
 @pytest.mark.parametrize(("minutes_before", "found"), [(9, 1), (11, 0)])
-def test_a_caller_may_start_ten_minutes_before_the_time(promscale, ask, minutes_before, found):
+def test_a_parent_may_start_ten_minutes_before_the_time(promscale, ask, minutes_before, found):
     export = Export()
     root = export.add("shop", "buy", NOON - timedelta(minutes=minutes_before), 3_600_000, kind=CLIENT)
     export.add("bank", "pay", NOON, kind=SERVER, trace_id=root.trace_id, parent_span_id=root.span_id)
     promscale.export(export.message)
-    assert len(ask("service_calls", **ALL)) == found
     assert len(ask("upstream_edges", **ALL, service="bank", operation="pay")) == found
+    # A call belongs to its callee's minute, whenever the caller started.
+    assert len(ask("service_calls", **ALL)) == 1
+
+
+def test_the_documented_join_of_spans_finds_the_same_calls(traffic, database, ask):
+    examples = re.findall(r"```sql\n(.*?)```", (CHECKOUT / "docs" / "sql.md").read_text(), re.DOTALL)
+    [example] = [example for example in examples if "from span as callee" in example]
+    now = datetime.now(UTC)
+    calls = ask("service_calls", time_from=now - timedelta(hours=1), time_to=now)
+    assert len(calls) == 4
+    assert [row[:5] for row in database.execute(example)] == [row[:5] for row in calls]
 
 
 # 05 -----------------------------------------------------------------------------------------------------------------
@@ -384,7 +409,89 @@ def test_five_hundred_traces_are_enough(promscale, ask, name):
     assert ask(name, **ALL, service="shop", operation="buy") == [("shop", "buy", 500, 0, 1, 1, 1)]
 
 
+HOUR = {"time_from": NOON, "time_to": NOON + timedelta(hours=1)}
+BUY = {"service": "shop", "operation": "buy"}
+
+
+@pytest.fixture
+def many_calls(promscale, database):
+    """120,000 traces of one span each: half of them spread over an hour, the others over its minute 30."""
+    export = Export()
+    export.add("shop", "buy", NOON)
+    promscale.export(export.message)
+    database.execute(
+        """
+        insert into _promscale.span (trace_id, span_id, start_time, duration_ms, origin_id, status_code, start_ns)
+        select
+            gen_random_uuid(), n, case when n % 2 = 0 then start_time + n * interval '30 milliseconds'
+                else start_time + interval '30 minutes' + n * interval '0.5 milliseconds' end,
+            duration_ms, origin_id, status_code, start_ns
+        from _promscale.span
+        cross join generate_series(1, 119999) as n
+        """
+    )
+    database.execute(
+        """
+        insert into _promscale.touched_minute (minute)
+        select distinct time_bucket(interval '1 minute', start_time) from span
+        """
+    )
+
+
+@pytest.fixture
+def sample(database):
+    """The start times of the spans whose traces are sampled."""
+    statement = """
+        select start_time
+        from span
+        where trace_id in (select sample_traces(%(time_from)s, %(time_to)s, %(service)s, %(operation)s))
+        order by start_time
+    """
+    return lambda **parameters: [time for (time,) in database.execute(statement, parameters)]
+
+
+def test_a_sample_is_spread_as_the_calls_are(many_calls, sample):
+    times = sample(**HOUR, **BUY)
+    assert len(times) == 500
+    counts = Counter((time - NOON) // timedelta(minutes=1) for time in times)
+    assert counts.pop(30) == pytest.approx(500 * 61 / 120, abs=1)
+    assert list(counts) == [minute for minute in range(60) if minute != 30]
+    assert set(counts.values()) == {4, 5}
+
+
+def test_a_sample_is_of_the_chosen_time(many_calls, sample):
+    time_from, time_to = NOON + timedelta(seconds=20 * 60 + 7), NOON + timedelta(seconds=50 * 60 + 11)
+    times = sample(time_from=time_from, time_to=time_to, **BUY)
+    assert 490 <= len(times) <= 500
+    assert time_from <= min(times) < time_from + timedelta(minutes=1)
+    assert time_to - timedelta(minutes=1) <= max(times) < time_to
+
+
+def test_a_sample_has_all_traces_of_a_rare_operation(many_calls, promscale, sample):
+    export = Export()
+    starts = [NOON + timedelta(minutes=minute, seconds=second) for minute in (5, 30, 31) for second in (1, 2, 58)]
+    for start in starts:
+        export.add("shop", "sell", start)
+    promscale.export(export.message)
+    assert sample(**HOUR, service="shop", operation="sell") == starts
+
+
+def test_a_sample_stays_the_same(many_calls, sample, upkeep, database):
+    before = sample(**HOUR, **BUY)
+    upkeep.summarise(0)
+    assert database.execute("select count(*) from _promscale.touched_minute").fetchone() == (0,)
+    assert sample(**HOUR, **BUY) == before
+
+
 # Every statement ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_summaries_change_no_answer(traces, ask, upkeep, database, name):
+    before = ask(name, **GENERATE)
+    upkeep.summarise(0)
+    assert database.execute("select count(*) from _promscale.touched_minute").fetchone() == (0,)
+    assert ask(name, **GENERATE) == before
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
@@ -462,14 +569,6 @@ def row_counts(output: str) -> list[int]:
 
 def statements_of(path: Path) -> list[str]:
     return re.findall(r"^-- name: (\w+)", path.read_text(), re.MULTILINE)
-
-
-@pytest.fixture
-def traffic(promscale):
-    """A password that was made a moment ago."""
-    export = Export()
-    export.add_trace(PASSWORD, datetime.now(UTC) - timedelta(minutes=2), failed=FAILED)
-    promscale.export(export.message)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
