@@ -1,11 +1,14 @@
 """A real PostgreSQL for the store's tests: the wheel's, or the one at TEST_POSTGRES_URI (a superuser's URI)."""
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import time
 import uuid
+from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -24,12 +27,26 @@ def postgres_uri(tmp_path_factory):
     if uri := os.environ.get("TEST_POSTGRES_URI"):
         yield uri
         return
+    with running_cluster(tmp_path_factory.mktemp("postgres")) as uri:
+        yield uri
+
+
+@pytest.fixture
+def small_log_uri(tmp_path):
+    """A PostgreSQL of the test's own, with a small write-ahead log."""
+    with running_cluster(tmp_path, "--max_wal_size=64MB", "--min_wal_size=32MB") as uri:
+        yield uri
+
+
+@contextlib.contextmanager
+def running_cluster(folder: Path, *options: str) -> Iterator[str]:
+    """A new PostgreSQL, the wheel's; its URI."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        cluster = Cluster(tmp_path_factory.mktemp("postgres") / "home", free.getsockname()[1])
+        cluster = Cluster(folder / "home", free.getsockname()[1])
     cluster.prepare()
     owner = {"user": account().pw_uid, "group": account().pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
     # Nothing here outlives the tests, so that the disk need not be waited for.
-    server = subprocess.Popen([*cluster.server, "--fsync=off"], cwd="/", stderr=subprocess.DEVNULL, **owner)
+    server = subprocess.Popen([*cluster.server, "--fsync=off", *options], cwd="/", stderr=subprocess.DEVNULL, **owner)
     try:
         wait_until_it_answers(server, cluster.uri)
         yield cluster.uri

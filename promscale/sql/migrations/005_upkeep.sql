@@ -232,7 +232,9 @@ begin
     lock table _promscale.resource, _promscale.scope, _promscale.operation, _promscale.origin in share row exclusive mode;
     perform pg_advisory_xact_lock(_promscale.summary_lock());
     create temporary table used on commit drop as
-    select distinct unnest(m.origin_ids) as id from _promscale.minute as m
+    select distinct unnest(m.origin_ids) as id
+    from _promscale.minute as m
+    where not exists (select from _promscale.touched_minute as t where t.minute = m.minute)
     union
     select distinct s.origin_id
     from (select distinct t.minute from _promscale.touched_minute as t) as t
