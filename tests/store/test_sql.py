@@ -167,6 +167,14 @@ def test_links_show_both_spans(promscale, database):
     ]
 
 
+def test_two_spans_with_one_id_have_a_row_each_for_their_links(promscale, database):
+    """A nanosecond apart, they are two spans."""
+    ids = {"trace_id": os.urandom(16), "span_id": os.urandom(8)}
+    start, links = 1_700_000_000_123_456_788, [Span.Link(trace_id=b"x" * 16, span_id=b"y" * 8)]
+    promscale.export(request(*(span(f"at {n}", start_time_unix_nano=start + n, links=links, **ids) for n in (0, 1))))
+    assert database.execute("select span_name from link order by 1").fetchall() == [("at 0",), ("at 1",)]
+
+
 @pytest.fixture
 def family(promscale):
     """A trace by name:  root ─┬─ left ─┬─ leaf    and: loop, its own parent; orphan, of a parent that is not stored
