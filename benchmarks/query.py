@@ -40,7 +40,32 @@ def fill(target: stores.Target, spans: int) -> None:
         end, span = time.time_ns(), HOURS * 3600 * 10**9
         print(f"Storing {spans:,} spans", flush=True)
         send(target.endpoint, EXPORT_SPANS, (end - span + span * number // exports for number in range(exports)))
-        connection.execute("vacuum analyze")  # as autovacuum would soon
+
+
+def settle(target: stores.Target) -> None:
+    """Wait until every minute is summarised and every partition closed that is to be."""
+    unfinished = """
+        select (select count(*) from _promscale.touched_minute)
+            + (select count(*) from _promscale.partition where closed_at is null and ends_at < now() - interval '31 minutes')
+    """
+    with psycopg.connect(target.dsn, autocommit=True) as connection:
+        while connection.execute(unfinished).fetchone()[0]:
+            time.sleep(1)
+        connection.execute("vacuum analyze")
+
+
+def sizes(dsn: str) -> Iterator[tuple[str, int, float, float, float]]:
+    """Bytes a span in open and in closed partitions: rows, indexes, OTLP bytes."""
+    statement = """
+        select
+            case when closed_at is null then 'open' else 'closed' end, sum(spans),
+            sum(row_bytes) / sum(spans), sum(index_bytes) / sum(spans), sum(lossless_bytes) / sum(spans)
+        from ps_trace.disk_usage
+        where spans > 0
+        group by 1
+    """
+    with psycopg.connect(dsn) as connection:
+        yield from connection.execute(statement)
 
 
 def median_ms(read: Callable[[], object]) -> float:
@@ -134,13 +159,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--endpoint", help="host:port of OTLP/gRPC and of Jaeger's protocol; needs --dsn")
     parser.add_argument("--dsn", help="the database behind it")
-    parser.add_argument("--spans", type=int, default=10_000_000)
+    parser.add_argument("--spans", type=int, default=24_000_000)
     options = parser.parse_args()
     if bool(options.endpoint) != bool(options.dsn):
         parser.error("--endpoint and --dsn go together")
     given = options.endpoint and contextlib.nullcontext(stores.running(options.endpoint, options.dsn))
     with given or stores.own() as target:
         fill(target, options.spans)
+        settle(target)
+        print(f"{'partitions':<12}{'spans':>12}{'rows':>8}{'indexes':>9}{'OTLP':>6}  bytes a span")
+        for state, spans, *parts in sizes(target.dsn):
+            print(f"{state:<12}{spans:>12,}{parts[0]:>8.0f}{parts[1]:>9.0f}{parts[2]:>6.0f}  {sum(parts):.0f} together")
         print(f"{'statement':36}{'last hour':>12}{'24 h':>12}")
         for name, hour, day in statements(target.dsn):
             print(f"{name:36}{hour:12.0f}{day:12.0f}", flush=True)

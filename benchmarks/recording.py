@@ -15,9 +15,15 @@ import zstandard
 FILE = Path(__file__).with_name("recording.otlp.zz")
 TRACES = 40
 
-# OTLP's field numbers on the way down to a span; and in it, of ids and times.
+# What varies in reality and would repeat here: clients' ports, and how long everything takes.
+PORT_ATTRIBUTE = b"client.port"
+PORTS = 32_768, 61_000
+SLOWNESS = 0.7, 1.3
+
+# OTLP's field numbers on the way down to a span; and in it, of ids, times and attributes.
 _RESOURCE_SPANS, _SCOPE_SPANS, _SPANS = 1, 2, 2
-_TRACE_ID, _SPAN_ID, _PARENT_SPAN_ID, _START, _END, _EVENTS = 1, 2, 4, 7, 8, 11
+_TRACE_ID, _SPAN_ID, _PARENT_SPAN_ID, _START, _END, _ATTRIBUTES, _EVENTS = 1, 2, 4, 7, 8, 9, 11
+_KEY, _VALUE, _INT_VALUE = 1, 2, 3
 _EVENT_TIME = 1
 
 
@@ -30,7 +36,7 @@ class Replay:
     def __init__(self, spans: int) -> None:
         traces = _recorded()
         template = bytearray()
-        places: dict[str, list[tuple[int, int]]] = {"trace_ids": [], "span_ids": [], "times": []}
+        places: dict[str, list[tuple[int, int]]] = {"trace_ids": [], "span_ids": [], "times": [], "ports": []}
         self.spans = self._traces = 0
         while self.spans < spans:
             data = traces[self._traces % len(traces)]
@@ -42,8 +48,12 @@ class Replay:
         self._template = numpy.frombuffer(bytes(template), numpy.uint8)
         self._trace_ids = _Fields(places["trace_ids"], 16)
         self._span_ids = _Fields(places["span_ids"], 8)
+        self._ports = _Fields(places["ports"], 3)
         self._times = _Fields(places["times"], 8)
-        self._recorded_end = int(self._times.read(self._template).max())
+        times = self._times.read(self._template).astype(numpy.int64)
+        starts = numpy.full(self._traces, times.max())
+        numpy.minimum.at(starts, self._times.traces, times)
+        self._offsets = times - starts[self._times.traces]  # of each time, from its trace's start
         self._random = numpy.random.default_rng()
 
     def request(self, end_unix_nano: int) -> bytes:
@@ -53,8 +63,13 @@ class Replay:
             # The same bits are flipped in all ids of a trace: new ids, and who is whose parent stays.
             flips = self._random.integers(0, 256, (self._traces, ids.width), numpy.uint8)
             data[ids.bytes] ^= flips[ids.traces]
-        times = self._times.read(data) + numpy.uint64((end_unix_nano - self._recorded_end) % 2**64)  # wraps around
+        slowness = self._random.uniform(*SLOWNESS, self._traces)[self._times.traces]
+        offsets = (self._offsets * slowness).astype(numpy.int64) + self._random.integers(0, 1000, len(self._offsets))
+        times = offsets + (end_unix_nano - int(offsets.max()))
         data[self._times.bytes] = times.astype("<u8").view(numpy.uint8).reshape(-1, 8)
+        ports = self._random.integers(*PORTS, len(self._ports.traces))
+        # As varints, which have three bytes for all of these.
+        data[self._ports.bytes] = numpy.stack([ports & 127 | 128, ports >> 7 & 127 | 128, ports >> 14], axis=1)
         return data.tobytes()
 
 
@@ -86,8 +101,19 @@ def _places(data: bytes) -> Iterator[tuple[str, int]]:
                 yield "span_ids", start
             elif number in (_START, _END):
                 yield "times", start
+            elif number == _ATTRIBUTES:
+                yield from _ports(data, start, end)
             elif number == _EVENTS:
                 yield from (("times", at) for field, at, _ in _fields(data, start, end) if field == _EVENT_TIME)
+
+
+def _ports(data: bytes, start: int, end: int) -> Iterator[tuple[str, int]]:
+    """Where the value is, if this serialized attribute is a client's port."""
+    fields = {number: (field_start, field_end) for number, field_start, field_end in _fields(data, start, end)}
+    if data[slice(*fields[_KEY])] == PORT_ATTRIBUTE:
+        for number, value_start, value_end in _fields(data, *fields[_VALUE]):
+            if number == _INT_VALUE and value_end - value_start == 3:
+                yield "ports", value_start
 
 
 def _inside(data: bytes, path: list[int], start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -50,6 +50,7 @@ def own() -> Iterator[Target]:
         grpc, web = f"127.0.0.1:{_free_port()}", f"127.0.0.1:{_free_port()}"
         environment = {
             "PROMSCALE_DB_URI": cluster.uri,
+            "PROMSCALE_DISK_BUDGET": "0",
             "PROMSCALE_TRACING_GRPC_SERVER_ADDRESS": grpc,
             "PROMSCALE_WEB_LISTEN_ADDRESS": web,
         }

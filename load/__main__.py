@@ -10,6 +10,7 @@ import threading
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 
 from load.users import Statistics, User
+from load.waiting import wait_for_generator
 from telemetry import tracing
 
 REPORT_SECONDS = 10
@@ -29,24 +30,23 @@ def setting(name: str, default: str, kind: type):
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
-    users = setting("LOAD_USERS", "3", int)
-    # So many seconds are between two requests of one user, so that all users together keep to the rate.
-    pause = users / setting("LOAD_RATE", "1000", float) if os.environ.get("LOAD_RATE") else 0
+    users, rate = setting("LOAD_USERS", "3", int), setting("LOAD_RATE", "1", float)
     url = os.environ.get("GENERATOR_URL") or "http://localhost:5050"
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+    wait_for_generator(url, stopping)
     RequestsInstrumentor().instrument()
     tracing.start("load")
     statistics = Statistics()
     threads = [
-        threading.Thread(target=User(url, pause, statistics, stopping, random.Random()).run, daemon=True)
+        threading.Thread(target=User(url, users / rate, statistics, stopping, random.Random()).run, daemon=True)
         for _ in range(users)
     ]
     for thread in threads:
         thread.start()
     log = logging.getLogger("load")
-    log.info("%d users ask %s for passwords", users, url)
+    log.info("%d users ask %s for passwords, %g times a second in all", users, url, rate)
     while not stopping.wait(REPORT_SECONDS):
         log.info("%s", statistics.line(REPORT_SECONDS))
     for thread in threads:

@@ -13,7 +13,8 @@ from telemetry.tracing import tracer
 
 log = logging.getLogger("load")
 
-THINKING_SECONDS = (0.5, 1.5)
+# Of the pause, so that users who started together do not stay together.
+PAUSES = (0.5, 1.5)
 LENGTHS = (8, 32)
 TIMEOUT_SECONDS = 30
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 10
@@ -65,7 +66,7 @@ def percentiles(seconds: list[float]) -> tuple[float, float]:
 
 
 class User:
-    """Asks for a password, thinks, asks again. `pause` is the time from one request to the next, 0: after thinking."""
+    """Asks for a password, again and again. `pause` is the time from one request to the next, on average."""
 
     def __init__(
         self, url: str, pause: float, statistics: Statistics, stopping: threading.Event, chance: random.Random
@@ -79,11 +80,9 @@ class User:
 
     def run(self) -> None:
         while not self._stopping.is_set():
-            began = time.monotonic()
+            next_at = time.monotonic() + self._pause * self._chance.uniform(*PAUSES)
             self.ask()
-            took = time.monotonic() - began
-            thinking = max(0.0, self._pause - took) if self._pause else self._chance.uniform(*THINKING_SECONDS)
-            self._stopping.wait(max(thinking, self._backoff))
+            self._stopping.wait(max(next_at - time.monotonic(), self._backoff))
 
     def ask(self) -> None:
         length = self._chance.randint(*LENGTHS)

@@ -3,7 +3,7 @@
     ./run.sh                start it; return when every part is healthy and the first trace is in the database
     ./run.sh docker | local | original
                             the same, with the stack chosen by hand
-    ./run.sh status         each part: running, healthy, since when; spans stored so far
+    ./run.sh status         each part: running, healthy, since when; spans stored, disk use and budget
     ./run.sh logs [NAME]    follow the logs, or one of them
     ./run.sh psql [ARGS]    psql on the trace database
     ./run.sh down           stop it; keep the data
@@ -13,8 +13,8 @@
                             run the benchmarks, or one of them (ARGS: --help lists them)
     ./run.sh help           this
 
-BIND_ADDRESS (127.0.0.1) is where it listens, LOAD_USERS (3) call for passwords all the time, at most LOAD_RATE (no
-limit) times a second. OTEL_ variables reach every part.
+BIND_ADDRESS (127.0.0.1) is where it listens. As soon as the generator is healthy, LOAD_USERS (3) ask it for passwords,
+LOAD_RATE (1) times a second in all. OTEL_ variables reach every part.
 """
 
 import inspect
@@ -95,8 +95,10 @@ def status() -> int:
         words = "healthy" if state.healthy else "running, not healthy" if state.pid else "not running"
         since = f"{state.since:%Y-%m-%d %H:%M:%S}" if state.since else "-"
         print(f"{state.name:<12}{words:<22}{since:<22}{state.pid or '-'}")
-    spans = chosen.stored_spans()
-    print("\nspans stored so far: " + ("unknown, for the database does not answer" if spans is None else str(spans)))
+    for state in states:
+        if state.name == "promscale" and not state.healthy:
+            print(f"\npromscale: {chosen.store_status()}")
+    print(f"\n{chosen.usage_report()}")
     return 0 if all(state.healthy for state in states) else 1
 
 

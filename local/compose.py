@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 
-from local import CHECKOUT, Trouble, exclusive, health
+from local import CHECKOUT, Trouble, exclusive, health, usage
 from local.health import State
 
 # The oldest whose `config` and `up` do all that is asked of them here.
@@ -77,7 +77,7 @@ class Compose:
             except Trouble as error:
                 name = self._first_unhealthy()
                 raise Trouble(f"{error}; the last word of {name}: {self._last_word(name)!r}" if name else error) from None
-            health.wait_until_healthy(self._first_unhealthy, self._dies, self._last_word)
+            health.wait_until_healthy(self._first_unhealthy, self._dies, self._last_word, self.store_status)
         health.wait_for_a_trace(self.reach_address(), DATABASE)
         return time.monotonic() - began
 
@@ -99,8 +99,11 @@ class Compose:
         containers = self._containers()
         return [self._state(name, containers.get(name)) for name in self._config()["services"]]
 
-    def stored_spans(self) -> int | None:
-        return health.stored_spans(DATABASE)
+    def store_status(self) -> str:
+        return health.store_status(self.reach_address())
+
+    def usage_report(self) -> str:
+        return usage.report(DATABASE)
 
     def log_command(self, name: str | None) -> list[str]:
         """The command that follows the logs, or this part's. Raises Trouble where there are none."""

@@ -18,6 +18,7 @@ import psycopg
 from local import Trouble
 
 GENERATOR_PORT = 5050
+STORE_PORT = 9201
 PATIENCE_SECONDS = 120
 
 
@@ -71,14 +72,21 @@ def wait(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> 
 
 
 def wait_until_healthy(
-    waits_for: Callable[[], str | None], dies: Callable[[str], bool], last_line: Callable[[str], str]
+    waits_for: Callable[[], str | None],
+    dies: Callable[[str], bool],
+    last_line: Callable[[str], str],
+    store_status: Callable[[], str],
 ) -> None:
     """Until `waits_for` names no part any more. Raises Trouble where a part dies again and again, or it takes too long.
 
-    `last_line`: of a part's log.
+    `last_line`: of a part's log. While the store is being upgraded, its progress is printed, and the time does not count.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
+    printed = ""
     while name := waits_for():
+        if name == "promscale" and (status := store_status()).startswith("upgrading") and status != printed:
+            print(f"promscale: {status}", flush=True)
+            printed, deadline = status, time.monotonic() + PATIENCE_SECONDS
         doomed = dies(name)
         if doomed or time.monotonic() > deadline:
             trouble = "dies again and again" if doomed else f"is not healthy after {PATIENCE_SECONDS} s"
@@ -118,14 +126,19 @@ def _password_trace(host: str) -> list[str]:
             return [json.load(answer)["trace_id"]]
     except urllib.error.HTTPError as answer:
         return [json.load(answer)["trace_id"]]
-    except OSError:  # the generator was just healthy, and is not any more
+    except (OSError, http.client.HTTPException):  # the generator was just healthy, and is not any more
         return []
 
 
-def stored_spans(database: str) -> int | None:
-    """How many spans the database holds; None if it cannot be asked."""
-    row = query(database, "select count(*) from ps_trace.span")
-    return row and row[0]
+def store_status(host: str) -> str:
+    """What promscale says of itself: "ok", or why it cannot store now, or that it does not answer."""
+    try:
+        with _open(f"http://{host}:{STORE_PORT}/readyz", 2) as answer:
+            return json.load(answer)["status"]
+    except urllib.error.HTTPError as answer:
+        return json.load(answer)["status"]
+    except (OSError, http.client.HTTPException) as error:
+        return f"no answer: {error}"
 
 
 def query(database: str, statement: str, *parameters: object) -> tuple | None:

@@ -38,7 +38,7 @@ SETTINGS = {
     # No replica ever follows, and a checkpoint writes whole pages to the log again: rather few.
     "wal_level": "minimal",
     "max_wal_senders": "0",
-    "max_wal_size": "1GB",
+    "max_wal_size": "256MB",  # it counts for promscale's disk budget
     "checkpoint_timeout": "15min",
 }
 

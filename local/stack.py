@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from local import CHECKOUT, DATA, LOGS, Trouble, exclusive, health
+from local import CHECKOUT, DATA, LOGS, Trouble, exclusive, health, usage
 from local.health import State
 from local.postgres import Cluster, account
 
@@ -30,6 +30,8 @@ SERVICES = {"digit": 5051, "special": 5052, "lower": 5053, "upper": 5054, "gener
 DATABASE = Cluster(DATA / "postgres", 5999)
 MARK = "TRACING_DEMO"
 TITLE = "local stack"
+# For a segment of the write-ahead log, and what PostgreSQL writes while it recovers.
+MIN_FREE_BYTES = 100 * 10**6
 UNIT = "processes"
 PAGES = {"dashboards": 3000, "traces": 16686}
 
@@ -189,11 +191,22 @@ def start() -> float:
             _stop()  # what a supervisord that was killed has left behind
             check_ports()
             LOGS.mkdir(parents=True, exist_ok=True)
+            _check_disk()
             DATABASE.prepare()
             _launch()
         _wait_until_healthy()
     health.wait_for_a_trace(reach_address(), DATABASE.uri)
     return time.monotonic() - began
+
+
+def _check_disk() -> None:
+    """Raises Trouble where PostgreSQL would not start, or would crash soon, for lack of space."""
+    free = shutil.disk_usage(DATA).free
+    if free < MIN_FREE_BYTES:
+        raise Trouble(
+            f"the disk of {DATA} has {free / 10**6:,.0f} MB free, and PostgreSQL needs {MIN_FREE_BYTES / 10**6:,.0f} MB to"
+            " start: free some of it elsewhere, the traces are kept; a smaller PROMSCALE_DISK_BUDGET then keeps it free"
+        )
 
 
 def stop() -> int:
@@ -224,9 +237,14 @@ def _state(name: str, process: psutil.Process | None, healthy: Callable[[], bool
     return State(name, process.pid, datetime.fromtimestamp(process.create_time()), healthy())
 
 
-def stored_spans() -> int | None:
-    """How many spans the database holds; None if it cannot be asked."""
-    return health.stored_spans(DATABASE.uri)
+def store_status() -> str:
+    """What promscale says of itself."""
+    return health.store_status(reach_address())
+
+
+def usage_report() -> str:
+    """What the stored traces take on the disk."""
+    return usage.report(DATABASE.uri)
 
 
 def log_command(name: str | None) -> list[str]:
@@ -356,7 +374,7 @@ def _wait_until_healthy() -> None:
         return news.count(f"exited: {name} ") > 3
 
     health.wait_until_healthy(
-        lambda: next((part.name for part in parts() if not part.healthy()), None), dies, _last_line
+        lambda: next((part.name for part in parts() if not part.healthy()), None), dies, _last_line, store_status
     )
 
 

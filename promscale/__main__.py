@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 from promscale.jaeger import Jaeger
 from promscale.server import Server
@@ -17,6 +18,7 @@ from promscale.web import Web
 log = logging.getLogger("promscale")
 
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_MAX_BUDGET = 2**63 - 1  # PostgreSQL's bigint
 
 RETRY_SECONDS = 1
 UPKEEP_SECONDS = 1
@@ -56,8 +58,11 @@ def settings(argv: list[str], environ: dict[str, str]) -> argparse.Namespace:
     budget = re.fullmatch(r"(\d+) ?([kMGT]?B)?", found["disk-budget"])
     if not budget:
         parser.error(f"disk-budget: {found['disk-budget']!r} is not a number of bytes, as 500MB or 2GB")
+    disk_budget = int(budget[1]) * _UNITS[budget[2] or "B"]
+    if disk_budget > _MAX_BUDGET:
+        parser.error(f"disk-budget: {found['disk-budget']!r} is more than a database can take; 0 is no limit")
     return argparse.Namespace(
-        disk_budget=int(budget[1]) * _UNITS[budget[2] or "B"],
+        disk_budget=disk_budget,
         db_uri=found["db.uri"],
         db_connect_retries=int(retries) if retries else None,
         grpc_address=found["tracing.grpc.server-address"],
@@ -65,12 +70,16 @@ def settings(argv: list[str], environ: dict[str, str]) -> argparse.Namespace:
     )
 
 
-def migrate(store: Store, retries: int | None, stopping: threading.Event) -> None:
+def migrate(store: Store, retries: int | None, stopping: threading.Event, report: Callable[[str], None]) -> None:
     """Migrate, and again while the database is away. Raises StoreUnavailable after the last of `retries`."""
     tries = 0
     while not stopping.is_set():
         try:
             store.migrate()
+            for copied, spans in store.upgrade():
+                report(f"upgrading: {copied:,} of {spans:,} spans copied")
+                if stopping.is_set():
+                    break
             return
         except StoreUnavailable as error:
             if tries == retries:
@@ -94,7 +103,7 @@ def main() -> None:
         sys.exit(f"promscale: cannot listen: {error}")
     log.info("gRPC on %s, HTTP on %s, database %s", options.grpc_address, options.web_address, store.address)
     try:
-        migrate(store, options.db_connect_retries, stopping)
+        migrate(store, options.db_connect_retries, stopping, web.report)
     except (StoreUnavailable, SchemaMismatch) as error:
         sys.exit(f"promscale: {error}")
     store.start()

@@ -407,66 +407,52 @@ def _dependencies(connection: psycopg.Connection, request: dict) -> Message:
 
 def _find(connection: psycopg.Connection, search: Search) -> list[UUID]:
     """The traces of matching spans, those with the newest such span first."""
-    operation_ids = None
+    origin_ids = None
     if search.service_name or search.operation_name:
         names = {"service_name": search.service_name, "operation_name": search.operation_name}
-        operation_ids = [id for (id,) in _queries.operation_ids(connection, **names)]
+        origin_ids = [id for (id,) in _queries.origin_ids(connection, **names)]
+    times = _times_to_search(connection, search, origin_ids)
     conditions = [_has_attribute(attribute) for attribute in search.attributes]
+    statement = sql.SQL(_queries.matching_spans.sql).format(
+        starts=[start for start, _ in times],
+        ends=[end for _, end in times],
+        duration_min=search.duration_min or "-infinity",
+        duration_max=search.duration_max or "infinity",
+        origin_ids=origin_ids,
+        conditions=sql.SQL(" and ").join(conditions) if conditions else sql.SQL("true"),
+    )
     found: dict[UUID, None] = {}
-    for start, end in _times_to_search(connection, search, operation_ids):
-        statement = sql.SQL(_queries.matching_spans.sql).format(
-            start_time_min=start,
-            start_time_max=end,
-            duration_min=search.duration_min or "-infinity",
-            duration_max=search.duration_max or "infinity",
-            operation_ids=operation_ids,
-            conditions=sql.SQL(" and ").join(conditions) if conditions else sql.SQL("true"),
-        )
-        # Read until there are enough: with a cursor, PostgreSQL plans for the first rows to come soon.
-        for trace_id in _rows(connection, statement, FETCH_ROWS):
-            found[trace_id] = None
-            if len(found) == search.depth:
-                return list(found)
+    # Read until there are enough: with a cursor, PostgreSQL plans for the first rows to come soon.
+    for trace_id in _rows(connection, statement, FETCH_ROWS) if times else ():
+        found[trace_id] = None
+        if len(found) == search.depth:
+            break
     return list(found)
 
 
 def _times_to_search(
-    connection: psycopg.Connection, search: Search, operation_ids: list[int] | None
-) -> Iterator[tuple[datetime | str, datetime | str]]:
-    """The parts of the asked time that may have matching spans, the latest first: runs of minutes."""
+    connection: psycopg.Connection, search: Search, origin_ids: list[int] | None
+) -> list[tuple[datetime | str, datetime | str]]:
+    """The parts of the asked time that may have matching spans, both ends included, the latest first."""
     first, last = search.start_time_min or "-infinity", search.start_time_max or "infinity"
     attributes = [list(attribute) for attribute in search.attributes if attribute.key not in FIELDS_AS_ATTRIBUTES]
-    if operation_ids is None and search.duration_min is None and not attributes:
-        yield first, last
-        return
-    minutes = _queries.minutes(
+    if origin_ids is None and search.duration_min is None and not attributes:
+        return [(first, last)]
+    found = _queries.times(
         connection,
         start_time_min=first,
         start_time_max=last,
-        operation_ids=operation_ids,
-        duration_min=search.duration_min or "-infinity",
+        origin_ids=origin_ids,
+        duration_min=search.duration_min,
         attributes=_jsonb(attributes),
     )
-    for earliest, latest in _runs([second for (second,) in minutes]):
-        start, end = (_EPOCH + timedelta(seconds=second) for second in (earliest, latest + 60))
-        yield (
-            start if search.start_time_min is None else max(start, search.start_time_min),
-            # Both ends are included.
-            end - _RESOLUTION if search.start_time_max is None else min(end - _RESOLUTION, search.start_time_max),
-        )
-
-
-def _runs(seconds: list[int]) -> Iterator[tuple[int, int]]:
-    """The first and the last minute of each run of minutes, given in seconds, the latest first."""
-    latest = earliest = None
-    for second in seconds:
-        if earliest is not None and second != earliest - 60:
-            yield earliest, latest
-            latest = second
-        latest = second if latest is None else latest
-        earliest = second
-    if earliest is not None:
-        yield earliest, latest
+    times: list[tuple[datetime | str, datetime | str]] = []
+    for start, end in found:
+        if times and times[-1][0] == end + _RESOLUTION:
+            times[-1] = start, times[-1][1]
+        else:
+            times.append((start, end))
+    return times
 
 
 def _rows(

@@ -9,6 +9,7 @@ import contextlib
 import gc
 import hashlib
 import logging
+import math
 import multiprocessing
 import os
 import threading
@@ -28,6 +29,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
 from promscale import metrics, otlp
+from promscale.upgrade import upgrade
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ DEFAULT_DISK_BUDGET = 2 * 10**9
 MAX_KNOWN = 65_536
 # How often a duplicate may turn up while spans are stored that were just looked for.
 MAX_RACES = 3
+# An error that goes on is logged at most so often; a full disk is assumed to be full for so long.
+REPORT_SECONDS = 60
 _HOUR_MINUTES = 60
 
 _SQL = resources.files("promscale") / "sql"
@@ -137,7 +141,7 @@ class Store:
 
     `disk_budget`: bytes, 0 for no limit; what `ps_trace.set_trace_disk_budget` sets comes before it.
 
-    Call `migrate` until it succeeds, then `start`; `write` may then be called from any thread, until `close`.
+    Call `migrate` and exhaust `upgrade` until both succeed, then `start`; `write` may then be called from any thread, until `close`.
     """
 
     def __init__(self, uri: str, disk_budget: int = DEFAULT_DISK_BUDGET) -> None:
@@ -149,6 +153,8 @@ class Store:
         self._held_bytes = 0
         self._closing = False
         self._known = _Known()
+        self._reported: dict[type, float] = {}
+        self._disk_full: tuple[StoreUnavailable, float] | None = None
         self._encoders = _Encoders()
         self._writers: list[threading.Thread] = []
 
@@ -183,6 +189,11 @@ class Store:
                     )
             _queries.set_default_disk_budget(connection, disk_budget=self._disk_budget)
 
+    def upgrade(self) -> Iterator[tuple[int, int]]:
+        """Copy spans of the first schema; yields how many are copied, and of how many. Raises StoreUnavailable."""
+        with self._unavailable_on_error(), self._connect() as connection:
+            yield from upgrade(connection)
+
     def start(self) -> None:
         self._writers = [
             threading.Thread(target=self._write_groups, name=f"writer-{n}", daemon=True) for n in range(WRITERS)
@@ -200,7 +211,11 @@ class Store:
         self._encoders.close()
 
     def check(self) -> None:
-        """Ask the database for a sign of life. Raises StoreUnavailable."""
+        """Raises StoreUnavailable where the database does not answer, or has no space on its disk."""
+        if self._disk_full:
+            error, at = self._disk_full
+            if time.monotonic() - at < REPORT_SECONDS:
+                raise error
         with self._unavailable_on_error(), self._connect() as connection:
             connection.execute("select")
 
@@ -255,7 +270,7 @@ class Store:
                     self._commit_group(connection, group)
             except Exception as error:
                 if isinstance(error, StoreUnavailable):
-                    log.warning("Not stored, to be sent again: %s", error)
+                    self._report(error)
                 else:
                     log.exception("Not stored")
                 if connection is not None:
@@ -265,6 +280,15 @@ class Store:
                         pending.committed.set_exception(error)
         if connection is not None:
             connection.close()
+
+    def _report(self, error: StoreUnavailable) -> None:
+        """Log it, once a minute as long as it is of the same kind, and remember a full disk."""
+        kind, now = type(error.__cause__), time.monotonic()
+        if now - self._reported.get(kind, -math.inf) >= REPORT_SECONDS:
+            log.warning("Not stored, to be sent again: %s", error)
+            self._reported[kind] = now
+        if kind is errors.DiskFull:
+            self._disk_full = error, now
 
     def _next_group(self) -> list[_Pending]:
         """Wait for exports, and take those that fit in one transaction. Empty when all is done."""
@@ -295,7 +319,8 @@ class Store:
         known = self._known
         hours = {minute // _HOUR_MINUTES for rows in group for minute in rows.minutes} - known.hours
         if hours := [hour for hour in hours if hour <= time.time() // 3600]:
-            _queries.create_partitions(connection, hours=hours)
+            for hour in sorted(hours, reverse=True):
+                _queries.create_partition(connection, hour=hour)
             self._known = known._replace(hours=_remember(known.hours, hours))
 
     def _commit_new(
@@ -363,6 +388,7 @@ class Store:
                 if not late and 60 * min(minutes) < closed_until:
                     raise _MayBeClosed
                 break
+        self._disk_full = None
         stored = sum(rows.count for rows in group)
         metrics.stored_spans.inc(stored)
         if new_origins or known.generation is None:

@@ -24,6 +24,8 @@ STATISTICS_SECONDS = 5
 FIRST_STATISTICS_SPANS = 1_000
 # Late spans are slow to store in a closed partition, so it is closed when they are rare.
 CLOSE_AFTER_MINUTES = 30
+# Writing a partition anew is much work, so what has kept it from being closed is given some time to end.
+CLOSE_AGAIN_SECONDS = 60
 # Partitions are dropped at this part of the budget, to leave room for what comes before the next look.
 BUDGET_PART = 0.92
 # A partition that is larger than this part of the budget is split, so that dropping one drops little.
@@ -48,7 +50,7 @@ class Upkeep:
         self._uri = uri
         self._open: psycopg.Connection | None = None
         self._statistics_at_spans = FIRST_STATISTICS_SPANS
-        self._due = dict.fromkeys((self.keep_limits, self.refresh_statistics), 0.0)
+        self._due = dict.fromkeys((self.keep_limits, self.refresh_statistics, self.close_partition), 0.0)
 
     def close(self) -> None:
         if self._open:
@@ -60,14 +62,16 @@ class Upkeep:
             if not _queries.try_lock(connection):
                 return
         self.create_partitions()
-        self.summarise()
+        summarised = self.summarise()
         self._sometimes(self.keep_limits, LIMITS_SECONDS)
         self._sometimes(self.refresh_statistics, STATISTICS_SECONDS)
-        self.close_partition()
+        # It takes a while, so it does not keep minutes waiting for their summary.
+        if summarised < MINUTES_A_TURN:
+            self._sometimes(self.close_partition, CLOSE_AGAIN_SECONDS)
 
-    def _sometimes(self, part: Callable[[], None], seconds: float) -> None:
-        if time.monotonic() >= self._due[part]:
-            part()
+    def _sometimes(self, part: Callable[[], bool | None], seconds: float) -> None:
+        """Call it, but not for so long after a call that did not return True."""
+        if time.monotonic() >= self._due[part] and not part():
             self._due[part] = time.monotonic() + seconds
 
     @contextlib.contextmanager
@@ -90,8 +94,9 @@ class Upkeep:
         with self._connection() as connection:
             _queries.create_partitions_ahead(connection)
 
-    def summarise(self, quiet_seconds: float = QUIET_SECONDS) -> None:
-        """Summarise minutes that spans have reached and that have been quiet for so long."""
+    def summarise(self, quiet_seconds: float = QUIET_SECONDS) -> int:
+        """Summarise minutes that spans have reached and that have been quiet for so long; returns how many."""
+        due = []
         with self._connection() as connection:
             due = list(_queries.due_minutes(connection, quiet_seconds=quiet_seconds, limit=MINUTES_A_TURN))
             for minute, touched_ids in due:
@@ -100,6 +105,7 @@ class Upkeep:
                     _queries.summarise(
                         connection, minute=minute, touched_ids=touched_ids, attribute_filter=attribute_filter(hashes)
                     )
+        return len(due)
 
     def refresh_statistics(self) -> None:
         """Have PostgreSQL look at what is stored whenever that has doubled."""
@@ -114,14 +120,14 @@ class Upkeep:
     def keep_limits(self) -> None:
         """Drop what is older than the retention period or more than the disk budget, and split a large partition."""
         with self._connection() as connection:
-            _queries.delete_old_spans(connection)
+            deleted = _queries.delete_old_spans(connection)
             dropped = [starts_at for (starts_at,) in _queries.outdated_partitions(connection)]
             for starts_at in dropped:
                 _queries.drop_partition(connection, starts_at=starts_at)
             budget = _queries.disk_budget(connection)
             if budget:
                 dropped += self._keep_budget(connection, budget)
-            if dropped:
+            if deleted or dropped:
                 _queries.delete_unused_origins(connection)
 
     def _keep_budget(self, connection: psycopg.Connection, budget: int) -> list:
@@ -138,15 +144,17 @@ class Upkeep:
                 _queries.split_partition(connection, name=name, seconds=SPLIT_SECONDS)
         return dropped
 
-    def close_partition(self, minutes: float = CLOSE_AFTER_MINUTES) -> None:
-        """Close the oldest partition that has been over for so long."""
+    def close_partition(self, minutes: float = CLOSE_AFTER_MINUTES) -> bool:
+        """Close the oldest partition that has been over for so long. Returns False where it was in use."""
         with self._connection() as connection:
             for (name,) in list(_queries.partitions_to_close(connection, minutes=minutes))[:1]:
                 began = time.monotonic()
-                if close_partition(connection, name):
-                    log.info("Closed partition %s in %.1f s", name, time.monotonic() - began)
-                else:
-                    log.info("Partition %s got spans while it was being closed; trying again", name)
+                if not close_partition(connection, name):
+                    log.info("Partition %s got spans while it was being closed; its closing is put off", name)
+                    return False
+                log.info("Closed partition %s in %.1f s", name, time.monotonic() - began)
+            return True
+        return False
 
 
 def attribute_filter(hashes: list[int]) -> bytes | None:

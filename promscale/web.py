@@ -11,6 +11,9 @@ from werkzeug.serving import make_server
 from promscale.store import Store, StoreUnavailable
 
 
+log = logging.getLogger(__name__)
+
+
 class Web:
     """The HTTP server at `address` ("host:port"). /healthz: it runs; /readyz: it runs, and can store."""
 
@@ -18,6 +21,7 @@ class Web:
         logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line a probe is no news
         app = Flask(__name__)
         self._serving = False
+        self._status = "starting or stopping"
 
         @app.get("/healthz")
         def healthz():
@@ -26,7 +30,7 @@ class Web:
         @app.get("/readyz")
         def readyz():
             if not self._serving:
-                return {"status": "starting or stopping"}, 503
+                return {"status": self._status}, 503
             try:
                 store.check()
             except StoreUnavailable as error:
@@ -37,6 +41,11 @@ class Web:
         host, _, port = address.rpartition(":")
         self._server = make_server(host, int(port), app, threaded=True)
         Thread(target=self._server.serve_forever, name="web", daemon=True).start()
+
+    def report(self, status: str) -> None:
+        """Log what is being done before `serve`, and have /readyz say it."""
+        log.info("%s", status)
+        self._status = status
 
     def serve(self) -> None:
         self._serving = True

@@ -1,5 +1,6 @@
 """What tests of several kinds need."""
 
+import socket
 import threading
 
 import pytest
@@ -16,11 +17,13 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture
 def serve():
-    """A function that serves a WSGI app on a free port of loopback, and returns its URL."""
+    """A function that serves a WSGI app on a free port of loopback, or at a socket that is bound; returns its URL."""
     servers = []
 
-    def serve(app) -> str:
-        server = make_server("127.0.0.1", 0, app, threaded=True)
+    def serve(app, bound: socket.socket | None = None) -> str:
+        if bound:
+            bound.listen()
+        server = make_server("127.0.0.1", 0, app, threaded=True, fd=bound and bound.fileno())
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.port}"

@@ -31,38 +31,53 @@ select data
 from ps_trace.jaeger_dictionary
 where id = :id;
 
--- name: operation_ids(service_name, operation_name)
+-- name: origin_ids(service_name, operation_name)
 select id
-from ps_trace.operation
+from ps_trace.jaeger_origin
 where (cast(:service_name as text) is null or service_name = :service_name)
     and (cast(:operation_name as text) is null or span_name = :operation_name);
 
--- name: minutes(start_time_min, start_time_max, operation_ids, duration_min, attributes)
--- The minutes that may have matching spans, in seconds since 1970, the latest first.
-select cast(extract(epoch from minute) as bigint)
-from ps_trace.jaeger_minutes(
-    :start_time_min, :start_time_max, cast(:operation_ids as bigint[]), :duration_min, :attributes
-) as minute;
+-- name: times(start_time_min, start_time_max, origin_ids, duration_min, attributes)
+-- Times that may have matching spans, both ends included, the latest first.
+select starts, ends
+from ps_trace.jaeger_times(
+    :start_time_min, :start_time_max, cast(:origin_ids as bigint[]), :duration_min, :attributes
+);
 
 -- name: matching_spans()
--- {conditions} are has_attribute, for each attribute that is asked for. All must hold on the same span.
-select trace_id
-from ps_trace.jaeger_span
-where start_time between {start_time_min} and {start_time_max}
-    and duration_ms between {duration_min} and {duration_max}
-    and ({operation_ids} is null or operation_id = any({operation_ids}))
-    and {conditions}
-order by start_time desc;
+-- {conditions} are has_attribute, for each attribute that is asked for. All must hold on the same span. The times come
+-- one after the other, in their order.
+select span.trace_id
+from unnest(cast({starts} as timestamptz[]), cast({ends} as timestamptz[])) as times (starts, ends)
+cross join lateral (
+    select trace_id
+    from ps_trace.jaeger_span
+    where start_time between times.starts and times.ends
+        and duration_ms between {duration_min} and {duration_max}
+        and ({origin_ids} is null or origin_id = any({origin_ids}))
+        and {conditions}
+    order by start_time desc
+) as span;
 
 -- name: has_attribute#
 -- A part of matching_spans. {values} is what the attribute may be, {events} and {links} are jsonb that events and links
--- contain if they have it: this fast check comes first. Last: what Jaeger shows as attributes although OTLP has fields
--- for it.
+-- contain if they have it: this fast check comes first. Some keys are what Jaeger shows as attributes although OTLP has
+-- fields for it.
 (
     own_tags -> {key} = any({values})
     or tag_set_id in (select id from ps_trace.jaeger_tag_set where tags -> {key} = any({values}))
-    or resource_id in (select id from ps_trace.jaeger_resource where tags -> {key} = any({values}))
-    or scope_id in (select id from ps_trace.jaeger_scope where tags -> {key} = any({values}))
+    or origin_id in (
+        select id
+        from ps_trace.jaeger_origin
+        where resource_tags -> {key} = any({values})
+            or scope_tags -> {key} = any({values})
+            or case {key}
+                when 'span.kind' then to_jsonb(span_kind) = any({values})
+                when 'otel.scope.name' then to_jsonb(scope_name) = any({values})
+                when 'otel.scope.version' then to_jsonb(scope_version) = any({values})
+                else false
+            end
+    )
     or (
         events @> any({events})
         and exists (select from jsonb_array_elements(events) as event where event -> 2 -> {key} = any({values}))
@@ -73,13 +88,8 @@ order by start_time desc;
     )
     or case {key}
         when 'error' then to_jsonb(status_code = 'error') = any({values})
-        when 'span.kind' then to_jsonb(span_kind) = any({values})
         when 'otel.status_code' then to_jsonb(upper(cast(nullif(status_code, 'unset') as text))) = any({values})
         when 'otel.status_description' then to_jsonb(status_message) = any({values})
-        when 'otel.scope.name' then
-            scope_id in (select id from ps_trace.jaeger_scope where to_jsonb(name) = any({values}))
-        when 'otel.scope.version' then
-            scope_id in (select id from ps_trace.jaeger_scope where to_jsonb(version) = any({values}))
         else false
     end
 )

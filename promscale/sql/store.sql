@@ -38,10 +38,9 @@ where default_disk_budget <> :disk_budget;
 select set_config('synchronous_commit', 'on', false)
 where current_setting('synchronous_commit') = 'off';
 
--- name: create_partitions(hours)$
--- Hours since 1970.
-select _promscale.create_partitions(array_agg(timestamptz 'epoch' + hour * interval '1 hour'))
-from unnest(cast(:hours as bigint[])) as hour;
+-- name: create_partition(hour)$
+-- Of that hour since 1970.
+select _promscale.create_partitions(array[timestamptz 'epoch' + :hour * interval '1 hour']);
 
 -- name: insert_resources()*!
 insert into _promscale.resource (id, tags, dropped_tags_count, schema_url)

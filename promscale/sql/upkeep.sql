@@ -38,6 +38,7 @@ select _promscale.span_count('-infinity', 'infinity');
 select _promscale.refresh_statistics();
 
 -- name: delete_old_spans()$
+-- Whether there were any.
 select _promscale.delete_old_spans();
 
 -- name: outdated_partitions()

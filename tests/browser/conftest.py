@@ -32,6 +32,7 @@ def open_page(chromium):
 
     def open_page(url: str, width: int = 1280, scheme: str = "light", height: int = 900):
         context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        context.set_default_timeout(120_000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))

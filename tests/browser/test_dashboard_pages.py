@@ -51,7 +51,7 @@ def settled(page) -> None:
 @pytest.mark.parametrize(("width", "scheme"), [(1920, "light"), (360, "dark")])
 @pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board.slug)
 def test_each_panel_has_drawn_its_data(explorer, open_page, screenshot, board, width, scheme):
-    page = open_page(f"{explorer}/d/{board.uid}/{board.slug}?from=now-1h", width, scheme)
+    page = open_page(f"{explorer}/d/{board.uid}/{board.slug}?from=now-1h&refresh=", width, scheme)
     settled(page)
     for number, panel in enumerate(board.panels):
         shown = page.locator(".content").nth(number).locator(DRAWN[panel.kind])
@@ -67,6 +67,7 @@ def test_the_list_and_sql(explorer, open_page, screenshot, width, scheme):
     assert page.get_by_role("heading", level=2).count() == len(DASHBOARDS)
     screenshot(page, f"dashboards-{width}")
     page.get_by_role("navigation").get_by_role("link", name="SQL").click()
+    page.wait_for_url("**/sql")
     page.get_by_label("Start from").select_option("error_rate_by_operation")
     page.get_by_role("button", name="Run").click()
     page.get_by_role("cell", name="generator").first.wait_for()
@@ -115,4 +116,4 @@ def test_new_data_comes_without_a_reload(explorer, open_page, promscale):
     message = request(root, service="generator")
     add_service(message, child(root, "GET /", kind=Span.SPAN_KIND_SERVER), service="newcomer")
     promscale.export(message)
-    page.locator("svg .node text", has_text="newcomer").wait_for(timeout=60_000)
+    page.locator("svg .node text", has_text="newcomer").wait_for()

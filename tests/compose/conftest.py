@@ -7,7 +7,7 @@ import pytest
 from local import compose
 from tests.compose import images
 from tests.compose.images import docker
-from tests.stack.checkout import Checkout
+from tests.stack.checkout import Checkout, wait_for
 from tests.stack.conftest import Stack, skip_where_ports_are_taken
 
 PROJECT = "tracing-demo-test"
@@ -19,7 +19,7 @@ class FullStack(Stack):
 
     def kill(self, name: str) -> None:
         """As a crash: by no command of Docker's, after which it would not start the container again."""
-        pid = self.pids()[name]
+        pid = wait_for(self.pids, "health")[name]
         docker("run", "--rm", "--pid=host", "--user=0", "tracing-demo", "bash", "-c", f"kill -9 {pid}")
 
     def restart(self, name: str) -> None:

@@ -31,14 +31,14 @@ def test_status_says_that_all_is_healthy(stack):
     assert parts >= {"postgres", "promscale", "collector", "load", "generator", "upper", "lower", "digit", "special"}
     file = stack.checkout.folder / "docker-compose.yaml"
     assert parts == set(docker("compose", "--file", str(file), "config", "--services").stdout.split())
-    assert int(re.search(r"spans stored so far: (\d+)", stack.checkout.run("status").stdout)[1]) > 0
+    assert stack.stored_spans() > 0
 
 
 def test_starting_it_again_is_harmless(stack):
     before = wait_for(stack.pids, "health")
     again = stack.checkout.run()
     assert again.returncode == 0, again.stderr
-    assert stack.pids() == before
+    assert wait_for(stack.pids, "health") == before
 
 
 def test_the_local_stack_does_not_start_beside_it(stack):
@@ -61,18 +61,23 @@ def test_a_rate_keeps_whole_traces_only(stack):
     stack.checkout.run("down")
     started = stack.checkout.run("docker", env=os.environ | {"TRACE_SAMPLING_PERCENT": "30"})
     assert started.returncode == 0, started.stderr
-    passwords = [requests.get(stack.generator, timeout=60).json()["trace_id"] for _ in range(20)]
+    passwords = [requests.get(stack.generator, timeout=60).json()["trace_id"] for _ in range(40)]
     stack.checkout.run("down")
     again = stack.checkout.run("docker")
     assert again.returncode == 0, again.stderr
-    kept = stack.rows(
-        "select trace_id, count(*) filter (where not is_root_span and not exists (select from ps_trace.span as parent"
-        " where parent.trace_id = span.trace_id and parent.span_id = span.parent_span_id))"
-        " from ps_trace.span where trace_id = any(%s::text[]::trace_id[]) group by trace_id",
-        passwords,
-    )
-    assert 0 < len(kept) < len(passwords)
-    assert all(loose_ends == 0 for _, loose_ends in kept)
+
+    def whole():
+        """The traces that were kept, if none has loose ends."""
+        kept = stack.rows(
+            "select trace_id, count(*) filter (where not is_root_span and not exists (select from ps_trace.span as parent"
+            " where parent.trace_id = span.trace_id and parent.span_id = span.parent_span_id))"
+            " from ps_trace.span where trace_id = any(%s::text[]::trace_id[]) group by trace_id",
+            passwords,
+        )
+        return all(loose_ends == 0 for _, loose_ends in kept) and kept
+
+    # The Collector may still have some of their spans in its queue.
+    assert len(wait_for(whole, "traces, and all of them whole")) < len(passwords)
 
 
 def test_jaeger_shows_a_trace_and_who_calls_whom(stack):
@@ -87,14 +92,18 @@ def test_jaeger_shows_a_trace_and_who_calls_whom(stack):
 
     stored = "select count(*) from ps_trace.span where trace_id = %s"
     wait_for(lambda: (found := spans()) and len(found) == stack.rows(stored, trace_id)[0][0], "the whole trace")
-    asked = {"endTs": int(time.time() * 1000), "lookback": 3_600_000}
-    calls = requests.get(f"{jaeger}/dependencies", asked, timeout=60).json()["data"]
-    assert {"generator", "lower"} <= {call["parent"] for call in calls}
+
+    def callers():
+        asked = {"endTs": int(time.time() * 1000), "lookback": 3_600_000}
+        return {call["parent"] for call in requests.get(f"{jaeger}/dependencies", asked, timeout=60).json()["data"]}
+
+    wait_for(lambda: {"generator", "lower"} <= callers(), "calls by generator and by lower")
 
 
 def test_all_containers_stay_under_2500_megabytes(stack):
     factor = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-    used = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", *map(stack.container, stack.pids())).stdout
+    parts = wait_for(stack.pids, "health")
+    used = docker("stats", "--no-stream", "--format", "{{.MemUsage}}", *map(stack.container, parts)).stdout
     amounts = re.findall(r"^([\d.]+)(\w+) /", used, re.MULTILINE)
     assert sum(float(number) * factor[unit] for number, unit in amounts) < 2500 * 10**6
 

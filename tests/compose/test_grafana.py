@@ -5,6 +5,8 @@ import re
 import pytest
 import requests
 
+from tests.stack.checkout import wait_for
+
 GRAFANA = "http://localhost:3000/api"
 ADMIN = ("admin", "admin")
 DASHBOARDS = ["QoZDH91nk", "CiE9l917z", "GkrS6rJ7z", "scyq99J7k", "lyIow61nz", "SdzI3eJnk"]
@@ -13,7 +15,7 @@ CHOSEN = {"service": "generator", "operation": "generator.generate"}
 
 @pytest.fixture(autouse=True)
 def grafana(stack):
-    if "grafana" not in stack.pids():
+    if "grafana" not in wait_for(stack.pids, "health"):
         pytest.skip("there is no image of Grafana here, and no stand-in for it")
 
 

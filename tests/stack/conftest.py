@@ -13,7 +13,7 @@ import pytest
 
 from local import Trouble, postgres
 from local import stack as local_stack
-from tests.stack.checkout import Checkout
+from tests.stack.checkout import Checkout, wait_for
 
 
 class Stack:
@@ -38,6 +38,11 @@ class Stack:
         status = self.checkout.run("status")
         healthy = re.findall(r"^(\w+) +healthy .* (\d+)$", status.stdout, re.MULTILINE)
         return dict(healthy) if status.returncode == 0 else {}
+
+    def stored_spans(self) -> int:
+        """As ./run.sh status says."""
+        said = r"spans stored so far: (\d+)"
+        return int(wait_for(lambda: re.search(said, self.checkout.run("status").stdout), "a count of spans")[1])
 
     def start_anew(self, **environment: str) -> None:
         """Down, and up again with these variables besides."""

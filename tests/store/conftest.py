@@ -76,6 +76,13 @@ def database(dsn):
 
 
 @pytest.fixture
+def native(database):
+    """For tests of what only native partitions have."""
+    if database.execute("select _promscale.is_timescaledb()").fetchone()[0]:
+        pytest.skip("with TimescaleDB the spans are in its chunks, not in native partitions")
+
+
+@pytest.fixture
 def promscale(dsn):
     running = Promscale(dsn)
     yield running

@@ -9,7 +9,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from explorer.traces import create_traces
 from tests.store.otlp_messages import any_value, attributes, child, request, span
 
-MILLISECOND, SECOND = 10**6, 10**9
+MILLISECOND, SECOND, MINUTE = 10**6, 10**9, 60 * 10**9
 HOSTILE = "<script>alert('\"&</script>"
 
 
@@ -42,11 +42,11 @@ def found(browser, **parameters) -> list[str]:
 
 @pytest.fixture
 def three(promscale):
-    """Traces of one span: fast, then slow, then failed."""
+    """Traces of one span: fast, 20 minutes later slow, 20 minutes later failed."""
     now = time.time_ns()
     spans = {}
     for number, (name, millis) in enumerate([("fast", 5), ("slow", 500), ("failed", 50)]):
-        start = now - (60 - number * 20) * SECOND
+        start = now - (50 - number * 20) * MINUTE
         end = start + millis * MILLISECOND
         spans[name] = span(name, start_time_unix_nano=start, end_time_unix_nano=end)
     spans["slow"].attributes.extend(attributes({"count": 7, "words": 'two "words"'}))
@@ -63,7 +63,7 @@ def test_search_finds_by_each_field_newest_first(browser, three):
     assert found(browser, minDuration="20ms") == ["failed", "slow"]
     assert found(browser, maxDuration="0.1s", minDuration="6000us") == ["failed"]
     assert found(browser, limit="2") == ["failed", "slow"]
-    assert found(browser, lookback="30s") == ["failed"]
+    assert found(browser, lookback="20m") == ["failed"]
     start, end = (three["slow"].start_time_unix_nano // 1000 + add for add in (-1_000_000, 1_000_000))
     assert found(browser, start=start, end=end, lookback="custom") == ["slow"]
 
@@ -314,9 +314,9 @@ def test_dependencies(browser, promscale):
     promscale.export(request(child(root), child(root), service="called"))
     expected = [{"parent": "caller", "child": "called", "callCount": 2}]
     assert api(browser, "/dependencies") == expected
-    now = time.time_ns() // MILLISECOND
-    assert api(browser, "/dependencies", endTs=now, lookback=60_000) == expected
-    assert api(browser, "/dependencies", endTs=now - 60_000, lookback=60_000) == []
+    now, hour = time.time_ns() // MILLISECOND, 3_600_000
+    assert api(browser, "/dependencies", endTs=now, lookback=hour) == expected
+    assert api(browser, "/dependencies", endTs=now - hour, lookback=hour) == []
     assert "endTs" in api(browser, "/dependencies", 400, endTs="now")[0]["msg"]
     page = get(browser, "/dependencies")
     assert "caller calls called: 2" in page

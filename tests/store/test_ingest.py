@@ -420,3 +420,4 @@ def test_a_wrong_setting_ends_with_one_clear_line(variable, value, message):
     assert message in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr
     assert "s3cret" not in ended.stderr
+

@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from local import Trouble, stack
 from tests.stack.checkout import Checkout, complaint
 
 
@@ -152,3 +154,9 @@ def test_help(checkout, arguments):
     run = checkout.run(*arguments)
     assert run.returncode == 0
     assert "./run.sh status" in run.stdout
+
+
+def test_a_start_without_space_on_the_disk_says_how_to_go_on(monkeypatch, tmp_path):
+    monkeypatch.setattr(stack.shutil, "disk_usage", lambda path: SimpleNamespace(free=5 * 10**6))
+    with pytest.raises(Trouble, match="5 MB free.* free some of it elsewhere, the traces are kept"):
+        stack._check_disk()

@@ -69,7 +69,8 @@ create table _promscale.partition (
     ends_at timestamptz not null check (ends_at > starts_at),
     name text not null unique,  -- of its tables: span_<name>, traces_data_<name>
     closed_at timestamptz,
-    dictionary_id bigint references _promscale.dictionary -- of its OTLP bytes, once it is closed
+    dictionary_id bigint references _promscale.dictionary, -- of its OTLP bytes, once it is closed
+    tag_set_ids int[] -- that its spans may have, from when its closing has begun
 );
 
 create table _promscale.span (
@@ -123,13 +124,6 @@ begin
         -- Not on the hash: the columnstore checks what is unique by columns.
         create unique index span_identity on _promscale.span (start_time, trace_id, span_id, start_ns);
         create statistics _promscale.span_minute on (public.time_bucket('1 minute', start_time)) from _promscale.span;
-        if current_setting('timescaledb.license') = 'timescale' then
-            alter table _promscale.span set (
-                timescaledb.compress,
-                timescaledb.compress_segmentby = '',
-                timescaledb.compress_orderby = 'trace_id, start_time'
-            );
-        end if;
     else
         -- For spans of any age that has no partition.
         create table _promscale.span_default partition of _promscale.span default;
@@ -145,6 +139,19 @@ create index span_trace_id on _promscale.span (trace_id);
 create index span_root on _promscale.span (start_time) include (duration_ms, origin_id) where parent_span_id is null;
 -- The planner cannot know from a sample of a partition that a trace has about as many spans in all of them together.
 alter table _promscale.span alter column trace_id set (n_distinct_inherited = -0.02);
+
+-- Last, because TimescaleDB then refuses other changes. Ordered by trace id, a batch of rows has few traces, and the
+-- columnstore finds one by its smallest and largest.
+do $$
+begin
+    if _promscale.is_timescaledb() and current_setting('timescaledb.license') = 'timescale' then
+        alter table _promscale.span set (
+            timescaledb.compress,
+            timescaledb.compress_segmentby = '',
+            timescaledb.compress_orderby = 'trace_id, start_time'
+        );
+    end if;
+end $$;
 
 
 -- Partitions --------------------------------------------------------------------------------------------------------
@@ -177,38 +184,54 @@ begin
     );
 end $$;
 
--- Creates the partition of this range, unless there is one in it.
+-- Creates the partition of this range, or of those parts of it that have none: of an hour that was split, a part may
+-- have been dropped.
 create function _promscale.create_partition(starts timestamptz, ends timestamptz) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-    name constant text := to_char(starts at time zone 'UTC', 'YYYYMMDD"T"HH24MISS');
+    gap tstzrange;
+    name text;
 begin
     perform pg_advisory_xact_lock(hashtext('_promscale.partition'));
-    if exists (select from _promscale.partition as p where p.starts_at < ends and p.ends_at > starts) then
-        return;
-    end if;
-    insert into _promscale.partition (starts_at, ends_at, name) values (starts, ends, name);
-    if not _promscale.is_timescaledb() then
-        perform _promscale.create_partition_table('span', name, starts, ends, 'span_default');
-    end if;
-    perform _promscale.create_partition_table('traces_data', name, starts, ends, 'traces_data_default');
+    for gap in
+        select unnest(tstzmultirange(tstzrange(starts, ends)) - coalesce(range_agg(tstzrange(p.starts_at, p.ends_at)), '{}'))
+        from _promscale.partition as p
+        where p.starts_at < ends and p.ends_at > starts
+    loop
+        name := to_char(lower(gap) at time zone 'UTC', 'YYYYMMDD"T"HH24MISS');
+        insert into _promscale.partition (starts_at, ends_at, name) values (lower(gap), upper(gap), name);
+        if not _promscale.is_timescaledb() then
+            perform _promscale.create_partition_table('span', name, lower(gap), upper(gap), 'span_default');
+        end if;
+        perform _promscale.create_partition_table('traces_data', name, lower(gap), upper(gap), 'traces_data_default');
+    end loop;
 end $$;
 
--- Creates the hours' partitions of these times, as far as the retention period reaches back and an hour ahead; others
--- stay in the default partition.
+-- How long a partition is: an hour, and more with a retention period of more than a week. For each statement,
+-- PostgreSQL locks all partitions and their indexes, and it has room for some thousands of locks.
+create function _promscale.partition_length() returns interval
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+    select least(greatest(ceil(extract(epoch from s.trace_retention_period) / 3600 / 168), 1), 24) * interval '1 hour'
+    from _promscale.store as s
+$$;
+
+-- Creates the partitions of these times, as far as the retention period reaches back and an hour ahead; others stay in
+-- the default partition. A call for many takes many locks.
 create function _promscale.create_partitions(times timestamptz[]) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
+    length constant interval := _promscale.partition_length();
     starts timestamptz;
 begin
     for starts in
-        select distinct date_bin('1 hour', t, 'epoch')
+        select distinct date_bin(length, t, 'epoch')
         from unnest(times) as t
         where t > now() - (select trace_retention_period from _promscale.store) and t < now() + interval '1 hour'
-        order by 1
-        limit greatest(1000 - (select count(*) from _promscale.partition), 0)
+        order by 1 desc
     loop
-        perform _promscale.create_partition(starts, starts + interval '1 hour');
+        -- The present always gets its partition.
+        exit when starts + length < now() and (select count(*) from _promscale.partition) >= 1000;
+        perform _promscale.create_partition(starts, starts + length);
     end loop;
 end $$;
 
@@ -235,4 +258,6 @@ begin
     delete from _promscale.dictionary as d
     where not exists (select from _promscale.partition as p where p.dictionary_id = d.id);
     perform _promscale.forget_minutes(dropped.starts_at, dropped.ends_at);
+    -- Writers are to ask for its partition again when late spans come.
+    update _promscale.store set generation = gen_random_uuid();
 end $$;

@@ -15,8 +15,13 @@ alter table _promscale.touched_minute set (autovacuum_vacuum_scale_factor = 0, a
 create table _promscale.minute (
     minute timestamptz primary key,
     spans bigint not null,
-    max_duration_ms double precision not null,
     origin_ids bigint[] not null,
+    -- Durations and starts of its 20 longest spans, or of all if there are fewer, the longest first.
+    longest_ms double precision[] not null,
+    longest_starts timestamptz[] not null,
+    -- When the first and the last of its spans' parents start: the minute is touched when spans of between are deleted.
+    parents_from timestamptz,
+    parents_until timestamptz,
     -- A Bloom filter of its spans' attributes, 2^n bits, made by promscale/upkeep.py; null: there may be any attribute.
     attribute_filter bytea
 );
@@ -91,11 +96,11 @@ begin
     group by b.operation_id;
 end $$;
 
--- Each span that starts in this time and has a parent, with its parent's operation, or null where the parent is not
--- stored.
+-- Each span that starts in this time and has a parent, with its parent's operation and start, or nulls where the parent
+-- is not stored.
 create function _promscale.children_in(starts timestamptz, ends timestamptz)
 returns table (
-    trace_id uuid, parent_span_id bigint, operation_id bigint, parent_operation_id bigint,
+    trace_id uuid, parent_span_id bigint, operation_id bigint, parent_operation_id bigint, parent_start_time timestamptz,
     failed boolean, duration_ms double precision
 )
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
@@ -108,12 +113,13 @@ begin
     -- one, by trace id.
     return query
     with near as materialized (
-        select s.trace_id, s.span_id, s.origin_id
+        select s.trace_id, s.span_id, s.origin_id, s.start_time
         from _promscale.span as s
         where s.start_time >= near_starts and s.start_time < ends
     ), children as materialized (
         select
-            s.trace_id, s.parent_span_id, s.origin_id, near.origin_id as parent_origin_id,
+            s.trace_id, s.parent_span_id, s.origin_id,
+            near.origin_id as parent_origin_id, near.start_time as parent_start_time,
             s.status_code = 'error' as failed, s.duration_ms
         from _promscale.span as s
         left join near on near.trace_id = s.trace_id and near.span_id = s.parent_span_id
@@ -122,16 +128,18 @@ begin
     ), all_children as (
         select * from children where parent_origin_id is not null
         union all
-        select c.trace_id, c.parent_span_id, c.origin_id, far.origin_id, c.failed, c.duration_ms
+        select c.trace_id, c.parent_span_id, c.origin_id, far.origin_id, far.start_time, c.failed, c.duration_ms
         from children as c
         left join lateral (
-            select p.origin_id
+            select p.origin_id, p.start_time
             from _promscale.span as p
             where p.trace_id = c.trace_id and p.span_id = c.parent_span_id
         ) as far on true
         where c.parent_origin_id is null
     )
-    select a.trace_id, a.parent_span_id, child.operation_id, parent.operation_id, a.failed, a.duration_ms
+    select
+        a.trace_id, a.parent_span_id, child.operation_id, parent.operation_id, a.parent_start_time,
+        a.failed, a.duration_ms
     from all_children as a
     inner join _promscale.origin as child on child.id = a.origin_id
     left join _promscale.origin as parent on parent.id = a.parent_origin_id;
@@ -194,19 +202,40 @@ begin
         select distinct c.trace_id, c.parent_span_id, asked
         from children as c
         where c.parent_operation_id is null
+    ), calls as (
+        insert into _promscale.call_minute
+        select
+            asked, c.parent_operation_id, c.operation_id,
+            count(*), count(*) filter (where c.failed), sum(c.duration_ms)
+        from children as c
+        where c.parent_operation_id is not null
+        group by 2, 3
     )
-    insert into _promscale.call_minute
+    insert into _promscale.minute (
+        minute, spans, origin_ids, longest_ms, longest_starts, parents_from, parents_until, attribute_filter
+    )
     select
-        asked, c.parent_operation_id, c.operation_id,
-        count(*), count(*) filter (where c.failed), sum(c.duration_ms)
-    from children as c
-    where c.parent_operation_id is not null
-    group by 2, 3;
-    insert into _promscale.minute (minute, spans, max_duration_ms, origin_ids, attribute_filter)
-    select asked, count(*), max(s.duration_ms), array_agg(distinct s.origin_id), attribute_filter
-    from _promscale.span as s
-    where s.start_time >= asked and s.start_time < ends
-    having count(*) > 0;
+        asked, a.spans, a.origin_ids, l.longest_ms, l.longest_starts, p.parents_from, p.parents_until, attribute_filter
+    from (
+        select count(*) as spans, array_agg(distinct s.origin_id) as origin_ids
+        from _promscale.span as s
+        where s.start_time >= asked and s.start_time < ends
+    ) as a
+    cross join (
+        select array_agg(l.duration_ms) as longest_ms, array_agg(l.start_time) as longest_starts
+        from (
+            select s.duration_ms, s.start_time
+            from _promscale.span as s
+            where s.start_time >= asked and s.start_time < ends
+            order by s.duration_ms desc
+            limit 20
+        ) as l
+    ) as l
+    cross join (
+        select min(c.parent_start_time) as parents_from, max(c.parent_start_time) as parents_until
+        from children as c
+    ) as p
+    where a.spans > 0;
 
     perform pg_advisory_xact_lock(_promscale.summary_lock());
     -- Where a parent has come since, the minute stays touched, and its turn comes again.
@@ -272,7 +301,8 @@ begin
     cross join lateral jsonb_each(a.tags) as each;
 end $$;
 
--- Forgets the summaries of a time whose spans are gone. The minutes at its ends may still have others: they are touched.
+-- Forgets the summaries of a time whose spans are gone. Touches the minutes at its ends, which may still have others, and
+-- those with children of the spans that are gone.
 create function _promscale.forget_minutes(starts timestamptz, ends timestamptz) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -282,5 +312,10 @@ begin
     delete from _promscale.operation_minute where minute >= first and minute < ends;
     delete from _promscale.call_minute where minute >= first and minute < ends;
     delete from _promscale.missing_parent where minute >= first and minute < ends;
-    insert into _promscale.touched_minute (minute) values (first), (_promscale.minute_of(ends));
+    insert into _promscale.touched_minute (minute)
+    select first
+    union
+    select _promscale.minute_of(ends)
+    union
+    select m.minute from _promscale.minute as m where m.parents_from < ends and m.parents_until >= starts;
 end $$;

@@ -61,9 +61,8 @@ select
         select coalesce(r.dropped_tags_count, 0) from _promscale.resource as r where r.id = o.resource_id
     ) as resource_dropped_tags_count,
     (select r.schema_url from _promscale.resource as r where r.id = o.resource_id) as resource_schema_url,
-    o.operation_id,
+    s.origin_id,
     o.resource_id,
-    o.scope_id,
     s.start_ns,
     s.tag_set_id,
     s.span_tags as own_tags,
@@ -411,14 +410,11 @@ select
     n.start_unix_nano,
     n.start_unix_nano + round((s.duration_ms * 1000000)::numeric) as end_unix_nano,
     s.duration_ms,
-    s.operation_id,
     s.service_name,
     s.span_name,
-    s.span_kind,
     s.status_code,
     s.status_message,
-    s.resource_id,
-    s.scope_id,
+    s.origin_id,
     s.tag_set_id,
     s.own_tags,
     s.events,
@@ -432,48 +428,56 @@ create view ps_trace.jaeger_tag_set as
 select id, tags
 from _promscale.tag_set;
 
-create view ps_trace.jaeger_resource as
-select id, tags
-from _promscale.resource;
+create view ps_trace.jaeger_origin as
+select
+    o.id, o.service_name, o.span_name, o.span_kind,
+    r.tags as resource_tags, c.tags as scope_tags, c.name as scope_name, c.version as scope_version
+from _promscale.origin as o
+inner join _promscale.resource as r on r.id = o.resource_id
+inner join _promscale.scope as c on c.id = o.scope_id;
 
-create view ps_trace.jaeger_scope as
-select id, name, version, tags
-from _promscale.scope;
-
--- The minutes of a time that may have spans of these operations (null: any), at least so long, with all of these
--- attributes: [[key, [value, or another, ...]], ...]. The latest comes first.
-create function ps_trace.jaeger_minutes(
-    start_min timestamptz, start_max timestamptz, operation_ids bigint[],
-    duration_min double precision, attributes jsonb
+-- The times in which there may be spans of these origins (null: any), at least so long (null: of any duration), with all
+-- of these attributes: [[key, [value, or another, ...]], ...]. Both ends are included; the latest comes first.
+create function ps_trace.jaeger_times(
+    start_min timestamptz, start_max timestamptz, origin_ids bigint[], duration_min double precision, attributes jsonb
 )
-returns setof timestamptz
+returns table (starts timestamptz, ends timestamptz)
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
-    select m.minute
-    from _promscale.minute as m
-    where m.minute > $1 - interval '1 minute' and m.minute <= $2
-        and m.max_duration_ms >= $4
-        and (
-            $3 is null
-            or exists (
+    with minutes as (
+        select m.minute, m.longest_ms, m.longest_starts
+        from _promscale.minute as m
+        where m.minute > $1 - interval '1 minute' and m.minute <= $2
+            and ($3 is null or m.origin_ids && $3)
+            and ($4 is null or m.longest_ms[1] >= $4)
+            and not exists (select from _promscale.touched_minute as t where t.minute = m.minute)
+            and not exists (
                 select
-                from _promscale.operation_minute as o
-                where o.minute = m.minute and o.operation_id = any($3) and o.max_ms >= $4
-            )
-        )
-        and not exists (
-            select
-            from jsonb_array_elements($5) as attribute
-            where not exists (
-                select
-                from jsonb_array_elements(attribute -> 1) as value
-                where _promscale.may_have_attribute(
-                    m.attribute_filter, _promscale.attribute_hash(attribute ->> 0, value)
+                from jsonb_array_elements($5) as attribute
+                where not exists (
+                    select
+                    from jsonb_array_elements(attribute -> 1) as value
+                    where _promscale.may_have_attribute(
+                        m.attribute_filter, _promscale.attribute_hash(attribute ->> 0, value)
+                    )
                 )
             )
-        )
-    union
-    select t.minute
-    from _promscale.touched_minute as t
-    where t.minute > $1 - interval '1 minute' and t.minute <= $2
-    order by 1 desc
+        union all
+        select distinct t.minute, '{}'::double precision[], '{}'::timestamptz[]
+        from _promscale.touched_minute as t
+        where t.minute > $1 - interval '1 minute' and t.minute <= $2
+    ), times as (
+        -- Of a minute whose shortest of the longest spans is too short, only these spans' own times.
+        select l.starts, l.starts as ends
+        from minutes as m
+        cross join lateral unnest(m.longest_ms, m.longest_starts) as l (ms, starts)
+        where (m.longest_ms)[cardinality(m.longest_ms)] < $4 and l.ms >= $4
+        union
+        select m.minute, m.minute + interval '1 minute' - interval '1 microsecond'
+        from minutes as m
+        where ((m.longest_ms)[cardinality(m.longest_ms)] < $4) is not true
+    )
+    select greatest(t.starts, $1), least(t.ends, $2)
+    from times as t
+    where t.starts <= $2 and t.ends >= $1
+    order by t.starts desc
 $$;

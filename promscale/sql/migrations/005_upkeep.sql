@@ -31,8 +31,8 @@ begin
 end $$;
 
 -- Writes a partition's spans densely into the table closing_span_<name>. Where at least nine in ten of an origin's spans
--- have the same value of an attribute, that moves into a tag set, for those spans that have all of the set. Returns how
--- many spans there are.
+-- have the same value of an attribute, that moves into a tag set, for those spans that have all of the set. Arrays and
+-- objects stay: @> finds a part of them, too. Returns how many spans there are.
 create function _promscale.copy_spans_densely(partition_name text) returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -59,6 +59,7 @@ begin
             from sample as s
             cross join lateral jsonb_each(s.span_tags) as tag
             inner join origins as o on o.origin_id = s.origin_id
+            where jsonb_typeof(tag.value) not in ('array', 'object')
             group by s.origin_id, tag.key, tag.value, o.spans
             having count(*) >= 0.9 * o.spans
         )
@@ -77,6 +78,9 @@ begin
     set tag_set_id = t.id
     from _promscale.tag_set as t
     where t.origin_id = c.origin_id and t.tags = c.tags;
+    update _promscale.partition as p
+    set tag_set_ids = (select array_agg(c.tag_set_id) from pg_temp.chosen as c)
+    where p.name = partition_name;
     execute format(
         $statement$
         insert into %s
@@ -185,22 +189,38 @@ end $$;
 -- Limits ------------------------------------------------------------------------------------------------------------
 
 -- Removes from the default partition what is older than the retention period. It has spans only whose time is out of
--- the ordinary, so that deleting them row by row is cheap.
-create function _promscale.delete_old_spans() returns void
+-- the ordinary, so that deleting them row by row is cheap. Returns whether there were any.
+create function _promscale.delete_old_spans() returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     cutoff constant timestamptz := now() - (select s.trace_retention_period from _promscale.store as s);
+    starts timestamptz;
+    ends timestamptz;
 begin
-    if _promscale.is_timescaledb() then
-        perform public.drop_chunks('_promscale.span', older_than => cutoff);
-    else
-        with deleted as (
-            delete from _promscale.span_default as s where s.start_time < cutoff returning s.start_time
-        )
-        insert into _promscale.touched_minute (minute)
-        select distinct _promscale.minute_of(d.start_time) from deleted as d;
-    end if;
     delete from _promscale.traces_data_default as t where t.last_start_time < cutoff;
+    if _promscale.is_timescaledb() then
+        select min(c.range_start), max(c.range_end) into starts, ends
+        from timescaledb_information.chunks as c
+        where c.hypertable_schema = '_promscale' and c.hypertable_name = 'span' and c.range_end <= cutoff;
+        if starts is null then
+            return false;
+        end if;
+        perform public.drop_chunks('_promscale.span', older_than => cutoff);
+        perform _promscale.forget_minutes(starts, ends);
+        return true;
+    end if;
+    with deleted as (
+        delete from _promscale.span_default as s where s.start_time < cutoff returning s.start_time
+    ), minutes as (
+        select distinct _promscale.minute_of(d.start_time) as minute from deleted as d
+    )
+    insert into _promscale.touched_minute (minute)
+    select d.minute from minutes as d
+    union
+    select m.minute
+    from _promscale.minute as m
+    inner join minutes as d on m.parents_from < d.minute + interval '1 minute' and m.parents_until >= d.minute;
+    return found;
 end $$;
 
 -- Removes what no stored span refers to any more. It changes the store's generation, so that writers write again what
@@ -208,7 +228,8 @@ end $$;
 create function _promscale.delete_unused_origins() returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-    lock table _promscale.operation, _promscale.resource, _promscale.scope, _promscale.origin in share row exclusive mode;
+    -- In the order in which writers lock them.
+    lock table _promscale.resource, _promscale.scope, _promscale.operation, _promscale.origin in share row exclusive mode;
     perform pg_advisory_xact_lock(_promscale.summary_lock());
     create temporary table used on commit drop as
     select distinct unnest(m.origin_ids) as id from _promscale.minute as m
@@ -218,8 +239,6 @@ begin
     inner join _promscale.span as s on s.start_time >= t.minute and s.start_time < t.minute + interval '1 minute';
     delete from _promscale.origin as o where not exists (select from pg_temp.used as u where u.id = o.id);
     if found then
-        delete from _promscale.tag_set as t
-        where not exists (select from _promscale.origin as o where o.id = t.origin_id);
         delete from _promscale.operation as p
         where not exists (select from _promscale.origin as o where o.operation_id = p.id);
         delete from _promscale.resource as r
@@ -228,6 +247,8 @@ begin
         where not exists (select from _promscale.origin as o where o.scope_id = c.id);
         update _promscale.store set generation = gen_random_uuid();
     end if;
+    delete from _promscale.tag_set as t
+    where not exists (select from _promscale.partition as p where t.id = any(p.tag_set_ids));
 end $$;
 
 create function ps_trace.get_trace_disk_budget() returns bigint
@@ -255,14 +276,23 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     starts timestamptz;
 begin
-    -- In the order in which writers lock them.
-    lock table _promscale.resource, _promscale.scope, _promscale.operation, _promscale.origin in access exclusive mode;
+    -- In the order in which writers lock them. Readers may go on until the spans are locked: a reader has these tables
+    -- and the spans in any order.
+    lock table _promscale.resource, _promscale.scope, _promscale.operation, _promscale.origin in share row exclusive mode;
     for starts in select p.starts_at from _promscale.partition as p loop
         perform _promscale.drop_partition(starts);
     end loop;
-    truncate _promscale.resource, _promscale.scope, _promscale.operation, _promscale.origin, _promscale.span,
-        _promscale.traces_data, _promscale.tag_set, _promscale.touched_minute, _promscale.minute,
-        _promscale.operation_minute, _promscale.call_minute, _promscale.missing_parent;
+    truncate _promscale.span, _promscale.traces_data;
+    delete from _promscale.resource;
+    delete from _promscale.scope;
+    delete from _promscale.operation;
+    delete from _promscale.origin;
+    delete from _promscale.tag_set;
+    delete from _promscale.touched_minute;
+    delete from _promscale.minute;
+    delete from _promscale.operation_minute;
+    delete from _promscale.call_minute;
+    delete from _promscale.missing_parent;
     update _promscale.store set generation = gen_random_uuid(), closed_until = '-infinity';
 end $$;
 
@@ -275,10 +305,12 @@ language plpgsql stable security definer set search_path = pg_catalog, pg_temp a
 begin
     if _promscale.is_timescaledb() then
         return query
-        select c.range_start, (b.table_bytes + coalesce(b.toast_bytes, 0))::bigint, b.index_bytes::bigint
+        select p.starts_at, sum(b.table_bytes + coalesce(b.toast_bytes, 0))::bigint, sum(b.index_bytes)::bigint
         from public.chunks_detailed_size('_promscale.span') as b
         inner join timescaledb_information.chunks as c
-            on c.chunk_schema = b.chunk_schema and c.chunk_name = b.chunk_name;
+            on c.chunk_schema = b.chunk_schema and c.chunk_name = b.chunk_name
+        left join _promscale.partition as p on p.starts_at <= c.range_start and c.range_end <= p.ends_at
+        group by 1;
     else
         return query
         select p.starts_at, pg_table_size(c.oid), pg_indexes_size(c.oid)
@@ -318,21 +350,21 @@ $$;
 -- A row for each partition, the oldest first; one without times is for spans of any other age.
 create view ps_trace.disk_usage as
 select
-    b.starts_at,
+    l.starts_at,
     p.ends_at,
     p.closed_at,
     case
-        when b.starts_at is not null then _promscale.span_count(b.starts_at, p.ends_at)
-        else greatest(
+        when l.starts_at is not null then _promscale.span_count(l.starts_at, p.ends_at)
+        else (
             _promscale.span_count('-infinity', 'infinity')
-            - (select sum(_promscale.span_count(q.starts_at, q.ends_at)) from _promscale.partition as q),
-            0
+            - coalesce((select sum(_promscale.span_count(q.starts_at, q.ends_at)) from _promscale.partition as q), 0)
         )::bigint
     end as spans,
-    b.row_bytes,
-    b.index_bytes,
+    -- TimescaleDB has no chunk of a time without spans.
+    coalesce(b.row_bytes, 0) as row_bytes,
+    coalesce(b.index_bytes, 0) as index_bytes,
     l.bytes as lossless_bytes,
-    b.row_bytes + b.index_bytes + l.bytes as total_bytes
+    coalesce(b.row_bytes, 0) + coalesce(b.index_bytes, 0) + l.bytes as total_bytes
 from _promscale.lossless_bytes() as l
 left join _promscale.partition as p on p.starts_at = l.starts_at
 left join _promscale.span_bytes() as b on b.starts_at is not distinct from l.starts_at
