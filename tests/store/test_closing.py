@@ -219,14 +219,17 @@ def test_a_closing_that_is_killed_loses_and_doubles_nothing(promscale, upkeep, d
     began = time.monotonic()
     upkeep.close_partition(minutes=0)
     duration = time.monotonic() - began
+    upkeep.close()
     killed = 0
 
     def close() -> None:
         nonlocal killed
+        other = Upkeep(promscale.dsn)
         try:
-            upkeep.close_partition(minutes=0)
+            other.close_partition(minutes=0)
         except StoreUnavailable:
             killed += 1
+        other.close()
 
     for _ in range(12):
         closer = threading.Thread(target=close)

@@ -113,6 +113,14 @@ create function _promscale.identity_hash(trace_id uuid, span_id bigint, start_ns
 language sql immutable strict parallel safe
 return uuid_hash_extended(trace_id, span_id # start_ns::bigint);
 
+-- How long a partition is: an hour, and more with a retention period of more than a week. For each statement,
+-- PostgreSQL locks all partitions and their indexes, and it has room for some thousands of locks.
+create function _promscale.partition_length() returns interval
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+    select least(greatest(ceil(extract(epoch from s.trace_retention_period) / 3600 / 168), 1), 24) * interval '1 hour'
+    from _promscale.store as s
+$$;
+
 -- A partitioned table cannot be a hypertable, so TimescaleDB gets one that is like it.
 do $$
 begin
@@ -120,7 +128,9 @@ begin
         create table _promscale.hypertable (like _promscale.span);
         drop table _promscale.span;
         alter table _promscale.hypertable rename to span;
-        perform public.create_hypertable('_promscale.span', 'start_time', chunk_time_interval => interval '1 hour');
+        perform public.create_hypertable(
+            '_promscale.span', 'start_time', chunk_time_interval => _promscale.partition_length()
+        );
         -- Not on the hash: the columnstore checks what is unique by columns.
         create unique index span_identity on _promscale.span (start_time, trace_id, span_id, start_ns);
         create statistics _promscale.span_minute on (public.time_bucket('1 minute', start_time)) from _promscale.span;
@@ -207,14 +217,6 @@ begin
     end loop;
 end $$;
 
--- How long a partition is: an hour, and more with a retention period of more than a week. For each statement,
--- PostgreSQL locks all partitions and their indexes, and it has room for some thousands of locks.
-create function _promscale.partition_length() returns interval
-language sql stable security definer set search_path = pg_catalog, pg_temp as $$
-    select least(greatest(ceil(extract(epoch from s.trace_retention_period) / 3600 / 168), 1), 24) * interval '1 hour'
-    from _promscale.store as s
-$$;
-
 -- Creates the partitions of these times, as far as the retention period reaches back and an hour ahead; others stay in
 -- the default partition. A call for many takes many locks.
 create function _promscale.create_partitions(times timestamptz[]) returns void
@@ -235,6 +237,14 @@ begin
     end loop;
 end $$;
 
+-- Drops TimescaleDB's chunks of a time. Writers and readers lock the hypertable before its chunks, so this does, too.
+create function _promscale.drop_chunks(starts timestamptz, ends timestamptz) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    lock table only _promscale.span in access exclusive mode;
+    perform public.drop_chunks('_promscale.span', older_than => ends, newer_than => starts);
+end $$;
+
 create function _promscale.drop_partition(starts timestamptz) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -250,7 +260,7 @@ begin
         'closing_span_' || dropped.name, 'closing_traces_data_' || dropped.name
     );
     if _promscale.is_timescaledb() then
-        perform public.drop_chunks('_promscale.span', older_than => dropped.ends_at, newer_than => dropped.starts_at);
+        perform _promscale.drop_chunks(dropped.starts_at, dropped.ends_at);
     else
         execute format('drop table _promscale.%I', 'span_' || dropped.name);
     end if;

@@ -205,7 +205,7 @@ begin
         if starts is null then
             return false;
         end if;
-        perform public.drop_chunks('_promscale.span', older_than => cutoff);
+        perform _promscale.drop_chunks(starts, ends);
         perform _promscale.forget_minutes(starts, ends);
         return true;
     end if;
@@ -269,9 +269,14 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
 $$;
 
 create or replace function ps_trace.set_trace_retention_period(trace_retention_period interval) returns boolean
-language sql security definer set search_path = pg_catalog, pg_temp as $$
-    update _promscale.store set trace_retention_period = $1 returning true
-$$;
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    update _promscale.store set trace_retention_period = $1;
+    if _promscale.is_timescaledb() then
+        perform public.set_chunk_time_interval('_promscale.span', _promscale.partition_length());
+    end if;
+    return true;
+end $$;
 
 create or replace function ps_trace.delete_all_traces() returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
