@@ -116,12 +116,13 @@ begin
     return query
     with recursive spans as materialized (
         select s.*
-        from ps_trace.sample_traces(time_from, time_to, service, operation) as sample
+        -- As a uuid, because TimescaleDB's columnstore does not filter by a domain.
+        from (select s::uuid from ps_trace.sample_traces(time_from, time_to, service, operation) as s offset 0) as t (id)
         cross join lateral (
             select
                 s.trace_id, s.span_id, s.parent_span_id, s.origin_id, s.start_time, s.duration_ms, s.status_code
             from _promscale.span as s
-            where s.trace_id = sample and s.start_time >= read_from and s.start_time < read_to
+            where s.trace_id = t.id and s.start_time >= read_from and s.start_time < read_to
             offset 0 -- keeps the planner from reading all spans of the time for a join
         ) as s
     ), walked as (
