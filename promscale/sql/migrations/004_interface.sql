@@ -214,7 +214,9 @@ with summary as (
     from _promscale.operation_minute as m
     where not exists (select from _promscale.touched_minute as t where t.minute = m.minute)
     union all
-    select m.*
+    -- The minute is t's and not the function's, so that a condition on it is applied before the function is called.
+    select
+        t.minute, m.operation_id, m.calls, m.errors, m.total_ms, m.max_ms, m.duration_buckets, m.duration_counts
     from (select distinct minute from _promscale.touched_minute) as t
     cross join lateral _promscale.operations_in(t.minute) as m
 )
@@ -229,7 +231,7 @@ select m.*
 from _promscale.call_minute as m
 where not exists (select from _promscale.touched_minute as t where t.minute = m.minute)
 union all
-select m.*
+select t.minute, m.caller_id, m.callee_id, m.calls, m.errors, m.total_ms
 from (select distinct minute from _promscale.touched_minute) as t
 cross join lateral _promscale.calls_in(t.minute) as m;
 
