@@ -32,6 +32,8 @@ SETTINGS = {
     "shared_buffers": "128MB",
     "work_mem": "8MB",
     "max_connections": "50",
+    # A statement locks each partition and its indexes, some 900 with a week of hours: room for some forty at once.
+    "max_locks_per_transaction": "256",
     "max_parallel_workers_per_gather": "1",
     "jit": "off",
     "random_page_cost": "1.1",

@@ -32,8 +32,8 @@ def postgres_uri(tmp_path_factory):
 
 
 @pytest.fixture
-def small_log_uri(tmp_path):
-    """A PostgreSQL of the test's own, with a small write-ahead log."""
+def own_uri(tmp_path):
+    """A PostgreSQL of the test's own, as the local stack has it but for a small write-ahead log."""
     with running_cluster(tmp_path, "--max_wal_size=64MB", "--min_wal_size=32MB") as uri:
         yield uri
 
