@@ -304,7 +304,8 @@ class Store:
         try:
             all_rows = [pending.rows for pending in group]
             self._create_partitions(connection, all_rows)
-            self._commit(connection, lambda: all_rows)
+            origins = {id: origin for rows in all_rows for id, origin in rows.origins.items()}
+            self._commit(connection, origins, lambda: all_rows)
         except (_MayBeClosed, *_UNSTORABLE):
             for pending in group:
                 export = otlp.read_export(pending.request)
@@ -340,7 +341,7 @@ class Store:
             return [export.rows(list(new.values()))] if new else []
 
         try:
-            stored = self._commit(connection, new_spans, late=True)
+            stored = self._commit(connection, export.origins, new_spans, late=True)
         except errors.UniqueViolation as error:
             # Another promscale stored some of them since they were looked for; the next time they are found.
             if races < MAX_RACES:
@@ -361,21 +362,25 @@ class Store:
         return [line for half in halves for line in self._commit_new(connection, export, half)]
 
     def _commit(
-        self, connection: psycopg.Connection, choose: Callable[[], list[otlp.Rows]], late: bool = False
+        self,
+        connection: psycopg.Connection,
+        origins: dict[int, otlp.Origin],
+        choose: Callable[[], list[otlp.Rows]],
+        late: bool = False,
     ) -> int:
-        """One transaction: all of the rows that `choose` returns in it, or an error and none. Returns how many.
+        """One transaction: all of the rows that `choose` returns in it, or an error and none. Returns how many spans.
 
         Raises _MayBeClosed, unless `late` says that `choose` has looked for what is stored already.
         """
         while True:
             known = self._known
             with contextlib.suppress(_GenerationChanged), metrics.commit_seconds.time(), connection.transaction():
+                # Before `choose` reads spans: delete_all_traces locks origins first, and then spans.
+                new_origins = [origins[id] for id in origins.keys() - known.origins]
+                _insert_origins(connection, new_origins)
                 group = choose()
                 if not group:
                     return 0
-                origins = {id: origin for rows in group for id, origin in rows.origins.items()}
-                new_origins = [origins[id] for id in origins.keys() - known.origins]
-                _insert_origins(connection, new_origins)
                 copy_rows(connection, group)
                 minutes = set().union(*(rows.minutes for rows in group))
                 trace_ids = {UUID(bytes=id) for rows in group for id in rows.trace_ids}

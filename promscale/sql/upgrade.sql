@@ -87,4 +87,7 @@ set copied_until = cast(:hour as timestamptz) + interval '1 hour', copied_spans 
 returning copied_spans, spans;
 
 -- name: finish()#
-drop table _promscale.first_span, _promscale.first_traces_data, _promscale.upgrade;
+-- TimescaleDB drops a hypertable only by itself.
+drop table _promscale.first_span;
+drop table _promscale.first_traces_data;
+drop table _promscale.upgrade;

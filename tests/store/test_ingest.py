@@ -256,11 +256,13 @@ def test_delete_all_traces_under_load_leaves_no_span_without_resource(promscale,
 
     with ThreadPoolExecutor(4) as pool:
         loads = [pool.submit(load) for _ in range(4)]
-        for _ in range(20):
-            database.execute("select ps_trace.delete_all_traces()")
-            time.sleep(0.05)
-        eventually(lambda: count(database))
-        stop.set()
+        try:
+            for _ in range(20):
+                database.execute("select ps_trace.delete_all_traces()")
+                time.sleep(0.05)
+            eventually(lambda: count(database))
+        finally:
+            stop.set()
         for each in loads:
             each.result()
     assert database.execute("select count(*) from ps_trace.span where resource_tags is null").fetchone() == (0,)

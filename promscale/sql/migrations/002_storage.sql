@@ -176,6 +176,8 @@ declare
     target constant text := kind || '_' || name;
     time_column constant text := case kind when 'span' then 'start_time' else 'last_start_time' end;
 begin
+    -- Writers must not put more of its time into the default partition after its rows are moved.
+    execute format('lock table _promscale.%I in access exclusive mode', source);
     execute format('create table _promscale.%I (like _promscale.%I including storage including constraints)', target, kind);
     execute format(
         'with moved as (delete from _promscale.%I where %I >= $1 and %I < $2 returning *)'

@@ -286,6 +286,7 @@ begin
     -- In the order in which writers lock them. Readers may go on until the spans are locked: a reader has these tables
     -- and the spans in any order.
     lock table _promscale.resource, _promscale.scope, _promscale.operation, _promscale.origin in share row exclusive mode;
+    perform pg_advisory_xact_lock(hashtext('_promscale.partition'));
     for starts in select p.starts_at from _promscale.partition as p loop
         perform _promscale.drop_partition(starts);
     end loop;
