@@ -26,8 +26,10 @@ FIRST_STATISTICS_SPANS = 1_000
 CLOSE_AFTER_MINUTES = 30
 # Writing a partition anew is much work, so what has kept it from being closed is given some time to end.
 CLOSE_AGAIN_SECONDS = 60
-# Partitions are dropped at this part of the budget, to leave room for what comes before the next look.
+# To leave room for what comes before the next look, partitions are dropped at this part of the budget, or earlier where
+# what comes in so many seconds takes more.
 BUDGET_PART = 0.92
+BUDGET_SECONDS = 6
 # A partition that is larger than this part of the budget is split, so that dropping one drops little.
 SPLIT_PART = 1 / 8
 SPLIT_SECONDS = 2
@@ -50,6 +52,7 @@ class Upkeep:
         self._uri = uri
         self._open: psycopg.Connection | None = None
         self._statistics_at_spans = FIRST_STATISTICS_SPANS
+        self._last_look: tuple[float, int] | None = None  # when, and how many bytes of the disk were used
         self._due = dict.fromkeys((self.keep_limits, self.refresh_statistics, self.close_partition), 0.0)
 
     def close(self) -> None:
@@ -133,16 +136,27 @@ class Upkeep:
     def _keep_budget(self, connection: psycopg.Connection, budget: int) -> list:
         dropped = []
         partitions = list(_queries.partition_sizes(connection))
-        while _queries.disk_used(connection) > BUDGET_PART * budget and len(partitions) > 1 and partitions[0][3]:
+        limit = self._drop_at(connection, budget)
+        while (used := _queries.disk_used(connection)) > limit and len(partitions) > 1 and partitions[0][3]:
             starts_at, name, size, _ = partitions.pop(0)
             log.info("The disk budget of %s bytes is used up: dropping partition %s, %s bytes", budget, name, size)
             _queries.drop_partition(connection, starts_at=starts_at)
             dropped.append(starts_at)
+        self._last_look = time.monotonic(), used
         for starts_at, name, size, over in partitions:
             if not over and size > SPLIT_PART * budget:
                 log.info("Splitting partition %s, %s bytes", name, size)
                 _queries.split_partition(connection, name=name, seconds=SPLIT_SECONDS)
         return dropped
+
+    def _drop_at(self, connection: psycopg.Connection, budget: int) -> float:
+        """How many bytes of the disk may be used now."""
+        room = (1 - BUDGET_PART) * budget
+        if self._last_look:
+            looked_at, used = self._last_look
+            grown = _queries.disk_used(connection) - used
+            room = max(room, grown * BUDGET_SECONDS / max(time.monotonic() - looked_at, 1))
+        return budget - min(room, budget / 2)
 
     def close_partition(self, minutes: float = CLOSE_AFTER_MINUTES) -> bool:
         """Close the oldest partition that has been over for so long. Returns False where it was in use."""

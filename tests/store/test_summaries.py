@@ -151,7 +151,7 @@ def test_they_are_exact_in_every_snapshot(dsn, database):
             others = [pool.submit(write, number) for number in range(3)] + [pool.submit(summarise_again_and_again)]
             reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             try:
-                for number in range(60):
+                for number in range(40):
                     with reader.transaction():
                         check_summaries(reader)
                         seen.append(reader.execute(summarised).fetchone()[0])
