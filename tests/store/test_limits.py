@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-import socket
 import subprocess
 import sys
 import threading

@@ -52,7 +52,8 @@ create table _promscale.call_minute (
     primary key (minute, caller_id, callee_id)
 );
 
--- Parents that were not stored when the minute of the child was summarised. Whoever stores one touches that minute.
+-- Parents that were not stored when the minute of the child was summarised. A writer that stores such a parent later also
+-- records the minute of the child in touched_minute, which invalidates its summary.
 create table _promscale.missing_parent (
     trace_id uuid not null,
     parent_span_id bigint not null,
