@@ -117,6 +117,17 @@ def test_a_span_is_told_apart_by_its_start_down_to_the_nanosecond(promscale, dat
     assert count(database) == len(starts)
 
 
+def test_counting_span_ids_and_nanoseconds_are_no_duplicates(promscale, database):
+    trace_id, start = os.urandom(16), time.time_ns() // 1000 * 1000
+    spans = [
+        span(trace_id=trace_id, span_id=number.to_bytes(8), start_time_unix_nano=start + nanosecond)
+        for number in range(1, 17)
+        for nanosecond in range(16)
+    ]
+    assert not promscale.export(request(*spans)).HasField("partial_success")
+    assert count(database) == len(spans)
+
+
 def test_many_exports_at_once(promscale, database):
     requests = [request(*(span() for _ in range(50))) for _ in range(60)]
     with ThreadPoolExecutor(16) as pool:

@@ -108,10 +108,11 @@ language sql stable set search_path = pg_catalog, pg_temp
 return exists (select from pg_extension where extname = 'timescaledb');
 
 -- An identity is trace id, span id, and start in nanoseconds. The hash makes the index half as large; two spans whose
--- hashes are the same by chance must have started in the same microsecond, too.
+-- hashes are the same by chance must have started in the same microsecond, too. Nanoseconds come in after hashing: with
+-- "span_id # start_ns" as the seed, span 3 at 619 ns and span 9 at 609 ns of a trace had one hash.
 create function _promscale.identity_hash(trace_id uuid, span_id bigint, start_ns smallint) returns bigint
 language sql immutable strict parallel safe
-return uuid_hash_extended(trace_id, span_id # start_ns::bigint);
+return uuid_hash_extended(trace_id, span_id) # start_ns::bigint;
 
 -- How long a partition is: an hour, and more with a retention period of more than a week. For each statement,
 -- PostgreSQL locks all partitions and their indexes, and it has room for some thousands of locks.
