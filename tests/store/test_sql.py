@@ -76,6 +76,21 @@ def test_a_trace_id_leads_to_its_spans_by_an_index(promscale, database):
         assert any("Index Cond: (trace_id = " in line for (line,) in plan), plan
 
 
+def test_a_span_leads_to_its_children_by_an_index(promscale, database):
+    """Otherwise a subquery on the children of each span reads the whole trace for each span."""
+    trace = [span()]
+    trace += [child(trace[0]) for _ in range(10)]
+    trace += [child(parent) for parent in trace[1:] for _ in range(50)]
+    promscale.export(request(*trace))
+    database.execute("analyze")
+    statement = """
+        select (select sum(c.duration_ms) from span as c where c.trace_id = s.trace_id and c.parent_span_id = s.span_id)
+        from span as s
+    """
+    plan = database.execute(f"explain {statement}").fetchall()
+    assert any("Index Cond: (parent_span_id = " in line for (line,) in plan), plan
+
+
 def test_a_span_as_sql_sees_it(promscale, database):
     trace_id, span_id, parent_id = os.urandom(16), b"\xff" * 8, b"\x00" * 7 + b"\x05"
     sent = span(

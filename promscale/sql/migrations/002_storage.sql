@@ -147,6 +147,8 @@ end $$;
 create table _promscale.traces_data_default partition of _promscale.traces_data default;
 
 create index span_trace_id on _promscale.span (trace_id);
+-- For subqueries on a span's children, from which users compute self times.
+create index span_parent_span_id on _promscale.span (parent_span_id);
 create index span_root on _promscale.span (start_time) include (duration_ms, origin_id) where parent_span_id is null;
 -- The planner cannot know from a sample of a partition that a trace has about as many spans in all of them together.
 alter table _promscale.span alter column trace_id set (n_distinct_inherited = -0.02);

@@ -97,6 +97,7 @@ begin
     );
     get diagnostics spans = row_count;
     execute format('create index on %s (trace_id)', target);
+    execute format('create index on %s (parent_span_id)', target);
     execute format('create index on %s (start_time)', target);
     execute format('create index on %s (start_time) include (duration_ms, origin_id) where parent_span_id is null', target);
     execute format('analyze %s', target);
