@@ -379,11 +379,18 @@ left join _promscale.partition as p on p.starts_at = l.starts_at
 left join _promscale.span_bytes() as b on b.starts_at is not distinct from l.starts_at
 order by l.starts_at;
 
--- All that the budget counts: the database and the write-ahead log.
+-- All that the budget counts: the database, and the write-ahead log where its size may be read, as by default only a
+-- superuser and members of pg_monitor may.
 create function ps_trace.disk_used() returns bigint
-language sql stable security definer set search_path = pg_catalog, pg_temp as $$
-    select (pg_database_size(current_database()) + (select coalesce(sum(size), 0) from pg_ls_waldir()))::bigint
-$$;
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    used bigint := pg_database_size(current_database());
+begin
+    if has_function_privilege('pg_ls_waldir()', 'execute') then
+        used := used + (select coalesce(sum(size), 0) from pg_ls_waldir());
+    end if;
+    return used;
+end $$;
 
 
 -- Statistics --------------------------------------------------------------------------------------------------------
