@@ -96,10 +96,15 @@ begin
         target, source
     );
     get diagnostics spans = row_count;
-    execute format('create index on %s (trace_id)', target);
-    execute format('create index on %s (parent_span_id)', target);
-    execute format('create index on %s (start_time)', target);
-    execute format('create index on %s (start_time) include (duration_ms, origin_id) where parent_span_id is null', target);
+    -- Full pages, because late spans are rare.
+    execute format('create index on %s (trace_id) with (fillfactor = 100)', target);
+    execute format('create index on %s (parent_span_id) with (fillfactor = 100)', target);
+    execute format('create index on %s (start_time) with (fillfactor = 100)', target);
+    execute format(
+        'create index on %s (start_time) include (duration_ms, origin_id) with (fillfactor = 100)'
+        ' where parent_span_id is null',
+        target
+    );
     execute format('analyze %s', target);
     return spans;
 end $$;
