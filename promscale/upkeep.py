@@ -37,6 +37,8 @@ SPLIT_SECONDS = 2
 # A Bloom filter has so many bits for each attribute, or up to twice as many, and more attributes make no filter.
 FILTER_BITS = 12
 FILTER_PROBES = 6
+# In a smaller filter, two hashes have all their probes in common too often.
+MIN_FILTER_BITS = 64
 MAX_FILTER_ATTRIBUTES = 500_000
 
 _queries = aiosql.from_str((resources.files("promscale") / "sql" / "upkeep.sql").read_text(), "psycopg")
@@ -175,7 +177,7 @@ def attribute_filter(hashes: list[int]) -> bytes | None:
     """A Bloom filter of 64-bit hashes, as `_promscale.may_have_attribute` reads it; None for too many of them."""
     if len(hashes) > MAX_FILTER_ATTRIBUTES:
         return None
-    bits = max(8, 1 << (FILTER_BITS * len(hashes)).bit_length())
+    bits = max(MIN_FILTER_BITS, 1 << (FILTER_BITS * len(hashes)).bit_length())
     array = bytearray(bits // 8)
     for hash in hashes:
         first, step = hash & 0xFFFFFFFF, hash >> 32 & 0xFFFFFFFF | 1

@@ -71,6 +71,7 @@ def test_the_list_and_sql(explorer, open_page, screenshot, width, scheme):
     page.get_by_label("Start from").select_option("error_rate_by_operation")
     page.get_by_role("button", name="Run").click()
     page.get_by_role("cell", name="generator").first.wait_for()
+    page.wait_for_load_state()  # with its style sheets
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     screenshot(page, f"sql-{width}")
 

@@ -177,7 +177,8 @@ def test_no_attribute_that_is_there_is_missed(promscale, upkeep, places):
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 10, 100, 1000, 5000])
 def test_a_filter_says_the_same_in_python_and_in_sql(database, size):
-    hashes, others = ([random.getrandbits(64) - 2**63 for _ in range(count)] for count in (size, 1000))
+    choose = random.Random(size)
+    hashes, others = ([choose.getrandbits(64) - 2**63 for _ in range(count)] for count in (size, 1000))
     hashes[: size // 3] = [0, -1, 2**63 - 1, -(2**63)][: size // 3]
     ask = "select count(*) from unnest(%s::bigint[]) as hash where _promscale.may_have_attribute(%s, hash)"
     filter = attribute_filter(hashes)
