@@ -182,7 +182,17 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     target constant text := kind || '_' || name;
     time_column constant text := case kind when 'span' then 'start_time' else 'last_start_time' end;
+    expected boolean;
+    rows bigint;
 begin
+    -- A statement that knows the partitions already, and waits for the source, would find the moved rows in neither of
+    -- the two. With the parent locked, there is no such statement.
+    execute format(
+        'select exists (select from _promscale.%I where %I >= $1 and %I < $2)', source, time_column, time_column
+    ) into expected using starts, ends;
+    if expected then
+        execute format('lock table only _promscale.%I in access exclusive mode', kind);
+    end if;
     -- Writers must not put more of its time into the default partition after its rows are moved.
     execute format('lock table _promscale.%I in access exclusive mode', source);
     execute format('create table _promscale.%I (like _promscale.%I including storage including constraints)', target, kind);
@@ -191,6 +201,10 @@ begin
         ' insert into _promscale.%I select * from moved',
         source, time_column, time_column, target
     ) using starts, ends;
+    get diagnostics rows = row_count;
+    if rows > 0 and not expected then
+        raise serialization_failure using message = format('rows came into %s just now: try again', source);
+    end if;
     if kind = 'span' then
         execute format(
             'create unique index on _promscale.%I (start_time, _promscale.identity_hash(trace_id, span_id, start_ns))',
