@@ -6,6 +6,7 @@ already is not stored twice.
 """
 
 import contextlib
+import errno
 import gc
 import hashlib
 import logging
@@ -283,7 +284,9 @@ class Store:
 
     def _report(self, error: StoreUnavailable) -> None:
         """Log it, once a minute as long as it is of the same kind, and remember a full disk."""
-        kind, now = type(error.__cause__), time.monotonic()
+        # libpq gives no SQLSTATE with an error on connecting: its text alone says that the disk is full.
+        full = os.strerror(errno.ENOSPC) in str(error.__cause__)
+        kind, now = errors.DiskFull if full else type(error.__cause__), time.monotonic()
         if now - self._reported.get(kind, -math.inf) >= REPORT_SECONDS:
             log.warning("Not stored, to be sent again: %s", error)
             self._reported[kind] = now
