@@ -2,6 +2,7 @@
 
     python -m benchmarks.query                                           our own store, started and filled for it
     python -m benchmarks.query --endpoint HOST:PORT --dsn DSN            one that runs already, filled if it has too few
+    python -m benchmarks.query ... --jaeger http://HOST:PORT             and by the HTTP JSON of a Jaeger that reads from it
 
 Everything is read five times; the median is shown. Times are milliseconds.
 """
@@ -10,8 +11,12 @@ import argparse
 import contextlib
 import statistics
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from urllib.parse import urlencode
+from uuid import UUID
 
 import aiosql
 import grpc
@@ -91,17 +96,23 @@ def statements(dsn: str) -> Iterator[tuple[str, float, float]]:
             yield name, *took
 
 
+def _chosen(connection: psycopg.Connection) -> tuple[datetime, UUID, float]:
+    """When the last span starts; a trace of half an hour before; and of how many ms one in 10,000 spans is."""
+    end = connection.execute("select max(start_time) from span").fetchone()[0]
+    statement = "select trace_id from span where start_time < %s and is_root_span order by start_time desc limit 1"
+    trace_id = connection.execute(statement, [end - timedelta(minutes=30)]).fetchone()[0]
+    statement = "select percentile_cont(0.9999) within group (order by duration_ms) from span where start_time > %s"
+    return end, trace_id, connection.execute(statement, [end - timedelta(minutes=5)]).fetchone()[0]
+
+
 class Reader:
     """Jaeger's calls."""
 
     def __init__(self, channel: grpc.Channel, dsn: str) -> None:
         self._channel = channel
         with psycopg.connect(dsn) as connection:
-            self._end = connection.execute("select max(start_time) from span").fetchone()[0]
-            statement = "select trace_id from span where start_time < %s and is_root_span order by start_time desc limit 1"
-            self._trace_id = connection.execute(statement, [self._end - timedelta(minutes=30)]).fetchone()[0].bytes
-            statement = "select percentile_cont(0.9999) within group (order by duration_ms) from span where start_time > %s"
-            self._long = connection.execute(statement, [self._end - timedelta(minutes=5)]).fetchone()[0]
+            self._end, trace_id, self._long_ms = _chosen(connection)
+            self._trace_id = trace_id.bytes
 
     def calls(self) -> Iterator[tuple[str, float]]:
         yield "one trace", self._ms("GetTraces", messages.GetTracesRequest(query=[{"trace_id": self._trace_id}]))
@@ -112,7 +123,7 @@ class Reader:
             "by a rare tag": {"attributes": [_tag("char", "Q")]},
             "by a tag that none has": {"attributes": [_tag("char", "none")]},
             "by service and tag": {"service_name": SERVICE.encode(), "attributes": [_tag("char", "q")]},
-            "by minimum duration": {"duration_min": _duration(self._long)},
+            "by minimum duration": {"duration_min": _duration(self._long_ms)},
             "by service without spans": {"service_name": b"nobody"},
         }
         requests = {
@@ -142,8 +153,35 @@ class Reader:
         return median_ms(lambda: list(call(request.SerializeToString(), timeout=120)))
 
 
+def jaeger_reads(url: str, dsn: str) -> Iterator[tuple[str, float]]:
+    """What Jaeger's page asks for, as JSON."""
+    with psycopg.connect(dsn) as connection:
+        end, trace_id, long_ms = _chosen(connection)
+    hour = {"end": _micros(end), "start": _micros(end - timedelta(hours=1)), "limit": 20, "service": SERVICE}
+    asked: dict[str, tuple[str, dict[str, object]]] = {
+        "one trace": (f"traces/{trace_id.hex}", {}),
+        "20 traces of the last hour by service": ("traces", hour),
+        "by service and tag": ("traces", hour | {"tags": '{"char": "q"}'}),
+        "by service and minimum duration": ("traces", hour | {"minDuration": f"{long_ms}ms"}),
+        "by a tag that none has": ("traces", hour | {"tags": '{"char": "none"}'}),
+        "by a duration that none has": ("traces", hour | {"minDuration": "1h"}),
+    }
+    for name, (path, parameters) in asked.items():
+        address = f"{url}/api/{path}?{urlencode(parameters)}"
+        yield name, median_ms(partial(_get, address))
+
+
+def _get(address: str) -> None:
+    with urllib.request.urlopen(address, timeout=120) as answer:
+        answer.read()
+
+
 def _tag(key: str, value: str) -> bytes:
     return KeyValue(key=key, value=AnyValue(string_value=value)).SerializeToString()
+
+
+def _micros(time: datetime) -> int:
+    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def _timestamp(time: datetime) -> object:
@@ -159,10 +197,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--endpoint", help="host:port of OTLP/gRPC and of Jaeger's protocol; needs --dsn")
     parser.add_argument("--dsn", help="the database behind it")
+    parser.add_argument("--jaeger", help="the address of a Jaeger that reads from there")
     parser.add_argument("--spans", type=int, default=24_000_000)
     options = parser.parse_args()
-    if bool(options.endpoint) != bool(options.dsn):
-        parser.error("--endpoint and --dsn go together")
+    if bool(options.endpoint) != bool(options.dsn) or (options.jaeger and not options.dsn):
+        parser.error("--endpoint and --dsn go together, and --jaeger with both")
     given = options.endpoint and contextlib.nullcontext(stores.running(options.endpoint, options.dsn))
     with given or stores.own() as target:
         fill(target, options.spans)
@@ -173,9 +212,13 @@ def main() -> None:
         print(f"{'statement':36}{'last hour':>12}{'24 h':>12}")
         for name, hour, day in statements(target.dsn):
             print(f"{name:36}{hour:12.0f}{day:12.0f}", flush=True)
-        print(f"\n{'Jaeger reads':60}")
+        print("\nJaeger reads, gRPC")
         with grpc.insecure_channel(target.endpoint) as channel:
             for name, took in Reader(channel, target.dsn).calls():
+                print(f"{name:48}{took:12.1f}", flush=True)
+        if options.jaeger:
+            print("\nJaeger reads, HTTP JSON")
+            for name, took in jaeger_reads(options.jaeger, target.dsn):
                 print(f"{name:48}{took:12.1f}", flush=True)
 
 

@@ -3,9 +3,9 @@
 -- From each call of the operation, upstream_sample climbs to its parent, and to the parent's parent. Each span is there
 -- once: a parent that several calls share is not counted again, and where bad data goes round in a circle, the climb
 -- ends.
--- To be fast at any size, we look at 500 traces at the most. Where there are more, 500 moments are spread over the time
--- as the calls of the operation are, and each moment's trace is that of the next call: a fair sample of the whole time,
--- and for all statements the same. ps_trace.sample_traces chooses it.
+-- To be fast at any size, we look at 500 traces at the most. Where there are more, each minute has as many of them as its
+-- share of the operation's calls is: a stratified sample of the whole time, and for all statements the same.
+-- ps_trace.sample_traces chooses it.
 -- Parents are found if they started up to ten minutes before :time_from.
 --
 -- In psql a parameter stands for a piece of SQL, so that a text needs quotes of its own:

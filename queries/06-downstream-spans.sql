@@ -2,9 +2,9 @@
 --
 -- From each call of the operation, downstream_sample descends to its children, and to theirs. Each span is there once:
 -- where bad data goes round in a circle, the descent ends.
--- To be fast at any size, we look at 500 traces at the most. Where there are more, 500 moments are spread over the time
--- as the calls of the operation are, and each moment's trace is that of the next call: a fair sample of the whole time,
--- and for all statements the same. ps_trace.sample_traces chooses it.
+-- To be fast at any size, we look at 500 traces at the most. Where there are more, each minute has as many of them as its
+-- share of the operation's calls is: a stratified sample of the whole time, and for all statements the same.
+-- ps_trace.sample_traces chooses it.
 -- Children are found if they started up to ten minutes after :time_to.
 --
 -- In psql a parameter stands for a piece of SQL, so that a text needs quotes of its own:

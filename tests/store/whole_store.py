@@ -48,6 +48,22 @@ CALL_MINUTE = """
         callee_service_name, callee_span_name, callee_span_kind::text, calls, errors, total_ms
     from ps_trace.call_minute
 """
+# Summarised minutes' traces, of which samples are made; the first twenty of each operation.
+KEPT_TRACES = """
+    select minute, operation_id, trace_ids
+    from _promscale.operation_trace
+    where minute not in (select minute from _promscale.touched_minute)
+"""
+FIRST_TRACES = """
+    select minute, operation_id, (array_agg(trace_id order by uuid_hash_extended(trace_id, 0), trace_id))[:20]
+    from (
+        select distinct date_bin('1 minute', s.start_time, 'epoch') as minute, o.operation_id, s.trace_id
+        from _promscale.span as s
+        join _promscale.origin as o on o.id = s.origin_id
+    ) as traces
+    where minute not in (select minute from _promscale.touched_minute)
+    group by minute, operation_id
+"""
 
 
 def hours_ago(hours: int) -> int:
@@ -80,9 +96,13 @@ def shown(promscale, database) -> dict:
 
 
 def check_summaries(connection) -> None:
-    """The views of minutes equal what is computed from the spans."""
+    """The views of minutes, and the traces kept of each, equal what is computed from the spans."""
     for view, plain in ((OPERATION_MINUTE, OPERATIONS), (CALL_MINUTE, CALLS)):
         _check_equal(connection.execute(view).fetchall(), connection.execute(plain).fetchall())
+    with connection.transaction():
+        connection.execute("set transaction isolation level repeatable read")
+        kept, first = (sorted(connection.execute(statement)) for statement in (KEPT_TRACES, FIRST_TRACES))
+    assert kept == first
 
 
 def _check_equal(found: list[tuple], wanted: list[tuple]) -> None:

@@ -52,6 +52,19 @@ create table _promscale.call_minute (
     primary key (minute, caller_id, callee_id)
 );
 
+-- Traces with calls of an operation in a minute: of those that come first by uuid_hash_extended, which is as good as a
+-- random order and always the same, at most kept_traces().
+create table _promscale.operation_trace (
+    minute timestamptz not null,
+    operation_id bigint not null,
+    trace_ids uuid[] not null,
+    primary key (minute, operation_id)
+);
+
+create function _promscale.kept_traces() returns int
+language sql immutable parallel safe
+return 20;
+
 -- Parents that were not stored when the minute of the child was summarised. A writer that stores such a parent later also
 -- records the minute of the child in touched_minute, which invalidates its summary.
 create table _promscale.missing_parent (
@@ -193,9 +206,23 @@ declare
 begin
     delete from _promscale.minute as m where m.minute = asked;
     delete from _promscale.operation_minute as m where m.minute = asked;
+    delete from _promscale.operation_trace as t where t.minute = asked;
     delete from _promscale.call_minute as m where m.minute = asked;
     delete from _promscale.missing_parent as m where m.minute = asked;
     insert into _promscale.operation_minute select * from _promscale.operations_in(asked);
+    insert into _promscale.operation_trace (minute, operation_id, trace_ids)
+    select asked, t.operation_id, array_agg(t.trace_id)
+    from (
+        select
+            o.operation_id, s.trace_id,
+            row_number() over (partition by o.operation_id order by uuid_hash_extended(s.trace_id, 0), s.trace_id)
+        from _promscale.span as s
+        inner join _promscale.origin as o on o.id = s.origin_id
+        where s.start_time >= asked and s.start_time < ends
+        group by o.operation_id, s.trace_id
+    ) as t
+    where t.row_number <= _promscale.kept_traces()
+    group by t.operation_id;
     with children as materialized (
         select * from _promscale.children_in(asked, ends)
     ), missing as (
@@ -311,6 +338,7 @@ declare
 begin
     delete from _promscale.minute where minute >= first and minute < ends;
     delete from _promscale.operation_minute where minute >= first and minute < ends;
+    delete from _promscale.operation_trace where minute >= first and minute < ends;
     delete from _promscale.call_minute where minute >= first and minute < ends;
     delete from _promscale.missing_parent where minute >= first and minute < ends;
     insert into _promscale.touched_minute (minute)

@@ -305,6 +305,7 @@ begin
     delete from _promscale.touched_minute;
     delete from _promscale.minute;
     delete from _promscale.operation_minute;
+    delete from _promscale.operation_trace;
     delete from _promscale.call_minute;
     delete from _promscale.missing_parent;
     update _promscale.store set generation = gen_random_uuid(), closed_until = '-infinity';

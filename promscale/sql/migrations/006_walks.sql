@@ -20,9 +20,8 @@ group by m.minute, m.caller_service_name, m.callee_service_name;
 -- The planner cannot know how few rows these functions read. Where jit is on, it would compile their statements for
 -- longer than they run.
 
--- At most 500 traces with calls of an operation in a time: all of them where all are fast to find. Otherwise there are
--- 500 moments, spread as the calls are by each minute's number of them, and a moment has the trace of the next call.
--- Only the spans between the two are read, through the index of start times.
+-- At most 500 traces with calls of an operation in a time. Each minute has as many of them as its share of the calls is, or
+-- all where there are few: those that come first by the hash of their ids, which summarised minutes have kept.
 create function ps_trace.sample_traces(time_from timestamptz, time_to timestamptz, service text, operation text)
 returns setof ps_trace.trace_id
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
@@ -30,65 +29,65 @@ set plan_cache_mode = force_custom_plan set jit = off rows 500
 as $$
 declare
     sample_size constant int := 500;
-    -- So many spans are read in less time than it takes to walk through the sample.
-    fast_spans constant int := 100000;
     origins constant bigint[] := array(
         select o.id from _promscale.origin as o where o.service_name = service and o.span_name = operation
     );
+    operations constant bigint[] := array(
+        select o.id from _promscale.operation as o where o.service_name = service and o.span_name = operation
+    );
 begin
     return query
-    with counts as (
-        select
-            m.minute,
-            sum(m.calls) filter (where m.service_name = service and m.span_name = operation) as calls,
-            sum(m.calls) as spans
+    with minutes as (
+        select m.minute, sum(m.calls) as calls, sum(sum(m.calls)) over (order by m.minute) as calls_until
         from ps_trace.operation_minute as m
         where m.minute > time_from - interval '1 minute' and m.minute < time_to
+            and m.service_name = service and m.span_name = operation
         group by m.minute
-    ), minutes as materialized (
-        select
-            greatest(c.minute, time_from) as starts,
-            least(c.minute + interval '1 minute', time_to) as ends,
-            c.calls::double precision as calls,
-            (sum(c.calls) over (order by c.minute) - c.calls)::double precision as calls_before
-        from counts as c
-        where c.calls > 0
-    ), total as (
-        select sum(c.calls) as calls, sum(c.calls) <= sample_size or sum(c.spans) <= fast_spans as take_all
-        from counts as c
-        where c.calls > 0
-    ), windows as (
-        select m.starts, m.ends, null::int as traces
+    ), every as (
+        select greatest(sum(m.calls) / sample_size, 1) as step
         from minutes as m
-        where (select t.take_all from total as t)
-        union all
-        -- The moments are numbered from 0 to 499. A minute's calls say which of them are in it, and where.
-        select moment, least(moment + interval '1 minute', time_to), 1
-        from (select t.calls / sample_size as step from total as t where not t.take_all) as every
-        cross join minutes as m
-        cross join lateral generate_series(
-            ceil(m.calls_before / every.step)::int, ceil((m.calls_before + m.calls) / every.step)::int - 1
-        ) as number
-        cross join lateral (
-            select m.starts + (m.ends - m.starts) * ((number * every.step - m.calls_before) / m.calls)
-        ) as at (moment)
+    ), shares as materialized (
+        select
+            m.minute,
+            greatest(m.minute, time_from) as starts,
+            least(m.minute + interval '1 minute', time_to) as ends,
+            -- Every step-th call takes a trace.
+            ceil(m.calls_until / every.step) - ceil((m.calls_until - m.calls) / every.step) as traces
+        from minutes as m
+        cross join every
+    ), kept as materialized (
+        select
+            s.minute, s.traces, id,
+            row_number() over (partition by s.minute order by uuid_hash_extended(id, 0), id) as number
+        from shares as s
+        inner join _promscale.operation_trace as t on t.minute = s.minute and t.operation_id = any(operations)
+        cross join lateral unnest(t.trace_ids) as id
+        where s.traces <= _promscale.kept_traces()
+            and s.ends - s.starts = interval '1 minute'
+            and not exists (select from _promscale.touched_minute as touched where touched.minute = s.minute)
+        group by s.minute, s.traces, id
     ), found as (
-        select distinct s.trace_id
-        from windows as w
+        select k.id
+        from kept as k
+        where k.number <= k.traces
+        union
+        select t.id
+        from shares as s
         cross join lateral (
-            select s.trace_id
-            from _promscale.span as s
-            where s.start_time >= w.starts and s.start_time < w.ends
-                and s.start_time >= time_from and s.start_time < time_to -- lets the planner leave out partitions
-                and s.origin_id = any(origins)
-            order by s.start_time
-            limit w.traces
-        ) as s
+            select c.trace_id as id
+            from _promscale.span as c
+            where c.start_time >= s.starts and c.start_time < s.ends
+                and c.start_time >= time_from and c.start_time < time_to -- lets the planner leave out partitions
+                and c.origin_id = any(origins)
+            group by c.trace_id
+            order by uuid_hash_extended(c.trace_id, 0), c.trace_id
+            limit s.traces::bigint
+        ) as t
+        where s.traces > 0 and s.minute not in (select k.minute from kept as k)
     )
-    -- The order of a hash is as good as random, and yet always the same.
-    select f.trace_id::ps_trace.trace_id
+    select f.id::ps_trace.trace_id
     from found as f
-    order by uuid_hash_extended(f.trace_id, 0), f.trace_id
+    order by uuid_hash_extended(f.id, 0), f.id
     limit sample_size;
 end $$;
 
