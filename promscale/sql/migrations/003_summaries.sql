@@ -52,8 +52,8 @@ create table _promscale.call_minute (
     primary key (minute, caller_id, callee_id)
 );
 
--- Traces with calls of an operation in a minute: of those that come first by uuid_hash_extended, which is as good as a
--- random order and always the same, at most kept_traces().
+-- The first kept_traces() traces with calls of an operation in a minute, in the order of uuid_hash_extended, which is as
+-- good as random and always the same.
 create table _promscale.operation_trace (
     minute timestamptz not null,
     operation_id bigint not null,
@@ -211,7 +211,7 @@ begin
     delete from _promscale.missing_parent as m where m.minute = asked;
     insert into _promscale.operation_minute select * from _promscale.operations_in(asked);
     insert into _promscale.operation_trace (minute, operation_id, trace_ids)
-    select asked, t.operation_id, array_agg(t.trace_id)
+    select asked, t.operation_id, array_agg(t.trace_id order by t.row_number)
     from (
         select
             o.operation_id, s.trace_id,

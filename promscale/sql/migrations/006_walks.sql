@@ -61,7 +61,7 @@ begin
             row_number() over (partition by s.minute order by uuid_hash_extended(id, 0), id) as number
         from shares as s
         inner join _promscale.operation_trace as t on t.minute = s.minute and t.operation_id = any(operations)
-        cross join lateral unnest(t.trace_ids) as id
+        cross join lateral unnest(t.trace_ids[:s.traces::int]) as id
         where s.traces <= _promscale.kept_traces()
             and s.ends - s.starts = interval '1 minute'
             and not exists (select from _promscale.touched_minute as touched where touched.minute = s.minute)
