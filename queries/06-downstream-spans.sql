@@ -5,7 +5,7 @@
 -- To be fast at any size, we look at 500 traces at the most. Where there are more, each minute has as many of them as its
 -- share of the operation's calls is: a stratified sample of the whole time, and for all statements the same.
 -- ps_trace.sample_traces chooses it.
--- Children are found if they started up to ten minutes after :time_to.
+-- Children are found if they start up to half an hour after the call, also after :time_to.
 --
 -- In psql a parameter stands for a piece of SQL, so that a text needs quotes of its own:
 --     psql -v service="'upper'" -v operation="'random_upper'" -f queries/06-downstream-spans.sql

@@ -208,8 +208,8 @@ def test_a_call_between_spans_of_unspecified_kind(promscale, ask):
     assert ask("service_calls", **ALL) == [("shop", "bank", 1, 0, 1, 1)]
 
 
-@pytest.mark.parametrize(("minutes_before", "found"), [(9, 1), (11, 0)])
-def test_a_parent_may_start_ten_minutes_before_the_time(promscale, ask, minutes_before, found):
+@pytest.mark.parametrize(("minutes_before", "found"), [(30, 1), (120, 0)])
+def test_a_parent_may_start_half_an_hour_before_the_time(promscale, ask, minutes_before, found):
     export = Export()
     root = export.add("shop", "buy", NOON - timedelta(minutes=minutes_before), 3_600_000, kind=CLIENT)
     export.add("bank", "pay", NOON, kind=SERVER, trace_id=root.trace_id, parent_span_id=root.span_id)
@@ -338,12 +338,12 @@ def test_downstream_time(traces, ask):
 def test_a_child_may_start_after_the_time(promscale, ask):
     export = Export()
     parent = export.add("shop", "buy", NOON, 3_600_000)
-    for minute in (12, 14):
+    for minute in (30, 120):
         start = NOON + timedelta(minutes=minute)
         export.add("bank", f"pay at {minute}", start, trace_id=parent.trace_id, parent_span_id=parent.span_id)
     promscale.export(export.message)
     found = operations(ask("downstream_operations", **ALL, service="shop", operation="buy"))
-    assert list(found) == [("shop", "buy"), ("bank", "pay at 12")]
+    assert list(found) == [("shop", "buy"), ("bank", "pay at 30")]
 
 
 # Up and down --------------------------------------------------------------------------------------------------------

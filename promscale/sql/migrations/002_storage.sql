@@ -134,7 +134,8 @@ begin
         drop table _promscale.span;
         alter table _promscale.hypertable rename to span;
         perform public.create_hypertable(
-            '_promscale.span', 'start_time', chunk_time_interval => _promscale.partition_length()
+            '_promscale.span', 'start_time', chunk_time_interval => _promscale.partition_length(),
+            create_default_indexes => false -- that on the start time, with which the unique one begins
         );
         -- Not on the hash: the columnstore checks what is unique by columns.
         create unique index span_identity on _promscale.span (start_time, trace_id, span_id, start_ns);

@@ -356,10 +356,15 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
         where m.minute >= $1 and m.minute < $2
             and not exists (select from _promscale.touched_minute as t where t.minute = m.minute)
     )::bigint + (
-        select count(*)
+        select coalesce(sum(s.spans), 0)
         from (select distinct t.minute from _promscale.touched_minute as t where t.minute >= $1 and t.minute < $2) as t
-        inner join _promscale.span as s on s.start_time >= t.minute and s.start_time < t.minute + interval '1 minute'
-    )
+        -- Not a join: it could be planned as one that compares each span with each minute.
+        cross join lateral (
+            select count(*) as spans
+            from _promscale.span as s
+            where s.start_time >= t.minute and s.start_time < t.minute + interval '1 minute'
+        ) as s
+    )::bigint
 $$;
 
 -- A row for each partition, the oldest first; one without times is for spans of any other age.

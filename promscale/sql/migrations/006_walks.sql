@@ -22,8 +22,9 @@ group by m.minute, m.caller_service_name, m.callee_service_name;
 
 -- At most 500 traces with calls of an operation in a time. Each minute has as many of them as its share of the calls is, or
 -- all where there are few: those that come first by the hash of their ids, which summarised minutes have kept.
-create function ps_trace.sample_traces(time_from timestamptz, time_to timestamptz, service text, operation text)
-returns setof ps_trace.trace_id
+-- starts, ends: the minutes whose calls they were chosen for.
+create function _promscale.sample_traces(time_from timestamptz, time_to timestamptz, service text, operation text)
+returns table (trace_id uuid, starts timestamptz, ends timestamptz)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan set jit = off rows 500
 as $$
@@ -57,7 +58,7 @@ begin
         cross join every
     ), kept as materialized (
         select
-            s.minute, s.traces, id,
+            s.minute, s.starts, s.ends, s.traces, id,
             row_number() over (partition by s.minute order by uuid_hash_extended(id, 0), id) as number
         from shares as s
         inner join _promscale.operation_trace as t on t.minute = s.minute and t.operation_id = any(operations)
@@ -65,13 +66,13 @@ begin
         where s.traces <= _promscale.kept_traces()
             and s.ends - s.starts = interval '1 minute'
             and not exists (select from _promscale.touched_minute as touched where touched.minute = s.minute)
-        group by s.minute, s.traces, id
+        group by s.minute, s.starts, s.ends, s.traces, id
     ), found as (
-        select k.id
+        select k.id, k.starts, k.ends
         from kept as k
         where k.number <= k.traces
-        union
-        select t.id
+        union all
+        select t.id, s.starts, s.ends
         from shares as s
         cross join lateral (
             select c.trace_id as id
@@ -85,15 +86,22 @@ begin
         ) as t
         where s.traces > 0 and s.minute not in (select k.minute from kept as k)
     )
-    select f.id::ps_trace.trace_id
+    select f.id, min(f.starts), max(f.ends)
     from found as f
+    group by f.id
     order by uuid_hash_extended(f.id, 0), f.id
     limit sample_size;
 end $$;
 
+create function ps_trace.sample_traces(time_from timestamptz, time_to timestamptz, service text, operation text)
+returns setof ps_trace.trace_id
+language sql stable rows 500
+begin atomic
+    select s.trace_id::ps_trace.trace_id from _promscale.sample_traces(time_from, time_to, service, operation) as s;
+end;
+
 -- The calls of an operation in a sample of traces, and all spans above or below them. A union keeps each span once: a
 -- parent that several calls share is not counted again, and where bad data goes round in a circle, the walk ends.
--- The spans of a usual sample, some 70,000, fit into that work_mem: on disk they would take half as long again.
 create function _promscale.walk_sample(
     time_from timestamptz, time_to timestamptz, service text, operation text, upwards boolean
 )
@@ -105,42 +113,49 @@ language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan set jit = off set work_mem = '32MB' rows 10000
 as $$
 declare
-    -- Parents may have started before the time, and children may start after it.
-    read_from constant timestamptz := time_from - case when upwards then interval '10 minutes' else interval '0' end;
-    read_to constant timestamptz := time_to + case when upwards then interval '0' else interval '10 minutes' end;
     origins constant bigint[] := array(
         select o.id from _promscale.origin as o where o.service_name = service and o.span_name = operation
     );
+    traces uuid[];
+    read_from timestamptz;
+    read_to timestamptz;
 begin
-    return query
-    with recursive spans as materialized (
-        select s.*
-        -- As a uuid, because TimescaleDB's columnstore does not filter by a domain.
-        from (select s::uuid from ps_trace.sample_traces(time_from, time_to, service, operation) as s offset 0) as t (id)
-        cross join lateral (
-            select
-                s.trace_id, s.span_id, s.parent_span_id, s.origin_id, s.start_time, s.duration_ms, s.status_code
-            from _promscale.span as s
-            where s.trace_id = t.id and s.start_time >= read_from and s.start_time < read_to
-            offset 0 -- keeps the planner from reading all spans of the time for a join
-        ) as s
-    ), walked as (
-        select s.*
-        from spans as s
-        where s.origin_id = any(origins) and s.start_time >= time_from and s.start_time < time_to
-        union
-        select further.*
+    -- Hour by hour, so that a trace is looked for in few partitions. Its parents may have started half an hour before the
+    -- calls, and its children half an hour after them.
+    for traces, read_from, read_to in
+        select array_agg(t.trace_id), min(t.starts) - interval '30 minutes', max(t.ends) + interval '30 minutes'
+        from _promscale.sample_traces(time_from, time_to, service, operation) as t
+        group by date_bin('1 hour', t.starts, 'epoch')
+    loop
+        return query
+        with recursive spans as materialized (
+            select s.*
+            from unnest(traces) as t (id)
+            cross join lateral (
+                select
+                    s.trace_id, s.span_id, s.parent_span_id, s.origin_id, s.start_time, s.duration_ms, s.status_code
+                from _promscale.span as s
+                where s.trace_id = t.id and s.start_time >= read_from and s.start_time < read_to
+                offset 0 -- keeps the planner from reading all spans of the time for a join
+            ) as s
+        ), walked as (
+            select s.*
+            from spans as s
+            where s.origin_id = any(origins) and s.start_time >= time_from and s.start_time < time_to
+            union
+            select further.*
+            from walked as w
+            inner join spans as further
+                on further.trace_id = w.trace_id
+                and case when upwards then further.span_id else further.parent_span_id end
+                    = case when upwards then w.parent_span_id else w.span_id end
+        )
+        select
+            w.trace_id::ps_trace.trace_id, w.span_id, w.parent_span_id, o.service_name, o.span_name,
+            w.start_time, w.duration_ms, w.status_code
         from walked as w
-        inner join spans as further
-            on further.trace_id = w.trace_id
-            and case when upwards then further.span_id else further.parent_span_id end
-                = case when upwards then w.parent_span_id else w.span_id end
-    )
-    select
-        w.trace_id::ps_trace.trace_id, w.span_id, w.parent_span_id, o.service_name, o.span_name,
-        w.start_time, w.duration_ms, w.status_code
-    from walked as w
-    inner join _promscale.origin as o on o.id = w.origin_id;
+        inner join _promscale.origin as o on o.id = w.origin_id;
+    end loop;
 end $$;
 
 create function ps_trace.upstream_sample(time_from timestamptz, time_to timestamptz, service text, operation text)
