@@ -109,7 +109,7 @@ class Database:
                 "autocommit": True,
                 "connect_timeout": CONNECT_SECONDS,
                 "application_name": "explorer",
-                "prepare_threshold": None,  # the best plan for a minute is not the best for a day
+                "prepare_threshold": None,  # a generic plan would serve one minute and 24 h alike
                 "options": f"-c default_transaction_read_only=on -c statement_timeout={STATEMENT_SECONDS}s",
             },
             check=ConnectionPool.check_connection,

@@ -91,7 +91,7 @@ class Jaeger:
                 "autocommit": True,
                 "connect_timeout": CONNECTION_SECONDS,
                 "application_name": "promscale-jaeger",
-                "prepare_threshold": None,  # the best plan for a minute is not the best for a day
+                "prepare_threshold": None,  # a generic plan would serve one minute and 24 h alike
             },
             configure=_become_reader,
             check=ConnectionPool.check_connection,

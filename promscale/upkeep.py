@@ -86,7 +86,7 @@ class Upkeep:
                 self._open = psycopg.connect(
                     self._uri, autocommit=True, connect_timeout=5, application_name="promscale-upkeep"
                 )
-                _queries.set_lock_timeout(self._open)
+                _queries.configure(self._open)
             yield self._open
         except errors.LockNotAvailable:
             log.info("A table is in use; its upkeep is put off")

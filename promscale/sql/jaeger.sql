@@ -6,6 +6,7 @@ select
     set_config('role', 'prom_reader', false),
     set_config('default_transaction_read_only', 'on', false),
     set_config('default_transaction_isolation', 'repeatable read', false),
+    set_config('jit', 'off', false), -- compilation takes longer than it saves
     set_config('statement_timeout', :milliseconds, false),
     set_config('idle_in_transaction_session_timeout', :milliseconds, false);
 

@@ -4,9 +4,10 @@
 -- Of several promscales on one database one at a time does the upkeep: held as long as the connection is.
 select pg_try_advisory_lock(hashtext('_promscale.upkeep'));
 
--- name: set_lock_timeout()$
--- What waits for an exclusive lock makes all others wait.
-select set_config('lock_timeout', '2s', false);
+-- name: configure()$
+-- What waits for an exclusive lock makes all others wait. JIT compilation takes longer than it saves: with it, the
+-- attributes of a minute are read in 0.9 s instead of 0.1.
+select set_config('lock_timeout', '2s', false), set_config('jit', 'off', false);
 
 -- name: create_partitions_ahead()$
 select _promscale.create_partitions(array[now(), now() + interval '59 minutes']);
