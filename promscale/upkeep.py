@@ -11,6 +11,7 @@ import psycopg
 from psycopg import errors
 
 from promscale.closing import close_partition
+from promscale.database import conninfo
 from promscale.store import StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ MINUTES_A_TURN = 60
 LIMITS_SECONDS = 2
 STATISTICS_SECONDS = 5
 FIRST_STATISTICS_SPANS = 1_000
+READERS_SECONDS = 60
 # Late spans are slow to store in a closed partition, so it is closed when they are rare.
 CLOSE_AFTER_MINUTES = 30
 # Writing a partition anew is much work, so what has kept it from being closed is given some time to end.
@@ -55,7 +57,8 @@ class Upkeep:
         self._open: psycopg.Connection | None = None
         self._statistics_at_spans = FIRST_STATISTICS_SPANS
         self._last_look: tuple[float, int] | None = None  # when, and how many bytes of the disk were used
-        self._due = dict.fromkeys((self.keep_limits, self.refresh_statistics, self.close_partition), 0.0)
+        parts = self.keep_limits, self.refresh_statistics, self.restore_readers, self.close_partition
+        self._due = dict.fromkeys(parts, 0.0)
 
     def close(self) -> None:
         if self._open:
@@ -70,6 +73,7 @@ class Upkeep:
         summarised = self.summarise()
         self._sometimes(self.keep_limits, LIMITS_SECONDS)
         self._sometimes(self.refresh_statistics, STATISTICS_SECONDS)
+        self._sometimes(self.restore_readers, READERS_SECONDS)
         # It takes a while, so it does not keep minutes waiting for their summary.
         if summarised < MINUTES_A_TURN:
             self._sometimes(self.close_partition, CLOSE_AGAIN_SECONDS)
@@ -83,9 +87,7 @@ class Upkeep:
     def _connection(self) -> Iterator[psycopg.Connection]:
         try:
             if self._open is None or self._open.closed:
-                self._open = psycopg.connect(
-                    self._uri, autocommit=True, connect_timeout=5, application_name="promscale-upkeep"
-                )
+                self._open = psycopg.connect(conninfo(self._uri, "promscale-upkeep"), autocommit=True)
                 _queries.configure(self._open)
             yield self._open
         except errors.LockNotAvailable:
@@ -119,6 +121,11 @@ class Upkeep:
             if spans >= self._statistics_at_spans:
                 _queries.refresh_statistics(connection)
                 self._statistics_at_spans = 2 * spans
+
+    def restore_readers(self) -> None:
+        """Undo what somebody has set for the roles of readers."""
+        with self._connection() as connection:
+            _queries.restore_readers(connection)
 
     # Limits ---------------------------------------------------------------------------------------------------------
 

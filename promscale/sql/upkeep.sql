@@ -38,6 +38,9 @@ select _promscale.span_count('-infinity', 'infinity');
 -- name: refresh_statistics()$
 select _promscale.refresh_statistics();
 
+-- name: restore_readers()$
+select _promscale.restore_readers();
+
 -- name: delete_old_spans()$
 -- Whether there were any.
 select _promscale.delete_old_spans();

@@ -15,7 +15,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from local.postgres import Cluster, account
+from local.postgres import Cluster, as_account
 from promscale.store import Store
 from promscale.upkeep import Upkeep
 from tests.store.known_traces import export_passwords
@@ -23,35 +23,52 @@ from tests.store.running import Promscale
 
 
 @pytest.fixture(scope="session")
-def postgres_uri(tmp_path_factory):
-    if uri := os.environ.get("TEST_POSTGRES_URI"):
-        yield uri
+def cluster(tmp_path_factory):
+    """The PostgreSQL that is started for the tests; None where one is given."""
+    if os.environ.get("TEST_POSTGRES_URI"):
+        yield None
         return
-    with running_cluster(tmp_path_factory.mktemp("postgres")) as uri:
-        yield uri
+    with running_cluster(tmp_path_factory.mktemp("postgres")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def postgres_uri(cluster):
+    """As promscale and people log in: as `postgres`, which is no superuser in the cluster that is started here."""
+    return cluster.uri if cluster else os.environ["TEST_POSTGRES_URI"]
+
+
+@pytest.fixture(scope="session")
+def superuser_uri(cluster):
+    return cluster.superuser_uri if cluster else os.environ["TEST_POSTGRES_URI"]
 
 
 @pytest.fixture
-def own_uri(tmp_path):
+def own_cluster(tmp_path):
     """A PostgreSQL of the test's own, as the local stack has it but for a small write-ahead log."""
     if os.environ.get("TEST_POSTGRES_URI"):
         pytest.skip("it has a PostgreSQL of its own, and so runs where none is given")
-    with running_cluster(tmp_path, "--max_wal_size=64MB", "--min_wal_size=32MB") as uri:
-        yield uri
+    with running_cluster(tmp_path, "--max_wal_size=64MB", "--min_wal_size=32MB") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def own_uri(own_cluster):
+    return own_cluster.uri
 
 
 @contextlib.contextmanager
-def running_cluster(folder: Path, *options: str) -> Iterator[str]:
-    """A new PostgreSQL, the wheel's; its URI."""
+def running_cluster(folder: Path, *options: str) -> Iterator[Cluster]:
+    """A new PostgreSQL, the wheel's."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         cluster = Cluster(folder / "home", free.getsockname()[1])
     cluster.prepare()
-    owner = {"user": account().pw_uid, "group": account().pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
     # Nothing here outlives the tests, so that the disk need not be waited for.
-    server = subprocess.Popen([*cluster.server, "--fsync=off", *options], cwd="/", stderr=subprocess.DEVNULL, **owner)
+    command = [*cluster.server, "--fsync=off", *options]
+    server = subprocess.Popen(command, cwd="/", stderr=subprocess.DEVNULL, **as_account())
     try:
         wait_until_it_answers(server, cluster.uri)
-        yield cluster.uri
+        yield cluster
     finally:
         server.send_signal(signal.SIGINT)
         server.wait()
@@ -71,11 +88,12 @@ def wait_until_it_answers(server: subprocess.Popen, uri: str) -> None:
 
 
 @pytest.fixture
-def empty_dsn(postgres_uri):
+def empty_dsn(postgres_uri, superuser_uri):
     """A connection string to a new, empty database."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(postgres_uri, autocommit=True) as connection:
-        connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    name, owner = f"test_{uuid.uuid4().hex[:12]}", conninfo_to_dict(postgres_uri)["user"]
+    with psycopg.connect(superuser_uri, autocommit=True) as connection:
+        created = sql.SQL("create database {} owner {}").format(sql.Identifier(name), sql.Identifier(owner))
+        connection.execute(created)
         yield make_conninfo(**conninfo_to_dict(postgres_uri) | {"dbname": name})
         connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 

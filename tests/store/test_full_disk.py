@@ -24,7 +24,7 @@ from tests.store.running import Promscale
 
 
 @pytest.fixture
-def small_disk(postgres_uri):
+def small_disk(postgres_uri, superuser_uri):
     """A connection string to a database on a disk of 24 MB, and a function that makes the disk larger."""
     if os.getuid() != 0 or os.environ.get("TEST_POSTGRES_URI"):
         pytest.skip("only root can mount a small disk, and only for a PostgreSQL that the tests started")
@@ -36,10 +36,10 @@ def small_disk(postgres_uri):
         pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
     os.chown(folder, account().pw_uid, account().pw_gid)
     name = f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(postgres_uri, autocommit=True) as connection:
+    with psycopg.connect(superuser_uri, autocommit=True) as connection:
         try:
             connection.execute(f"create tablespace {name} location '{folder}'")
-            connection.execute(sql.SQL("create database {} tablespace {}").format(*[sql.Identifier(name)] * 2))
+            connection.execute(sql.SQL("create database {0} owner postgres tablespace {0}").format(sql.Identifier(name)))
             yield (
                 make_conninfo(**conninfo_to_dict(postgres_uri) | {"dbname": name}),
                 lambda: subprocess.run(["mount", "-o", "remount,size=200m", folder], check=True),

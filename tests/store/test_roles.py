@@ -1,0 +1,158 @@
+"""Who may do what in the PostgreSQL that the demo brings: postgres/roles.sql and pg_hba.conf, and the roles of readers."""
+
+import stat
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from local.postgres import Cluster
+from promscale.store import Store
+from promscale.upkeep import Upkeep
+from tests.store.conftest import running_cluster
+from tests.store.otlp_messages import request, span
+from tests.store.running import Promscale
+from tests.store.test_ingest import count
+
+READERS = ("trace_viewer", "explorer", "grafana")
+
+
+@pytest.fixture(scope="module")
+def demo(cluster):
+    """The cluster as promscale finds it at its first start: its database `postgres` has the store's schema."""
+    if not cluster:
+        pytest.skip("this is about the PostgreSQL that the demo brings")
+    Store(cluster.uri).migrate()
+    return cluster
+
+
+def rows(uri: str, statement: str) -> list[tuple]:
+    with psycopg.connect(uri, autocommit=True) as connection:
+        return connection.execute(statement).fetchall()
+
+
+def run(uri: str, statement: str) -> None:
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "copy (select 1) to program 'true'",
+        "copy (select 1) to '/dev/null'",
+        "select pg_read_file('postgresql.conf')",
+        "create database another",
+        "alter system set work_mem = '1GB'",
+        "create role another superuser",
+        "grant pg_execute_server_program to postgres",
+        "set session authorization superuser",
+        "create extension file_fdw",
+    ],
+)
+def test_postgres_is_no_superuser(demo, statement):
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        run(demo.uri, statement)
+
+
+def test_postgres_owns_the_traces_and_reads_everything(demo):
+    assert rows(demo.uri, "select ps_trace.set_trace_retention_period('7 days')") == [(True,)]
+    assert rows(demo.uri, "select count(*) > 0 from _promscale.migration") == [(True,)]
+    assert rows(demo.uri, "select count(*) > 0 from pg_ls_waldir()") == [(True,)]
+    run(demo.uri, "create table public.mine as select 1 as one; drop table public.mine")
+
+
+def test_postgres_cannot_go_to_other_databases(demo):
+    with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+        psycopg.connect(demo.uri, dbname="template1")
+
+
+def test_the_superuser_connects_by_the_socket_only(demo):
+    assert rows(demo.superuser_uri, "show is_superuser") == [("on",)]
+    with pytest.raises(psycopg.OperationalError, match="rejects connection"):
+        psycopg.connect(demo.uri_of("superuser"))
+    folder = Path(conninfo_to_dict(demo.superuser_uri)["host"])
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "select lo_create(0)",
+        "select lo_from_bytea(0, 'stored')",
+        "create temporary table mine ()",
+        "select pg_advisory_lock(1)",
+        "select pg_try_advisory_xact_lock(1)",
+        "select pg_terminate_backend(pg_backend_pid())",
+        "create table public.mine ()",
+    ],
+)
+@pytest.mark.parametrize("role", READERS)
+def test_readers_leave_nothing_behind(demo, role, statement):
+    with psycopg.connect(demo.uri_of(role), autocommit=True) as connection:
+        connection.execute("set default_transaction_read_only = off")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(statement)
+
+
+@pytest.mark.parametrize("role", READERS)
+def test_what_a_reader_sets_for_its_role_is_undone(dsn, upkeep, role):
+    reader = conninfo_to_dict(dsn) | {"user": role, "password": ""}
+    name = reader["dbname"]
+    with psycopg.connect(**reader, autocommit=True) as connection:
+        for statement in (
+            "set default_transaction_read_only = off",
+            f"alter role {role} set search_path = nowhere",
+            f"alter role {role} in database {name} set statement_timeout = '1ms'",
+        ):
+            connection.execute(statement)
+    upkeep.restore_readers()
+    with psycopg.connect(**reader, autocommit=True) as connection:
+        assert connection.execute("show search_path").fetchone() == ('"$user", public, ps_trace',)
+        assert connection.execute("show default_transaction_read_only").fetchone() == ("on",)
+        assert connection.execute("show statement_timeout").fetchone() == ("30s",)
+
+
+def test_the_upkeep_undoes_it(dsn, upkeep, database):
+    database.execute("alter role grafana set search_path = nowhere")
+    upkeep.turn()
+    [(settings,)] = database.execute("select rolconfig from pg_roles where rolname = 'grafana'")
+    assert settings == ["default_transaction_read_only=on", "statement_timeout=30s"]
+
+
+def test_settings_of_its_role_do_not_stop_promscale(dsn, database):
+    name = conninfo_to_dict(dsn)["dbname"]
+    for setting in ("default_transaction_read_only = on", "search_path = nowhere", "statement_timeout = '1ms'"):
+        database.execute(f"alter role current_user in database {name} set {setting}")
+    promscale, upkeep = Promscale(dsn), Upkeep(dsn)
+    try:
+        promscale.export(request(span("in spite of it")))
+        upkeep.turn()
+        assert count(database) == 1
+    finally:
+        upkeep.close()
+        promscale.close()
+
+
+def test_data_of_the_time_when_postgres_was_the_superuser(tmp_path, monkeypatch):
+    """It is kept, and its owner can do what promscale and people do."""
+    with monkeypatch.context() as earlier:
+        earlier.setattr(Cluster, "_restrict_access", lambda self: None)
+        earlier.setattr(Cluster, "delete", lambda self: None)
+        with running_cluster(tmp_path) as cluster:
+            promscale = Promscale(cluster.uri)
+            promscale.export(request(span("kept")))
+            promscale.close()
+            run(cluster.uri, "create table public.mine as select 'of the user' as text")
+            assert rows(cluster.uri, "show is_superuser") == [("on",)]
+    with running_cluster(tmp_path) as cluster:
+        assert rows(cluster.uri, "show is_superuser") == [("off",)]
+        promscale, upkeep = Promscale(cluster.uri), Upkeep(cluster.uri)
+        promscale.export(request(span("new")))
+        upkeep.turn()
+        upkeep.close()
+        promscale.close()
+        assert rows(cluster.uri, "select span_name from span order by 1") == [("kept",), ("new",)]
+        run(cluster.uri, "drop table public.mine; select ps_trace.delete_all_traces()")
+        assert rows(cluster.uri, "select count(*) from span") == [(0,)]
