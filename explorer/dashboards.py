@@ -7,30 +7,25 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-import aiosql
 import psycopg
 from flask import Response, abort, jsonify, redirect, render_template, request, send_file, url_for
 from psycopg import sql
-from psycopg_pool import ConnectionPool, PoolTimeout
 from werkzeug.datastructures import MultiDict
-from werkzeug.exceptions import ServiceUnavailable
 
 import queries
 from explorer import charts, graph
+from explorer.database import MAX_RESULT_BYTES, STATEMENT_SECONDS, Database, RefusedStatement, Result, message
 from explorer.query import bad_parameter
 from explorer.waterfall import cut
 from explorer.web import create_app
 from queries import Dashboard, Kind
 from queries.dashboards import DASHBOARDS
 
-DATABASE = os.environ.get("EXPLORER_DB_URI", "postgresql://trace_viewer@localhost:5999/postgres")
+DATABASE = os.environ.get("EXPLORER_DB_URI", "postgresql://explorer@localhost:5999/postgres")
 RANGES = {
     "now-5m": "last 5 minutes",
     "now-15m": "last 15 minutes",
@@ -41,10 +36,8 @@ RANGES = {
 DEFAULT_RANGE = "now-15m"
 REFRESHES = {"": "off", "5s": "5 s", "10s": "10 s", "30s": "30 s"}
 DEFAULT_REFRESH = "10s"
-STATEMENT_SECONDS = 10
 SHOWN_ROWS = 1_000
 CSV_ROWS = 100_000
-CONNECT_SECONDS = 3
 # Inside of Plotly's Python package, which itself is not needed.
 PLOTLY_JS = Path(importlib.util.find_spec("plotly").origin).parent / "package_data" / "plotly.min.js"
 # Plotly makes two style elements, one of them empty, and writes style attributes, also where it says nothing in them.
@@ -55,7 +48,6 @@ PLOTLY_STYLES = (
 
 _AGO = re.compile(r"now(?:-(\d{1,6})([smhd]))?")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_STATEMENTS = aiosql.from_path(queries.FOLDER, "psycopg", kwargs_only=True)
 _BY_UID = {dashboard.uid: dashboard for dashboard in DASHBOARDS}
 
 
@@ -99,58 +91,6 @@ def _time(parameters: MultiDict, name: str, default: str) -> datetime:
         ) from None
 
 
-class Database:
-    """The trace database, for somebody who only looks."""
-
-    def __init__(self, uri: str) -> None:
-        self._pool = ConnectionPool(
-            uri,
-            kwargs={
-                "autocommit": True,
-                "connect_timeout": CONNECT_SECONDS,
-                "application_name": "explorer",
-                "prepare_threshold": None,  # a generic plan would serve one minute and 24 h alike
-                "options": f"-c default_transaction_read_only=on -c statement_timeout={STATEMENT_SECONDS}s",
-            },
-            check=ConnectionPool.check_connection,
-            reset=lambda connection: connection.execute("discard all"),  # whatever somebody's SQL has set
-            min_size=0,
-            max_size=4,
-            timeout=CONNECT_SECONDS,
-            open=True,
-        )
-
-    @contextmanager
-    def connection(self) -> Iterator[psycopg.Connection]:
-        """Raises ServiceUnavailable while the database is away."""
-        try:
-            with self._pool.connection() as connection:
-                yield connection
-        except PoolTimeout:
-            raise ServiceUnavailable("The database does not answer. ./run.sh status shows what runs.") from None
-
-    def rows(self, statement: str, view: View | None = None, **values: str) -> tuple[list[str], list[tuple]]:
-        """Columns and rows of a statement of queries/. Raises psycopg.Error, ServiceUnavailable."""
-        with self.connection() as connection:
-            cursor = connection.execute(
-                getattr(_STATEMENTS, statement).sql, view._asdict() | values if view else values
-            )
-            return [column.name for column in cursor.description], cursor.fetchall()
-
-    def stream(self, statement: str) -> Iterator[Sequence]:
-        """The names of the columns, then row by row, of any statement. To be closed by who does not read to the end.
-
-        Raises psycopg.Error, ServiceUnavailable.
-        """
-        with self.connection() as connection, connection.cursor() as cursor:
-            rows = cursor.stream(statement)
-            first = next(rows, None)
-            yield [column.name for column in cursor.description or ()]
-            if first is not None:
-                yield first
-                yield from rows
-
-
 def create_dashboards(uri: str):
     """The Flask app that shows the database at `uri`, where its user is a member of prom_reader and no more."""
     app = create_app("explorer.dashboards", styles=PLOTLY_STYLES)
@@ -158,7 +98,6 @@ def create_dashboards(uri: str):
     app.jinja_env.globals.update(unit=charts.unit, label=charts.label, traces_url=_traces_url)
     app.add_template_filter(cut)
     app.add_template_filter(_number, "number")
-    app.add_template_filter(_text, "text")
 
     @app.before_request
     def only_from_here():
@@ -186,8 +125,8 @@ def create_dashboards(uri: str):
         view = View.read(request.args, dashboard)
         services, operations = [], []
         if dashboard.variables:
-            services = [name for (name,) in database.rows("services")[1]]
-            operations = [name for (name,) in database.rows("operations", service=view.service)[1]]
+            services = [name for (name,) in database.rows("services", {})[1]]
+            operations = [name for (name,) in database.rows("operations", {"service": view.service})[1]]
         return render_template(
             "dashboard.html",
             dashboard=dashboard,
@@ -212,9 +151,9 @@ def create_dashboards(uri: str):
         view = View.read(request.args, dashboard)
         panel = dashboard.panels[number]
         try:
-            results = [database.rows(name, view) for name in panel.statements]
+            results = [database.rows(name, view._asdict()) for name in panel.statements]
         except psycopg.Error as error:
-            return render_template("panel_error.html", message=_message(error)), 500
+            return render_template("panel_error.html", message=message(error)), 500
         columns, rows = results[0]
         if not rows:
             return render_template("panel_empty.html", dashboard=dashboard)
@@ -228,24 +167,29 @@ def create_dashboards(uri: str):
     @app.route("/sql", methods=["GET", "POST"])
     def ask():
         text = request.form.get("sql", "")
-        page = {"sql": text, "examples": _examples(), "limit": SHOWN_ROWS, "seconds": STATEMENT_SECONDS}
+        page = {
+            "sql": text,
+            "examples": _examples(),
+            "limit": SHOWN_ROWS,
+            "csv_limit": CSV_ROWS,
+            "seconds": STATEMENT_SECONDS,
+            "mebibytes": MAX_RESULT_BYTES // 2**20,
+        }
         if not text.strip():
             return render_template("sql.html", **page)
         if "\0" in text:
             raise bad_parameter("sql", "has a NUL, which PostgreSQL does not take")
+        most = CSV_ROWS if "csv" in request.form else SHOWN_ROWS
         began = time.monotonic()
-        answer = database.stream(text)
         try:
-            columns = next(answer)
-            if "csv" in request.form:
-                return _csv(columns, islice(answer, CSV_ROWS))
-            rows = list(islice(answer, SHOWN_ROWS + 1))
-        except psycopg.Error as error:
-            return render_template("sql.html", **page, error=_message(error), around=_around(error, text)), 400
-        finally:
-            if "csv" not in request.form:
-                answer.close()
-        page |= {"columns": columns, "rows": rows[:SHOWN_ROWS], "more": len(rows) > SHOWN_ROWS}
+            result = database.answer(text, most + 1)
+            if "csv" in request.form and len(result.rows) > most:
+                raise RefusedStatement(f"The result has more than {most:,} rows.")
+        except RefusedStatement as error:
+            return render_template("sql.html", **page, error=error.message, around=_around(error.position, text)), 400
+        if "csv" in request.form:
+            return _csv(result)
+        page |= {"result": result._replace(rows=result.rows[:most]), "more": len(result.rows) > most}
         return render_template("sql.html", **page, milliseconds=(time.monotonic() - began) * 1000)
 
     return app
@@ -257,7 +201,7 @@ def _dashboard(uid: str) -> Dashboard:
 
 def _headline(database: Database, dashboard: Dashboard) -> str:
     headline = dashboard.headline
-    columns, rows = database.rows(headline.statement, View.read(MultiDict(), dashboard))
+    columns, rows = database.rows(headline.statement, View.read(MultiDict(), dashboard)._asdict())
     if headline.of == "count":
         return f"{len(rows)}"
     values = [row[columns.index(headline.column)] for row in rows]
@@ -302,39 +246,35 @@ def _number(value: object) -> str:
     return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.3g}"
 
 
-def _text(value: object) -> str:
-    """A value of PostgreSQL's, as psql would show it, about."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
-
-
 def _traces_url(path: str) -> str:
     """Where the traces are: on this machine, by the name that it is called here."""
     return f"http://{request.host.partition(':')[0]}:16686/{path}"
 
 
-def _message(error: psycopg.Error) -> str:
-    diagnosis = error.diag
-    parts = (diagnosis.message_primary or str(error), diagnosis.message_detail, diagnosis.message_hint)
-    return ". ".join(part.strip().removesuffix(".") for part in parts if part) + "."
-
-
-def _around(error: psycopg.Error, text: str) -> tuple[int, str, str] | None:
-    """Where in the text the error is: the line's number, and the line before and from there."""
-    if not error.diag.statement_position:
+def _around(position: int | None, text: str) -> tuple[int, str, str] | None:
+    """Where in the text that is: the line's number, and the line before and from there."""
+    if position is None:
         return None
-    at = int(error.diag.statement_position) - 1
-    begin = text.rfind("\n", 0, at) + 1
-    return text.count("\n", 0, at) + 1, text[begin:at], text[at:].partition("\n")[0]
+    begin = text.rfind("\n", 0, position) + 1
+    return text.count("\n", 0, position) + 1, text[begin:position], text[position:].partition("\n")[0]
 
 
-def _csv(columns: list[str], rows: Iterator[tuple]) -> Response:
-    def lines() -> Iterator[str]:
-        for row in chain([columns], rows):
-            line = io.StringIO()
-            csv.writer(line).writerow(row)
-            yield line.getvalue()
+def _csv(result: Result) -> Response:
+    lines = io.StringIO()
+    rows = csv.writer(lines)
+    rows.writerow(map(_harmless, result.columns))
+    for row in result.rows:
+        rows.writerow(
+            value if number or value is None else _harmless(value)
+            for value, number in zip(row, result.numbers, strict=True)
+        )
+    attachment = {"Content-Disposition": "attachment; filename=result.csv"}
+    return Response(lines.getvalue(), mimetype="text/csv", headers=attachment)
 
-    return Response(lines(), mimetype="text/csv", headers={"Content-Disposition": "attachment; filename=result.csv"})
+
+def _harmless(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: https://owasp.org/www-community/attacks/CSV_Injection."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 app = create_dashboards(DATABASE)

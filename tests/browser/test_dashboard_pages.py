@@ -41,7 +41,7 @@ def explorer(dsn, promscale, serve):
         add_service(message, digit, service="digit")
     promscale.export(message)
     viewer = {name: value for name, value in conninfo_to_dict(dsn).items() if name != "password"}
-    return serve(create_dashboards(make_conninfo(**viewer | {"user": "trace_viewer"})))
+    return serve(create_dashboards(make_conninfo(**viewer | {"user": "explorer"})))
 
 
 def settled(page) -> None:

@@ -1,15 +1,22 @@
 """The explorer's port 3000, on a real database."""
 
+import csv
+import io
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 
+import psycopg
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from explorer import dashboards
+from explorer import database as database_module
 from explorer.dashboards import create_dashboards
+from promscale.store import Store
 from queries import Kind
 from queries.dashboards import DASHBOARDS
 from tests.stack.checkout import wait_for
@@ -22,7 +29,7 @@ PANELS = [(board, number, panel) for board in DASHBOARDS for number, panel in en
 @pytest.fixture
 def client(dsn, promscale):
     viewer = {name: value for name, value in conninfo_to_dict(dsn).items() if name != "password"}
-    return create_dashboards(make_conninfo(**viewer | {"user": "trace_viewer"})).test_client()
+    return create_dashboards(make_conninfo(**viewer | {"user": "explorer"})).test_client()
 
 
 @pytest.fixture
@@ -146,11 +153,11 @@ def test_a_panel_that_fails_says_why(client, traffic, database):
 
 
 def test_without_a_database_a_page_says_so(monkeypatch):
-    monkeypatch.setattr(dashboards, "CONNECT_SECONDS", 1)
-    client = create_dashboards("postgresql://trace_viewer@127.0.0.1:1/postgres").test_client()
+    monkeypatch.setattr(database_module, "CONNECT_SECONDS", 1)
+    client = create_dashboards("postgresql://explorer@127.0.0.1:1/postgres").test_client()
     answer = client.get("/")
     assert answer.status_code == 503
-    assert "The database does not answer" in answer.text
+    assert "PostgreSQL at 127.0.0.1:1 does not answer" in answer.text
     assert 'http-equiv="refresh"' in answer.text
 
 
@@ -193,7 +200,21 @@ def test_sql_as_csv(client):
     answer = ask(client, "select n, 'a \"b\", c' as text from generate_series(1, 3) as n", csv="yes")
     assert answer.mimetype == "text/csv"
     assert answer.text.splitlines() == ["n,text", *(f'{n},"a ""b"", c"' for n in (1, 2, 3))]
-    assert ask(client, "select generate_series(1, 10000000)", csv="yes").text.count("\n") == 100_001
+    assert ask(client, "select generate_series(1, 100000)", csv="yes").text.count("\n") == 100_001
+
+
+def test_a_csv_file_is_whole_or_none(client):
+    answer = ask(client, "select generate_series(1, 100001)", csv="yes")
+    assert answer.status_code == 400
+    assert "The result has more than 100,000 rows." in answer.text
+
+
+def test_no_csv_cell_is_a_formula(client):
+    texts = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "a=1", "'=1"]
+    values = ", ".join(f"('{text.replace(chr(39), 2 * chr(39))}', -1)" for text in texts)
+    answer = ask(client, f'select text, number as "=number" from (values {values}) as v (text, number)', csv="yes")
+    cells = [row for row in csv.reader(io.StringIO(answer.text, newline=""))]
+    assert cells == [["text", "'=number"], *([f"'{text}", "-1"] for text in texts[:6]), ["a=1", "-1"], ["'=1", "-1"]]
 
 
 def test_sql_shows_postgresqls_message_and_where(client):
@@ -217,6 +238,31 @@ def test_sql_shows_postgresqls_message_and_where(client):
         "create table mine ()",
         "drop view ps_trace.span",
         "select 1; select 2",
+        "show search_path; select 1",
+        # The one that got out: https://www.postgresql.org/docs/current/plpgsql-transactions.html
+        """do $$ begin
+            perform set_config('default_transaction_read_only', 'off', false);
+            commit;
+            alter role explorer set search_path = nowhere;
+        end $$""",
+        "call pg_catalog.nothing()",
+        "commit",
+        "begin read write",
+        "with gone as (delete from ps_trace.operation returning *) select * from gone",
+        "select * into mine from span",
+        "select * from ps_trace.operation for update",
+        "explain analyze delete from ps_trace.operation",
+        "explain analyze create table mine as select 1",
+        "explain analyze select set_config('transaction_read_only', 'off', false)",
+        "/* a comment */ -- and another\n do $$ begin end $$",
+        "/* /* nested */ select 1 */ drop view ps_trace.span",
+        "select set_config('transaction_read_only', 'off', true)",
+        "select query_to_xml('alter role explorer set search_path = nowhere', true, true, '')",
+        "select $1",
+        "declare another cursor for select 1",
+        "set search_path = nowhere",
+        "lock table ps_trace.operation",
+        "listen anything",
     ],
 )
 def test_sql_can_only_look(client, traffic, sql, database):
@@ -224,6 +270,95 @@ def test_sql_can_only_look(client, traffic, sql, database):
     assert answer.status_code == 400
     assert 'class="failed"' in answer.text
     assert database.execute("select count(*) from span").fetchone() == (12,)
+    settings = "select rolconfig from pg_roles where rolname = 'explorer'"
+    assert database.execute(settings).fetchone() == (["default_transaction_read_only=on", "statement_timeout=30s"],)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select 1",
+        "  /* a comment */ -- and another\nselect 1;",
+        "with one as (values (1)) select * from one;\n-- the end",
+        "values (1), (2)",
+        "table ps_trace.operation",
+        "(select 1) union (select 2)",
+        "show search_path",
+        "/* why */ explain (analyze, format json) select count(*) from span",
+        "SELECT '%s %', ':name', '{}'",
+    ],
+)
+def test_sql_can_look_in_every_way(client, traffic, sql):
+    answer = ask(client, sql)
+    assert answer.status_code == 200, answer.text
+    assert "<td" in answer.text
+
+
+def test_sql_shows_values_as_postgresql_has_them(client):
+    page = ask(client, "select 1.50, null, true, array[1, 2], 'NaN'::float8, interval '1 day', 1 as a, 2 as a").text
+    for shown in ("1.50", "<i>null</i>", "true", "[1,2]", "NaN", "1 day"):
+        assert f"{shown}</td>" in page
+
+
+@pytest.mark.parametrize("form", [{}, {"csv": "yes"}])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select string_agg(repeat('x', 1000000), '') from generate_series(1, 30)",
+        "select repeat('x', 20000) from generate_series(1, 1000)",
+    ],
+)
+def test_sql_has_no_large_result(client, sql, form):
+    answer = ask(client, sql, **form)
+    assert answer.status_code == 400
+    assert "the result has more than 16777216 bytes" in answer.text
+
+
+def test_sql_leaves_connections_to_the_dashboards(client):
+    with ThreadPoolExecutor(6) as askers:
+        slow = [askers.submit(ask, client, "select pg_sleep(8)") for _ in range(6)]
+        assert [client.get("/").status_code for _ in range(3)] == [200] * 3
+    answers = [each.result() for each in slow]
+    assert {answer.status_code for answer in answers} == {200, 503}
+    assert all("2 statements run already" in answer.text for answer in answers if answer.status_code == 503)
+    assert ask(client, "select 1").status_code == 200
+
+
+def test_a_postgresql_that_is_stopped_is_named(own_cluster):
+    Store(own_cluster.uri).migrate()
+    client = create_dashboards(own_cluster.uri_of("explorer")).test_client()
+    assert client.get("/").status_code == 200
+    stopped = own_cluster.processes()
+    for process in stopped:
+        process.suspend()
+    try:
+        for answer in (client.get("/"), client.get(url(DASHBOARDS[0], 0)), ask(client, "select 1")):
+            assert answer.status_code == 503
+            assert f"PostgreSQL at 127.0.0.1:{own_cluster.port} does not answer" in answer.text
+    finally:
+        for process in stopped:
+            process.resume()
+    wait_for(lambda: client.get("/").status_code == 200, "the front page")
+
+
+def test_a_postgresql_that_stops_during_a_statement_is_named(own_cluster, monkeypatch):
+    monkeypatch.setattr(database_module, "STATEMENT_SECONDS", 2)
+    Store(own_cluster.uri).migrate()
+    client = create_dashboards(own_cluster.uri_of("explorer")).test_client()
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(ask(client, "select pg_sleep(1.5)")))
+    asking.start()
+    busy = "select true from pg_stat_activity where query like '%fetch_text%' and usename = 'explorer'"
+    with psycopg.connect(own_cluster.uri, autocommit=True) as connection:
+        wait_for(lambda: connection.execute(busy).fetchone(), "the statement")
+    stopped = own_cluster.processes()
+    for process in stopped:
+        process.suspend()
+    asking.join()
+    for process in stopped:
+        process.resume()
+    assert answers[0].status_code == 503
+    assert "does not answer" in answers[0].text
 
 
 def test_what_sql_sets_is_gone_afterwards(client):
@@ -233,7 +368,7 @@ def test_what_sql_sets_is_gone_afterwards(client):
 
 
 def test_sql_has_an_end(client, monkeypatch, dsn):
-    monkeypatch.setattr(dashboards, "STATEMENT_SECONDS", 1)
+    monkeypatch.setattr(database_module, "STATEMENT_SECONDS", 1)
     client = create_dashboards(dsn).test_client()
     assert "canceling statement due to statement timeout" in ask(client, "select pg_sleep(60)").text
     # A slow machine may need longer for one of the page's statements than that.
