@@ -5,7 +5,7 @@ Times are milliseconds since 1970: the browser turns them into its own zone's.
 
 import math
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from queries import Kind, Panel
 
@@ -96,14 +96,14 @@ def _heatmap(panel: Panel, columns: Sequence[str], rows: list[tuple]) -> dict:
     at = {column: number for number, column in enumerate(columns)}
     cells = {(row[at["time"]], _bucket(row[at["duration_from_ms"]])): row[at["requests"]] for row in rows}
     times, buckets = [time for time, _ in cells], [bucket for _, bucket in cells]
-    minutes = int((max(times) - min(times)) / timedelta(minutes=1)) + 1
-    x = [min(times) + timedelta(minutes=minute) for minute in range(minutes)]
+    step = rows[0][at["time_end"]] - rows[0][at["time"]]
+    x = [min(times) + number * step for number in range((max(times) - min(times)) // step + 1)]
     y = list(range(min(buckets), max(buckets) + 1))
     return {
         "data": [
             {
                 "type": "heatmap",
-                "x": [_millis(time + timedelta(seconds=30)) for time in x],  # cells are drawn around their middle
+                "x": [_millis(time + step / 2) for time in x],  # cells are drawn around their middle
                 "y": [bucket + 0.5 for bucket in y],
                 "z": [[cells.get((time, bucket)) for time in x] for bucket in y],
                 "customdata": [[_range(bucket)] * len(x) for bucket in y],

@@ -58,19 +58,20 @@ HEATMAP_SQL = """\
 with cells as (
 {sql}
 ), numbered_cells as (
-    select time, requests, cast(round(10 * log(duration_to_ms)) as int) as bucket
+    select time, time_end - time as step, requests, cast(round(10 * log(duration_to_ms)) as int) as bucket
     from cells
 ), grid as (
-    select time, bucket
+    select time, ends.step, bucket
     from (
-        select min(time) as first, max(time) as last, min(bucket) as lowest, max(bucket) as highest
+        select
+            min(time) as first, max(time) as last, min(step) as step, min(bucket) as lowest, max(bucket) as highest
         from numbered_cells
     ) as ends
-    cross join generate_series(first, last, interval '1 minute') as time
+    cross join generate_series(first, last, ends.step) as time
     cross join generate_series(lowest, highest) as bucket
 )
 select
-    time + interval '1 minute' as time,
+    time + grid.step as time,
     to_char(power(10, bucket / double precision '10'), 'FM0000000000.000000') as metric,
     coalesce(requests, 0) as requests
 from grid

@@ -11,46 +11,53 @@
 -- How many requests come in each second, on average over each minute?
 -- A group without rows does not exist, so the minutes come from generate_series: one without requests shows 0.
 -- Both ends are rounded down to whole minutes, because a part of a minute would look like a drop.
-with busy_minutes as (
+-- Of a long time, a minute would be less than a pixel: time_step chooses longer steps, so that there are at most 1,000.
+with steps as materialized (
+    select time_step(:time_from, :time_to, interval '1 minute') as step
+), busy_steps as (
     select
-        time_bucket(interval '1 minute', start_time) as minute,
+        time_bucket((select step from steps), start_time) as time,
         count(*) as requests
     from span
     where is_root_span
         and start_time >= time_bucket(interval '1 minute', cast(:time_from as timestamptz))
         and start_time < :time_to
-    group by minute
+    group by time
 )
 select
-    minute as time,
-    cast(coalesce(requests, 0) as double precision) / 60 as requests_per_second
-from generate_series(
-    time_bucket(interval '1 minute', cast(:time_from as timestamptz)),
-    time_bucket(interval '1 minute', cast(:time_to as timestamptz)) - interval '1 minute',
-    interval '1 minute'
-) as minute
-left join busy_minutes using (minute)
-order by minute;
+    time,
+    coalesce(requests, 0) / cast(extract(epoch from step) as double precision) as requests_per_second
+from steps
+cross join generate_series(
+    time_bucket(step, time_bucket(interval '1 minute', cast(:time_from as timestamptz)) + step - interval '1 minute'),
+    time_bucket(step, cast(:time_to as timestamptz)) - step,
+    step
+) as time
+left join busy_steps using (time)
+order by time;
 
 -- name: request_rate_by_second(time_from, time_to)
 -- The same by second: do requests come in evenly?
-with busy_seconds as (
+with steps as materialized (
+    select time_step(:time_from, :time_to, interval '1 second') as step
+), busy_steps as (
     select
-        time_bucket(interval '1 second', start_time) as second,
+        time_bucket((select step from steps), start_time) as time,
         count(*) as requests
     from span
     where is_root_span
         and start_time >= time_bucket(interval '1 second', cast(:time_from as timestamptz))
         and start_time < :time_to
-    group by second
+    group by time
 )
 select
-    second as time,
-    cast(coalesce(requests, 0) as double precision) as requests_per_second
-from generate_series(
-    time_bucket(interval '1 second', cast(:time_from as timestamptz)),
-    time_bucket(interval '1 second', cast(:time_to as timestamptz)) - interval '1 second',
-    interval '1 second'
-) as second
-left join busy_seconds using (second)
-order by second;
+    time,
+    coalesce(requests, 0) / cast(extract(epoch from step) as double precision) as requests_per_second
+from steps
+cross join generate_series(
+    time_bucket(step, time_bucket(interval '1 second', cast(:time_from as timestamptz)) + step - interval '1 second'),
+    time_bucket(step, cast(:time_to as timestamptz)) - step,
+    step
+) as time
+left join busy_steps using (time)
+order by time;

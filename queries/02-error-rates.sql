@@ -19,11 +19,12 @@ from operation_minute
 where errors > 0
     and minute >= time_bucket(interval '1 minute', cast(:time_from as timestamptz)) and minute < :time_to
 group by service_name
-order by errors desc, service_name;
+order by errors desc, service_name
+limit 1000;
 
 -- name: error_rate_by_operation(time_from, time_to)
 -- How often does each operation run, and how many percent of that fail?
--- An operation that did not run has no row, so nothing is ever divided by zero.
+-- An operation that did not run has no row, so nothing is ever divided by zero. At most 1,000 are shown.
 select
     service_name,
     span_name,
@@ -33,16 +34,32 @@ select
 from operation_minute
 where minute >= time_bucket(interval '1 minute', cast(:time_from as timestamptz)) and minute < :time_to
 group by service_name, span_name
-order by error_percent desc, errors desc, service_name, span_name;
+order by error_percent desc, errors desc, service_name, span_name
+limit 1000;
 
 -- name: error_rate_over_time(time_from, time_to)
--- How many percent of the spans of each service fail, minute by minute?
+-- How many percent of the spans of each service fail, minute by minute, or in longer steps of a long time?
 -- A minute in which a service did nothing has no row: of nothing, no part has failed, and none has worked.
+-- A chart has room for twenty lines: those of the services with most errors.
+with steps as materialized (
+    select time_step(:time_from, :time_to) as step
+), minutes as materialized (
+    select minute, service_name, sum(calls) as calls, sum(errors) as errors
+    from operation_minute
+    where minute >= time_bucket(interval '1 minute', cast(:time_from as timestamptz)) and minute < :time_to
+    group by minute, service_name
+), shown_services as (
+    select service_name
+    from minutes
+    group by service_name
+    order by sum(errors) desc, service_name
+    limit 20
+)
 select
-    minute as time,
+    time_bucket((select step from steps), minute) as time,
     service_name,
     cast(100 * sum(errors) / sum(calls) as double precision) as error_percent
-from operation_minute
-where minute >= time_bucket(interval '1 minute', cast(:time_from as timestamptz)) and minute < :time_to
-group by minute, service_name
-order by minute, service_name;
+from minutes
+where service_name in (select service_name from shown_services)
+group by time, service_name
+order by time, service_name;

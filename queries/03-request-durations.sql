@@ -10,11 +10,13 @@
 \if :{?time_to}   \else \set time_to   'now()' \endif
 
 -- name: duration_heatmap(time_from, time_to)
--- In each minute, how many requests took about how long?
+-- In each minute, or in longer steps of a long time, how many requests took about how long?
 -- Only cells with requests have a row. Zero has no logarithm, so that everything takes a microsecond at least.
-with requests as (
+with steps as materialized (
+    select time_step(:time_from, :time_to, most => 200) as step
+), requests as (
     select
-        time_bucket(interval '1 minute', start_time) as time,
+        time_bucket((select step from steps), start_time) as time,
         floor(10 * log(greatest(duration_ms, 0.001))) as bucket
     from span
     where is_root_span
@@ -22,6 +24,7 @@ with requests as (
 )
 select
     time,
+    time + (select step from steps) as time_end,
     power(10, bucket / 10) as duration_from_ms,
     power(10, (bucket + 1) / 10) as duration_to_ms,
     count(*) as requests
@@ -54,9 +57,12 @@ order by bucket;
 
 -- name: duration_percentiles(time_from, time_to)
 -- Half of the requests are faster than p50, and one in a hundred is slower than p99: how do these change over time?
--- A minute without requests has no row, because there is no duration of nothing.
+-- A minute without requests has no row, because there is no duration of nothing. Of a long time, the steps are longer.
+with steps as materialized (
+    select time_step(:time_from, :time_to) as step
+)
 select
-    time_bucket(interval '1 minute', start_time) as time,
+    time_bucket((select step from steps), start_time) as time,
     percentile_cont(0.50) within group (order by duration_ms) as p50_ms,
     percentile_cont(0.90) within group (order by duration_ms) as p90_ms,
     percentile_cont(0.95) within group (order by duration_ms) as p95_ms,

@@ -23,7 +23,8 @@ from service_call_minute as m
 cross join lateral (values (m.callee, m.calls, m.total_ms), (m.caller, 0, 0)) as service (name, calls, total_ms)
 where m.minute >= time_bucket(interval '1 minute', cast(:time_from as timestamptz)) and m.minute < :time_to
 group by service.name
-order by service.name;
+order by mainstat desc, id
+limit 1000;
 
 -- name: service_edges(time_from, time_to)
 -- The edges of the same graph: how often does one service call another, and how long does a call take on average?
@@ -36,7 +37,8 @@ select
 from service_call_minute
 where minute >= time_bucket(interval '1 minute', cast(:time_from as timestamptz)) and minute < :time_to
 group by caller, callee
-order by caller, callee;
+order by mainstat desc, id
+limit 1000;
 
 -- name: service_calls(time_from, time_to)
 -- The same as a table: which calls take most time altogether?
@@ -50,4 +52,5 @@ select
 from service_call_minute
 where minute >= time_bucket(interval '1 minute', cast(:time_from as timestamptz)) and minute < :time_to
 group by caller, callee
-order by total_ms desc, caller, callee;
+order by total_ms desc, caller, callee
+limit 1000;

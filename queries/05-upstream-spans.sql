@@ -27,7 +27,8 @@ select
     avg(duration_ms) as secondarystat
 from upstream_sample(:time_from, :time_to, :service, :operation)
 group by service_name, span_name
-order by service_name, span_name;
+order by mainstat desc, id
+limit 1000;
 
 -- name: upstream_edges(time_from, time_to, service, operation)
 -- The edges of the same graph: which operation calls which, how often, and how long does the callee take on average?
@@ -44,7 +45,8 @@ select
 from above as callee
 inner join above as caller on caller.trace_id = callee.trace_id and caller.span_id = callee.parent_span_id
 group by caller.service_name, caller.span_name, callee.service_name, callee.span_name
-order by source, target;
+order by mainstat desc, id
+limit 1000;
 
 -- name: upstream_operations(time_from, time_to, service, operation)
 -- How long do these operations take? What waits for another takes longer than that, so that the nearest come first.
@@ -58,4 +60,5 @@ select
     percentile_cont(0.99) within group (order by duration_ms) as p99_ms
 from upstream_sample(:time_from, :time_to, :service, :operation)
 group by service_name, span_name
-order by p50_ms, service_name, span_name;
+order by p50_ms, service_name, span_name
+limit 1000;

@@ -26,7 +26,8 @@ select
     avg(duration_ms) as secondarystat
 from downstream_sample(:time_from, :time_to, :service, :operation)
 group by service_name, span_name
-order by service_name, span_name;
+order by mainstat desc, id
+limit 1000;
 
 -- name: downstream_edges(time_from, time_to, service, operation)
 -- The edges of the same graph: which operation calls which, how often, and how long does the callee take on average?
@@ -43,7 +44,8 @@ select
 from below as callee
 inner join below as caller on caller.trace_id = callee.trace_id and caller.span_id = callee.parent_span_id
 group by caller.service_name, caller.span_name, callee.service_name, callee.span_name
-order by source, target;
+order by mainstat desc, id
+limit 1000;
 
 -- name: downstream_shares(time_from, time_to, service, operation)
 -- In which operations is the time really spent?
@@ -63,19 +65,32 @@ select
 from below
 left join children using (trace_id, span_id)
 group by operation
-order by self_ms desc, operation;
+order by self_ms desc, operation
+limit 1000;
 
 -- name: downstream_time(time_from, time_to, service, operation)
 -- How long does each of the operations take on average, and how does that change?
 -- In sixty steps, however long the time is, because 500 traces would be too few for every minute of a day.
+-- A chart has room for twenty lines: those of the operations in which most time passes.
+with below as (
+    select concat(service_name, ' ', span_name) as operation, start_time, duration_ms
+    from downstream_sample(:time_from, :time_to, :service, :operation)
+), shown_operations as (
+    select operation
+    from below
+    group by operation
+    order by sum(duration_ms) desc, operation
+    limit 20
+)
 select
     time_bucket(
         greatest((cast(:time_to as timestamptz) - cast(:time_from as timestamptz)) / 60, interval '1 second'),
         start_time
     ) as time,
-    concat(service_name, ' ', span_name) as operation,
+    operation,
     avg(duration_ms) as mean_ms
-from downstream_sample(:time_from, :time_to, :service, :operation)
+from below
+where operation in (select operation from shown_operations)
 group by time, operation
 order by time, operation;
 
@@ -91,4 +106,5 @@ select
     percentile_cont(0.99) within group (order by duration_ms) as p99_ms
 from downstream_sample(:time_from, :time_to, :service, :operation)
 group by service_name, span_name
-order by sum(duration_ms) desc, service_name, span_name;
+order by sum(duration_ms) desc, service_name, span_name
+limit 1000;

@@ -19,7 +19,7 @@ class Kind(StrEnum):
 
     SERIES = "series"  # lines over `time`: a line for each number, or for each value of the one text column
     PIE = "pie"  # a slice for each row: its text, its number
-    HEATMAP = "heatmap"  # `time`, `duration_from_ms` to `duration_to_ms`, and how many
+    HEATMAP = "heatmap"  # cells from `time` to `time_end` and `duration_from_ms` to `duration_to_ms`, and how many
     HISTOGRAM = "histogram"  # a bar for each row, from `duration_from_ms` to `duration_to_ms`
     TABLE = "table"  # a `trace_id` is a link to its trace
     NODE_GRAPH = "node graph"  # two statements: the nodes and the edges, with the columns of Grafana's node graph

@@ -14,7 +14,7 @@ DASHBOARDS = (
         (
             Panel(
                 "Requests per second, by minute",
-                "Whole minutes: the number of root spans that started in each, divided by 60.",
+                "Whole minutes: the number of root spans that started in each, divided by 60. Of a long time, longer steps.",
                 Kind.SERIES,
                 ("request_rate_by_minute",),
                 height=10,
@@ -53,7 +53,7 @@ DASHBOARDS = (
             ),
             Panel(
                 "Error rate over time",
-                "How many spans of each service, minute by minute, have status error.",
+                "How many spans of each service, minute by minute or in longer steps, have status error.",
                 Kind.SERIES,
                 ("error_rate_over_time",),
                 thresholds=(1, 5),
@@ -69,7 +69,7 @@ DASHBOARDS = (
         (
             Panel(
                 "Requests by duration, over time",
-                "The stronger the colour of a cell, the more requests of that minute took about that long.",
+                "The stronger the colour of a cell, the more requests of that time took about that long.",
                 Kind.HEATMAP,
                 ("duration_heatmap",),
                 width=14,

@@ -50,6 +50,17 @@ def url(board, number: int) -> str:
     return f"/d/{board.uid}/panels/{number}"
 
 
+@pytest.mark.parametrize(("board", "number", "panel"), PANELS, ids=lambda value: getattr(value, "title", ""))
+def test_a_panel_is_bounded_for_any_time(client, traffic, promscale, board, number, panel):
+    promscale.export(request(span("of 1970", start_time_unix_nano=10**9, end_time_unix_nano=2 * 10**9)))
+    latest = 2**64 - 1
+    promscale.export(request(span("of 2554", start_time_unix_nano=latest - 10**9, end_time_unix_nano=latest)))
+    for begin in ("0", f"{time.time_ns() // 10**6 - 400 * 86_400_000}", "now-30d"):
+        answer = client.get(f"{url(board, number)}?from={begin}&to=253402300799000")
+        assert answer.status_code == 200
+        assert len(answer.data) < 200_000
+
+
 def test_the_list_has_all_dashboards_with_a_figure_each(client, traffic):
     page = client.get("/").text
     for board in DASHBOARDS:

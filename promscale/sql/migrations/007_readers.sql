@@ -68,5 +68,24 @@ begin
         return next array(select field.value from json_each_text(row_to_json(found_row)) as field);
     end loop;
 end $$;
+-- The shortest usual interval, not shorter than `shortest`, of which `most` cover the time: for charts with a bounded number
+-- of points. Beyond a day it is any number of whole days.
+create function ps_trace.time_step(
+    time_from timestamptz, time_to timestamptz, shortest interval default '1 minute', most int default 1000
+) returns interval
+language sql immutable parallel safe as $$
+    select coalesce(
+        (
+            select min(usual)
+            from unnest(
+                '{1 s, 2 s, 5 s, 10 s, 15 s, 30 s, 1 min, 2 min, 5 min, 10 min, 15 min, 30 min, 1 h, 2 h, 3 h, 6 h, 12 h,
+                1 day}'::interval[]
+            ) as usual
+            where usual >= shortest and usual * most >= time_to - time_from
+        ),
+        make_interval(days => ceil(extract(epoch from time_to - time_from) / 86400 / most)::int)
+    )
+$$;
+
 revoke execute on function _promscale.restore_readers from public;
 grant execute on function _promscale.restore_readers to prom_writer;
