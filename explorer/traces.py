@@ -11,7 +11,7 @@ from werkzeug.exceptions import NotFound
 
 from explorer import graph
 from explorer.jaeger_api import jaeger_api
-from explorer.query import DEFAULT_LOOKBACK, MAX_LIMIT, logfmt, read_query, read_range, read_trace_id
+from explorer.query import DEFAULT_LOOKBACK, MAX_LIMIT, MAX_MICROS, logfmt, read_query, read_range, read_trace_id
 from explorer.store import ADDRESS, Store
 from explorer.trace import Trace
 from explorer.waterfall import cut, waterfall
@@ -46,6 +46,7 @@ def create_traces(address: str):
         services = store.services()
         summaries = sorted(store.summaries(query), key=lambda each: each.min_start_time_unix_nano, reverse=True)
         found = [Found(each) for each in summaries]
+        later = [] if request.args.get("end") else store.summaries(query._replace(start=query.end, end=MAX_MICROS * 1000))
         return render_template(
             "search.html",
             query=query,
@@ -57,6 +58,10 @@ def create_traces(address: str):
             lookbacks=LOOKBACKS,
             max_limit=MAX_LIMIT,
             found=found,
+            later=sum(each.span_count for each in later),
+            later_url=url_for(
+                "search", **request.args.to_dict(flat=False) | {"lookback": "custom", "start": query.end // 1000, "end": MAX_MICROS}
+            ),
             scatter=scatter(found),
             colours=colours([*services, *(service.name for each in found for service in each.services)]),
         )

@@ -220,6 +220,9 @@ def _search(request: Message) -> Search:
     if not 0 <= query.search_depth <= MAX_SEARCH_DEPTH:
         raise BadRequest(f"query.search_depth is {query.search_depth}, not between 0 and {MAX_SEARCH_DEPTH}")
     times = _time_range(query, "query.", "start_time_min", "start_time_max")
+    now = datetime.now(UTC)
+    if times["start_time_max"] is None and (times["start_time_min"] or now) <= now:
+        times["start_time_max"] = now  # what is dated in the future would come before all that is new
     shortest, longest = _milliseconds(query, "duration_min"), _milliseconds(query, "duration_max")
     if shortest and longest and shortest > longest:
         raise BadRequest("query.duration_min is longer than query.duration_max")

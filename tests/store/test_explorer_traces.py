@@ -1,7 +1,9 @@
 """The explorer's pages of traces and Jaeger's HTTP API, on a real promscale and PostgreSQL."""
 
 import json
+import re
 import time
+from html import unescape
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -66,6 +68,18 @@ def test_search_finds_by_each_field_newest_first(browser, three):
     assert found(browser, lookback="20m") == ["failed"]
     start, end = (three["slow"].start_time_unix_nano // 1000 + add for add in (-1_000_000, 1_000_000))
     assert found(browser, start=start, end=end, lookback="custom") == ["slow"]
+
+
+def test_what_is_dated_in_the_future_is_apart(browser, three, promscale):
+    assert "later than now" not in get(browser, "/search")
+    ahead = span("ahead", start_time_unix_nano=time.time_ns() + 1000 * SECOND)
+    promscale.export(request(ahead, child(ahead, "ahead, too"), service="of the future"))
+    assert found(browser) == ["failed", "slow", "fast"]
+    page = get(browser, "/search")
+    assert "Traces with 2 spans" in page
+    link = unescape(re.search(r'href="(/search\?[^"]*)">Traces with', page)[1])
+    assert "of the future: ahead<" in browser.get(link).text
+    assert "later than now" not in get(browser, "/search", service="shop")
 
 
 @pytest.mark.parametrize(

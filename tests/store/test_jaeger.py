@@ -328,8 +328,9 @@ def test_times_at_their_ends_are_found_and_shown(promscale):
     first = span(start_time_unix_nano=0, end_time_unix_nano=0)
     last = span(start_time_unix_nano=2**64 - 1, end_time_unix_nano=2**64 - 1)
     promscale.export(request(first, last))
-    assert found(promscale) == [last.trace_id, first.trace_id]
-    (answer,) = promscale.read("FindTraceSummaries", query())
+    ever = {"start_time_max": 2**64}
+    assert found(promscale, **ever) == [last.trace_id, first.trace_id]
+    (answer,) = promscale.read("FindTraceSummaries", query(**ever))
     times = [(summary.min_start_time_unix_nano, summary.max_end_time_unix_nano) for summary in answer.summaries]
     assert times == [(2**64 - 1, 2**64 - 1), (0, 0)]
 
@@ -443,6 +444,15 @@ def is_empty(promscale) -> bool:
     except grpc.RpcError as error:
         assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         return False
+
+
+def test_a_search_ends_now_unless_asked_otherwise(promscale):
+    now = time.time_ns()
+    past, future = span(start_time_unix_nano=now - SECOND), span(start_time_unix_nano=now + 3600 * SECOND)
+    promscale.export(request(past, future))
+    assert found(promscale) == [past.trace_id]
+    assert found(promscale, start_time_min=now + 600 * SECOND) == [future.trace_id]
+    assert found(promscale, start_time_max=now + 7200 * SECOND) == [future.trace_id, past.trace_id]
 
 
 def test_without_a_database_it_is_unavailable(promscale, postgres_uri):
