@@ -1,8 +1,9 @@
 """What the explorer's apps share: a strict Content-Security-Policy, pages for errors, numbers and times for people."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
-from flask import Flask, Response, render_template
+from flask import Flask, Response, render_template, request
 from werkzeug.exceptions import HTTPException
 
 # Nothing is loaded from elsewhere, nothing inline is run, and no other page can frame this one.
@@ -15,6 +16,7 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",
 }
 _UNITS = [("s", 10**9), ("ms", 10**6), ("µs", 10**3), ("ns", 1)]
+_PORT = re.compile(r":\d+$")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -28,6 +30,7 @@ def create_app(name: str, styles: str = "'self'") -> Flask:
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.add_template_filter(duration)
     app.add_template_filter(iso_time)
+    app.add_template_global(beside)
 
     @app.get("/healthz")
     def healthz():
@@ -46,6 +49,11 @@ def create_app(name: str, styles: str = "'self'") -> Flask:
         return render_template("error.html", error=error), error.code
 
     return app
+
+
+def beside(port: int) -> str:
+    """The URL of another port of this machine, by the name or address that it is called now."""
+    return f"http://{_PORT.sub('', request.host)}:{port}"
 
 
 def duration(nanos: int) -> str:
