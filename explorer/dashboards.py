@@ -99,12 +99,6 @@ def create_dashboards(uri: str):
     app.add_template_filter(cut)
     app.add_template_filter(_number, "number")
 
-    @app.before_request
-    def only_from_here():
-        """A page elsewhere cannot post to this one."""
-        if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
-            abort(403, "Another site's page may not post here.")
-
     @app.get("/")
     def index():
         return render_template("index.html", dashboards=[(each, _headline(database, each)) for each in DASHBOARDS])
