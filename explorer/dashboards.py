@@ -21,7 +21,7 @@ from explorer import charts, graph
 from explorer.database import MAX_RESULT_BYTES, STATEMENT_SECONDS, Database, RefusedStatement, Result, message
 from explorer.query import bad_parameter
 from explorer.waterfall import cut
-from explorer.web import create_app
+from explorer.web import beside, create_app
 from queries import Dashboard, Kind
 from queries.dashboards import DASHBOARDS
 
@@ -98,15 +98,6 @@ def create_dashboards(uri: str):
     app.jinja_env.globals.update(unit=charts.unit, label=charts.label, traces_url=_traces_url)
     app.add_template_filter(cut)
     app.add_template_filter(_number, "number")
-
-    @app.before_request
-    def only_from_here():
-        """A page elsewhere can neither post to this one nor, by a name that leads here, read it."""
-        host = request.host.partition(":")[0]
-        if not re.fullmatch(r"localhost|[\d.]+|\[[\da-f:]+\]?", host):
-            abort(400, f"This is not {cut(host, 80)}: call it localhost, or by its IP address.")
-        if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
-            abort(403, "Another site's page may not post here.")
 
     @app.get("/")
     def index():
@@ -247,8 +238,7 @@ def _number(value: object) -> str:
 
 
 def _traces_url(path: str) -> str:
-    """Where the traces are: on this machine, by the name that it is called here."""
-    return f"http://{request.host.partition(':')[0]}:16686/{path}"
+    return f"{beside(16686)}/{path}"
 
 
 def _around(position: int | None, text: str) -> tuple[int, str, str] | None:

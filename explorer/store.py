@@ -1,6 +1,5 @@
 """Reads traces as Jaeger does: by its remote storage protocol (package jaeger.storage.v2) from promscale."""
 
-import functools
 import os
 from collections.abc import Iterable
 from itertools import groupby
@@ -29,7 +28,7 @@ class Store:
     """
 
     def __init__(self, address: str) -> None:
-        self._address = address
+        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
 
     def services(self) -> list[str]:
         return list(self._call("GetServices", messages.GetServicesRequest())[0].services)
@@ -57,11 +56,6 @@ class Store:
         """Calls between services from `start` to `end`, nanoseconds since 1970, as messages Dependency."""
         request = messages.GetDependenciesRequest(start_time=_timestamp(start), end_time=_timestamp(end))
         return list(self._call("GetDependencies", request)[0].dependencies)
-
-    # Made in the process that uses it: gRPC does not survive a fork.
-    @functools.cached_property
-    def _channel(self) -> grpc.Channel:
-        return grpc.insecure_channel(self._address, options=_CHANNEL_OPTIONS)
 
     def _call(self, method: str, request: Message) -> list[Message]:
         """All answers; to a client, one answer is a stream of one."""

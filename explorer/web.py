@@ -1,8 +1,9 @@
-"""What the explorer's apps share: a strict Content-Security-Policy, pages for errors, numbers and times for people."""
+"""What the explorer's apps share: what browsers may do with their pages, pages for errors, numbers and times for people."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
-from flask import Flask, Response, render_template
+from flask import Flask, Response, abort, render_template, request
 from werkzeug.exceptions import HTTPException
 
 # Nothing is loaded from elsewhere, nothing inline is run, and no other page can frame this one.
@@ -15,11 +16,14 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",
 }
 _UNITS = [("s", 10**9), ("ms", 10**6), ("µs", 10**3), ("ns", 1)]
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_PORT = re.compile(r":\d+$")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def create_app(name: str, styles: str = "'self'") -> Flask:
-    """A Flask app with templates/ and static/; its errors are pages that say what is wrong.
+    """A Flask app with templates/ and static/, which takes forms from its own pages only; its errors are pages that say
+    what is wrong.
 
     `styles`: what may be a style, as style-src of the Content-Security-Policy.
     """
@@ -28,10 +32,22 @@ def create_app(name: str, styles: str = "'self'") -> Flask:
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.add_template_filter(duration)
     app.add_template_filter(iso_time)
+    app.add_template_global(beside)
 
     @app.get("/healthz")
     def healthz():
         return {"status": "ok"}
+
+    @app.before_request
+    def only_from_here() -> None:
+        """A page elsewhere can send its visitor's browser here, but that then says where it comes from."""
+        if request.method in _SAFE_METHODS:
+            return
+        own, origin = f"{request.scheme}://{request.host}", request.headers.get("Origin")
+        # Browsers send this one to https and loopback only, and some send no Origin from a page to itself.
+        site = request.headers.get("Sec-Fetch-Site", "unknown" if origin is None else "same-origin")
+        if site != "same-origin" or origin not in (None, own):
+            abort(403, f"Only a page of {own} may send this. Who is no browser says so by the header Origin: {own}")
 
     @app.after_request
     def protect(response: Response) -> Response:
@@ -46,6 +62,11 @@ def create_app(name: str, styles: str = "'self'") -> Flask:
         return render_template("error.html", error=error), error.code
 
     return app
+
+
+def beside(port: int) -> str:
+    """The URL of another port of this machine, by the name or address that it is called now."""
+    return f"http://{_PORT.sub('', request.host)}:{port}"
 
 
 def duration(nanos: int) -> str:

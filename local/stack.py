@@ -77,10 +77,10 @@ def parts() -> list[Part]:
         *(
             Part(
                 name,
-                [sys.executable, "-m", "gunicorn", "-c", "telemetry/gunicorn.py", f"{name}.app:app"],
+                [sys.executable, "-m", "telemetry", name],
                 [(bind, port)],
                 lambda port=port: health.answers(f"http://{host}:{port}/healthz"),
-                environment={"PORT": str(port)},
+                environment={"BIND_ADDRESS": bind, "PORT": str(port)},
             )
             for name, port in SERVICES.items()
         ),
@@ -106,13 +106,12 @@ def _traces(bind: str, host: str) -> Part:
 
 def _pages(name: str, bind: str, host: str, environment: dict[str, str]) -> Part:
     """An app of explorer/."""
-    gunicorn = [sys.executable, "-m", "gunicorn", "--no-control-socket", "--threads=8", f"--bind={bind}:{PAGES[name]}"]
     return Part(
         name,
-        [*gunicorn, f"explorer.{name}:app"],
+        [sys.executable, "-m", "explorer", name],
         [(bind, PAGES[name])],
         lambda: health.answers(f"http://{host}:{PAGES[name]}/healthz"),
-        environment,
+        environment={"BIND_ADDRESS": bind, "PORT": str(PAGES[name]), **environment},
     )
 
 

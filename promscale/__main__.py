@@ -99,8 +99,10 @@ def main() -> None:
     try:
         server = Server(store, jaeger, options.grpc_address)
         web = Web(store, options.web_address)
-    except (RuntimeError, OSError, SystemExit) as error:
+    except (RuntimeError, OSError) as error:
         sys.exit(f"promscale: cannot listen: {error}")
+    except ValueError as error:  # ALLOWED_HOSTS
+        sys.exit(f"promscale: {error}")
     log.info("gRPC on %s, HTTP on %s, database %s", options.grpc_address, options.web_address, store.address)
     try:
         migrate(store, options.db_connect_retries, stopping, web.report)

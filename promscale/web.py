@@ -6,9 +6,9 @@ from threading import Thread
 from flask import Flask
 from prometheus_client import make_wsgi_app
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
-from werkzeug.serving import make_server
 
 from promscale.store import Store, StoreUnavailable
+from serving import Server
 
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,6 @@ class Web:
     """The HTTP server at `address` ("host:port"). /healthz: it runs; /readyz: it runs, and can store."""
 
     def __init__(self, store: Store, address: str) -> None:
-        logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line a probe is no news
         app = Flask(__name__)
         self._serving = False
         self._status = "starting or stopping"
@@ -39,8 +38,9 @@ class Web:
 
         app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/metrics": make_wsgi_app()})
         host, _, port = address.rpartition(":")
-        self._server = make_server(host, int(port), app, threaded=True)
-        Thread(target=self._server.serve_forever, name="web", daemon=True).start()
+        self._server = Server(app, host.strip("[]"), int(port))
+        self._thread = Thread(target=self._server.run, name="web", daemon=True)
+        self._thread.start()
 
     def report(self, status: str) -> None:
         """Log what is being done before `serve`, and have /readyz say it."""
@@ -52,4 +52,5 @@ class Web:
 
     def close(self) -> None:
         self._serving = False
-        self._server.shutdown()
+        self._server.close()
+        self._thread.join()

@@ -24,7 +24,7 @@ tracer = trace.get_tracer("tracing-demo", VERSION)
 
 
 def start(service_name: str) -> None:
-    """Export this process's spans. To be called after a fork, which neither gRPC nor the exporting thread survives."""
+    """Export this process's spans."""
     own = Resource.create(
         {
             "service.name": service_name,

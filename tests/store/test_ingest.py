@@ -329,9 +329,9 @@ class Process:
             stderr=log.open("w"),
         )
 
-    def get(self, path: str) -> tuple[int, str]:
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://{self.web}{path}") as answer:
+            with urllib.request.urlopen(urllib.request.Request(f"http://{self.web}{path}", headers=headers)) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -393,6 +393,8 @@ def test_the_process_counts_and_stops_gracefully(dsn, database, start_process):
         assert "promscale_stored_spans_total 2.0" in metrics
         assert "promscale_refused_spans_total 1.0" in metrics
         assert 'promscale_exports_total{code="OK"} 1.0' in metrics
+        for path in ("/metrics", "/readyz", "/healthz"):
+            assert process.get(path, Host="evil.example")[0] == 400
         # An export under way when the signal comes is still answered, and what is answered is stored.
         database.execute("begin; lock table _promscale.span in access exclusive mode")
         under_way = export.future(request(span("three")).SerializeToString(), timeout=60)
@@ -413,6 +415,7 @@ def test_the_process_counts_and_stops_gracefully(dsn, database, start_process):
     [
         ("PROMSCALE_WEB_LISTEN_ADDRESS", "nonsense", "not host:port"),
         ("PROMSCALE_DB_CONNECT_RETRIES", "many", "not a number"),
+        ("ALLOWED_HOSTS", "http://demo", "ALLOWED_HOSTS: 'http://demo' is no host name"),
         ("PROMSCALE_DB_CONNECT_RETRIES", "0", "127.0.0.1:1/"),
         ("PROMSCALE_TRACING_GRPC_SERVER_ADDRESS", "taken", "cannot listen"),
     ],

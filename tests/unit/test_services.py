@@ -1,6 +1,5 @@
 """The five services, over HTTP, and the spans they make."""
 
-import contextlib
 import importlib
 import os
 import random
@@ -8,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -21,7 +19,9 @@ from opentelemetry.trace import StatusCode, format_trace_id
 import telemetry.call
 import telemetry.service
 import telemetry.work
+from local import health
 from telemetry.call import CallFailed, fetch_character
+from tests.stack.checkout import wait_for
 
 NAMES = ("digit", "special", "lower", "upper")
 CHARACTERS = {
@@ -289,60 +289,87 @@ def test_one_call_in_a_hundred_is_slow(monkeypatch):
 
 
 @pytest.fixture
-def digit_under_gunicorn(receiver, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", "-c", "telemetry/gunicorn.py", "digit.app:app"],
-        cwd=Path(__file__).parents[2],
-        env=os.environ
-        | {
-            "PORT": str(port),
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{receiver.port}",
-            # Nothing is sent before the end, unless it is flushed.
-            "OTEL_BSP_SCHEDULE_DELAY": "600000",
-            "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
-        },
-        stderr=(tmp_path / "gunicorn.log").open("w"),
-    )
-    url = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            urllib.request.urlopen(f"{url}/healthz", timeout=10)
-            break
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    yield process, url
-    process.kill()
-    process.wait()
+def serving(receiver, tmp_path):
+    """A function that starts one of the services as the stacks do; returns its process and URL."""
+    processes = []
+
+    def serving(name: str, **environment: str) -> tuple[subprocess.Popen, str]:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "telemetry", name],
+            cwd=Path(__file__).parents[2],
+            env=os.environ
+            | {
+                "PORT": str(port),
+                "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{receiver.port}",
+                # Nothing is sent before the end, unless it is flushed.
+                "OTEL_BSP_SCHEDULE_DELAY": "600000",
+                "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
+            }
+            | environment,
+            stderr=(tmp_path / f"{name}.log").open("w"),
+        )
+        processes.append(process)
+        url = f"http://127.0.0.1:{port}"
+        wait_for(lambda: health.answers(f"{url}/healthz"), f"{name}'s health")
+        return process, url
+
+    yield serving
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
-def test_spans_of_every_worker_arrive_when_gunicorn_stops(digit_under_gunicorn, receiver):
-    process, url = digit_under_gunicorn
-    answered = []
-    while len(answered) < 40:
-        try:
-            answered.append(urllib.request.urlopen(url, timeout=60).status)
-        except urllib.error.HTTPError as error:
-            answered.append(error.code)
+def status(url: str) -> int:
+    try:
+        return urllib.request.urlopen(url, timeout=60).status
+    except urllib.error.HTTPError as error:  # services have their bad minutes
+        return error.code
+
+
+def test_all_spans_arrive_when_a_service_stops(serving, receiver):
+    process, url = serving("digit")
+    assert {status(url) for _ in range(40)} <= {200, 500}
     assert receiver.requests == []
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 0
     assert sum(not span.parent_span_id for span in receiver.spans()) == 40
-    instances = receiver.instances()
-    assert 1 <= len(instances) <= 2  # two workers, if both had a request
-    for resource in instances.values():
-        assert resource["service.name"] == "digit"
-        assert resource["service.version"]
-        assert resource["deployment.environment.name"] == "test"
+    [resource] = receiver.instances().values()
+    assert resource["service.name"] == "digit"
+    assert resource["service.version"]
+    assert resource["deployment.environment.name"] == "test"
 
 
-def test_gunicorn_stops_though_the_collector_is_away(digit_under_gunicorn, receiver):
-    process, url = digit_under_gunicorn
+def test_what_is_under_way_when_a_service_stops_is_answered_and_traced(serving, receiver):
+    with socket.create_server(("127.0.0.1", 0)) as upper:
+        process, url = serving("generator", UPPER_URL=f"http://127.0.0.1:{upper.getsockname()[1]}")
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=60) as asking:
+            asking.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            called, _ = upper.accept()
+            process.send_signal(signal.SIGTERM)
+            called.close()
+            assert asking.recv(12) == b"HTTP/1.0 500"
+        assert process.wait(timeout=60) == 0
+    assert {span.name for span in receiver.spans()} == {"GET /", "generator.generate", "generator.uppers", "GET"}
+
+
+def test_a_service_stops_though_the_collector_is_away(serving, receiver):
+    process, url = serving("digit")
     receiver.close()
-    with contextlib.suppress(urllib.error.HTTPError):  # digit has its bad minutes
-        urllib.request.urlopen(url, timeout=60)
+    status(url)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason"),
+    [({"PORT": ""}, "PORT='' is no port"), ({"PORT": "1e9"}, "no port"), ({"BIND_ADDRESS": "203.0.113.1"}, "cannot listen")]
+    + [({"ALLOWED_HOSTS": "http://x"}, "ALLOWED_HOSTS: 'http://x' is no host name")],
+)
+def test_a_service_that_cannot_start_says_why_in_one_line(environment, reason):
+    command = [sys.executable, "-m", "telemetry", "digit"]
+    environment = os.environ | {"PORT": "65535"} | environment
+    failed = subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=60)
+    assert failed.returncode == 1
+    assert reason in failed.stderr and len(failed.stderr.splitlines()) == 1
