@@ -7,6 +7,13 @@ set -euo pipefail
 root=${BASH_SOURCE[0]%/*}
 [ "$root" != "${BASH_SOURCE[0]}" ] || root=.
 root=$(CDPATH= cd -- "$root" && pwd -P)
+case $root in *:*)
+    echo "run.sh: the path of this checkout, $root, has a colon in it, at which Python splits paths: move it elsewhere" >&2
+    exit 1
+    ;;
+esac
+# Those of the user's shell are for other interpreters and other databases.
+for name in ${!PYTHON*} ${!PG*}; do unset "$name"; done
 # The packages are found from whatever folder this is called in, and (-P, below) only here.
 export PYTHONPATH=$root
 

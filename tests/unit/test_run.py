@@ -160,3 +160,14 @@ def test_a_start_without_space_on_the_disk_says_how_to_go_on(monkeypatch, tmp_pa
     monkeypatch.setattr(stack.shutil, "disk_usage", lambda path: SimpleNamespace(free=5 * 10**6))
     with pytest.raises(Trouble, match="5 MB free.* free some of it elsewhere, the traces are kept"):
         stack._check_disk()
+
+
+def test_a_colon_in_the_path_is_named(tmp_path):
+    line = complaint(Checkout(tmp_path / "a:b", packages=False).run("status"))
+    assert "has a colon in it" in line
+
+
+def test_variables_of_other_pythons_and_databases_do_not_matter(checkout):
+    run = checkout.run("status", env=os.environ | {"PYTHONHOME": "/nowhere", "PGSSLMODE": "nonsense", "PGSERVICE": "none"})
+    assert run.stderr == ""
+    assert "postgres    not running" in run.stdout
