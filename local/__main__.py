@@ -103,6 +103,7 @@ def status() -> int:
     for state in states:
         if state.name == "promscale" and not state.healthy:
             print(f"\npromscale: {chosen.store_status()}")
+    print(f"\ncollector: {chosen.collector_report()}")
     print(f"\n{chosen.usage_report()}")
     return 0 if all(state.healthy for state in states) else 1
 

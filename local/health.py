@@ -18,6 +18,7 @@ import psycopg
 from local import Trouble
 
 GENERATOR_PORT = 5050
+ON_DISK = "a span that it acknowledged is in its queue, on disk"  # OpenTelemetry's Collector
 STORE_PORT = 9201
 # Without any progress; for one part, however much it has to say; passwords whose traces are waited for.
 PATIENCE_SECONDS = 120

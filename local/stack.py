@@ -25,7 +25,7 @@ import psutil
 
 from local import CHECKOUT, DATA, LOGS, Trouble, exclusive, health, usage
 from local.environment import PYTHON
-from local.health import State
+from local.health import ON_DISK, State
 from local.postgres import Cluster, account
 
 SERVICES = {"digit": 5051, "special": 5052, "lower": 5053, "upper": 5054, "generator": 5050}
@@ -38,6 +38,7 @@ UNIT = "processes"
 STOP_SECONDS = 30
 PAGES = {"dashboards": 3000, "traces": 16686}
 PLAN = DATA / "parts.json"
+ROTEL = "rotel-agent"
 
 # Which parts get which of the user's environment variables. They get no other but these and SYSTEM: one that is meant
 # for another program of PostgreSQL's, Python's, gunicorn's or OpenTelemetry's would stop them from working.
@@ -160,15 +161,32 @@ def _collector(bind: str, host: str, variables: Mapping[str, str]) -> Part:
         )
     return Part(
         "collector",
-        # While promscale is away it keeps what it has, for an hour, and passes it on within a second of its return.
-        [str(Path(importlib.util.find_spec("rotel").origin).with_name("rotel-agent")), "start"]
+        # docs/faults.md says what these are for.
+        [str(Path(importlib.util.find_spec("rotel").origin).with_name(ROTEL)), "start"]
         + [f"--otlp-grpc-endpoint={bind}:4317", f"--otlp-http-endpoint={bind}:4318"]
-        + ["--otlp-grpc-max-recv-msg-size-mib=16", f"--otlp-exporter-endpoint=http://{host}:9202"]
-        + ["--otlp-exporter-batch-timeout=100ms", "--otlp-exporter-batch-max-size=2048"]
-        + ["--otlp-exporter-request-timeout=30s", "--otlp-exporter-retry-initial-backoff=100ms"]
-        + ["--otlp-exporter-retry-max-backoff=1s", "--otlp-exporter-retry-max-elapsed-time=3600s"],
+        + ["--otlp-receiver-metrics-disabled", "--otlp-receiver-logs-disabled", "--otlp-grpc-max-recv-msg-size-mib=4"]
+        + [f"--otlp-exporter-endpoint=http://{host}:9202", "--otlp-exporter-request-timeout=30s"]
+        # A message of more spans than a batch may have is lost, and what is in the batch with it: no message that it takes
+        # holds more spans, of 42 bytes at least, than this.
+        + ["--otlp-exporter-batch-timeout=20ms", "--otlp-exporter-batch-max-size=500000"]
+        + ["--otlp-exporter-retry-initial-backoff=100ms", "--otlp-exporter-retry-max-backoff=1s"]
+        + ["--otlp-exporter-retry-max-elapsed-time=600s"],
         listens,
         lambda: health.accepts(host, 4317),
+        memory_bytes=400 * 10**6,
+    )
+
+
+def collector_report() -> str:
+    """What an acknowledgement of the Collector is worth, and what it has lost."""
+    collector = next(part for part in parts() if part.name == "collector")
+    if Path(collector.command[0]).name != ROTEL:
+        return ON_DISK
+    log = "".join(file.read_text(errors="replace") for file in LOGS.glob("collector.log*"))
+    return (
+        "a span that it acknowledged is in its memory (rotel), and lost when it is killed;"
+        f" its logs tell of {log.count('Exporting failed, dropping data')} batches that it gave up"
+        f" and {log.count('memory allocation of')} ends for want of memory"
     )
 
 

@@ -171,3 +171,26 @@ def test_variables_of_other_pythons_and_databases_do_not_matter(checkout):
     run = checkout.run("status", env=os.environ | {"PYTHONHOME": "/nowhere", "PGSSLMODE": "nonsense", "PGSERVICE": "none"})
     assert run.stderr == ""
     assert "postgres    not running" in run.stdout
+
+
+@pytest.fixture
+def path(monkeypatch, tmp_path):
+    """A folder, which is all that is on the PATH of a stack that would start."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    stack._variables.cache_clear()
+    yield tmp_path
+    stack._variables.cache_clear()
+
+
+def test_status_says_what_rotel_guarantees_and_has_lost(monkeypatch, path):
+    monkeypatch.setattr(stack, "LOGS", path)
+    (path / "collector.log.1").write_text("ERROR Exporting failed, dropping data. error=RESOURCE_EXHAUSTED\n" * 2)
+    (path / "collector.log").write_text("memory allocation of 654311424 bytes failed\nStarting Rotel.\n")
+    report = stack.collector_report()
+    assert "in its memory (rotel), and lost when it is killed" in report
+    assert "2 batches that it gave up and 1 ends for want of memory" in report
+
+
+def test_status_says_that_the_full_stacks_collector_keeps_its_queue_on_disk(path):
+    (path / "otelcol").touch(mode=0o755)
+    assert stack.collector_report().endswith("on disk")
