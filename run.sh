@@ -15,7 +15,7 @@ esac
 # Those of the user's shell are for other interpreters and other databases.
 for name in ${!PYTHON*} ${!PG*}; do unset "$name"; done
 # The packages are found from whatever folder this is called in, and (-P, below) only here.
-export PYTHONPATH=$root
+export PYTHONPATH=$root PYTHONUNBUFFERED=1
 
 find_python() {
     local name version found=""
