@@ -6,7 +6,7 @@ import pytest
 
 from tests.stack.checkout import Checkout
 
-ODD = "50% ;a #b 'c' \"d\" \\e $f ü\ng"
+ODD = "50% ;a #b 'c' (d) & é*"
 
 
 @pytest.fixture

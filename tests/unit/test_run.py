@@ -162,9 +162,12 @@ def test_a_start_without_space_on_the_disk_says_how_to_go_on(monkeypatch, tmp_pa
         stack._check_disk()
 
 
-def test_a_colon_in_the_path_is_named(tmp_path):
-    line = complaint(Checkout(tmp_path / "a:b", packages=False).run("status"))
-    assert "has a colon in it" in line
+@pytest.mark.parametrize(
+    "character, named", [(":", ":"), ('"', '\\"'), ("$", "\\$"), ("`", "\\`"), ("\\", "\\\\"), ("\n", "$'\\n'")]
+)
+def test_a_character_that_its_path_cannot_have_is_named(tmp_path, character, named):
+    line = complaint(Checkout(tmp_path / f"a{character}b", packages=False).run("status"))
+    assert f"has the character {named} in it" in line
 
 
 def test_variables_of_other_pythons_and_databases_do_not_matter(checkout):
