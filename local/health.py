@@ -20,6 +20,7 @@ from local import Trouble
 GENERATOR_PORT = 5050
 ON_DISK = "a span that it acknowledged is in its queue, on disk"  # OpenTelemetry's Collector
 STORE_PORT = 9201
+STORE_SECONDS = 15  # promscale waits for the database itself
 # Without any progress; for one part, however much it has to say; passwords whose traces are waited for.
 PATIENCE_SECONDS = 120
 MAX_WAIT_SECONDS = 1800
@@ -151,7 +152,7 @@ def _password_trace(host: str) -> list[str]:
 def store_status(host: str) -> str:
     """What promscale says of itself: "ok", or why it cannot store now, or that it does not answer."""
     try:
-        with _open(f"http://{host}:{STORE_PORT}/readyz", 2) as answer:
+        with _open(f"http://{host}:{STORE_PORT}/readyz", STORE_SECONDS) as answer:
             return json.load(answer)["status"]
     except urllib.error.HTTPError as answer:
         return json.load(answer)["status"]
