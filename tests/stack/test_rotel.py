@@ -93,7 +93,8 @@ def test_what_can_never_be_stored_is_given_up_and_counted(monkeypatch, tmp_path)
 
     class Store(TraceServiceServicer):
         def Export(self, request, context):
-            names.extend(span.name for each in request.resource_spans for scope in each.scope_spans for span in scope.spans)
+            scopes = [scope for each in request.resource_spans for scope in each.scope_spans]
+            names.extend(span.name for scope in scopes for span in scope.spans)
             return ExportTraceServiceResponse()
 
     store = grpc.server(ThreadPoolExecutor(2), options=[("grpc.max_receive_message_length", 2**20)])

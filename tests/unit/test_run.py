@@ -171,7 +171,8 @@ def test_a_character_that_its_path_cannot_have_is_named(tmp_path, character, nam
 
 
 def test_variables_of_other_pythons_and_databases_do_not_matter(checkout):
-    run = checkout.run("status", env=os.environ | {"PYTHONHOME": "/nowhere", "PGSSLMODE": "nonsense", "PGSERVICE": "none"})
+    foreign = {"PYTHONHOME": "/nowhere", "PGSSLMODE": "nonsense", "PGSERVICE": "none"}
+    run = checkout.run("status", env=os.environ | foreign)
     assert run.stderr == ""
     assert "postgres    not running" in run.stdout
 
