@@ -184,9 +184,9 @@ def collector_report() -> str:
         return ON_DISK
     log = "".join(file.read_text(errors="replace") for file in LOGS.glob("collector.log*"))
     return (
-        "a span that it acknowledged is in its memory (rotel), and lost when it is killed;"
-        f" its logs tell of {log.count('Exporting failed, dropping data')} batches that it gave up"
-        f" and {log.count('memory allocation of')} ends for want of memory"
+        "a span that it acknowledged is in its memory (rotel), and lost when it is killed. As far as its logs go back,"
+        f" batches given up: {log.count('Exporting failed, dropping data')},"
+        f" ends for want of memory: {log.count('memory allocation of')}"
     )
 
 

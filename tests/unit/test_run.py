@@ -192,7 +192,7 @@ def test_status_says_what_rotel_guarantees_and_has_lost(monkeypatch, path):
     (path / "collector.log").write_text("memory allocation of 654311424 bytes failed\nStarting Rotel.\n")
     report = stack.collector_report()
     assert "in its memory (rotel), and lost when it is killed" in report
-    assert "2 batches that it gave up and 1 ends for want of memory" in report
+    assert "batches given up: 2, ends for want of memory: 1" in report
 
 
 def test_status_says_that_the_full_stacks_collector_keeps_its_queue_on_disk(path):
