@@ -14,12 +14,13 @@
     ./run.sh help           this
 
 Settings are environment variables. BIND_ADDRESS (127.0.0.1) is where it listens. As soon as the generator is healthy,
-LOAD_USERS (3) ask it for passwords, LOAD_RATE (1) times a second in all. PROMSCALE_DISK_BUDGET (2GB) is what the database
-may take. OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG are OpenTelemetry's; its other
+LOAD_USERS (3) ask it for passwords, LOAD_RATE (1) times a second in all. PROMSCALE_DISK_BUDGET (2GB) is what the
+database may take. OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG are OpenTelemetry's; its other
 variables, and those of PostgreSQL's clients and Python, reach no part.
 
-Where it runs already, LOAD_USERS=6 ./run.sh restarts the parts that this setting is for. The local stack keeps the settings
-that are not named then, and LOAD_USERS= ./run.sh names the default; in containers what is not named has its default.
+Where it runs already, LOAD_USERS=6 ./run.sh restarts the parts that this setting is for. The local stack keeps the
+settings that are not named then, and LOAD_USERS= ./run.sh names the default; in containers what is not named has its
+default.
 """
 
 import inspect

@@ -84,8 +84,8 @@ def wait_until_healthy(
 ) -> None:
     """Until `waits_for` names no part any more. Raises Trouble where a part dies again and again, or makes no progress.
 
-    Progress is that another part is waited for, that the store is further with an upgrade, which is printed, and for some
-    time that the part writes to its log. `last_line`: of that.
+    Progress is that another part is waited for, that the store is further with an upgrade, which is printed, and for
+    some time that the part writes to its log. `last_line`: of that.
     """
     seen = set()
     upgrade = line = ""
@@ -133,8 +133,8 @@ def wait_for_a_trace(host: str, database: str) -> None:
         else:
             return
     raise Trouble(
-        f"all parts are healthy, but of {len(traces)} passwords no trace reached the database; ./run.sh logs may say why,"
-        " unless an OTEL_ variable or a TRACE_SAMPLING_PERCENT of yours keeps traces away"
+        f"all parts are healthy, but of {len(traces)} passwords no trace reached the database; ./run.sh logs may say"
+        " why, unless an OTEL_ variable or a TRACE_SAMPLING_PERCENT of yours keeps traces away"
     )
 
 

@@ -1,8 +1,8 @@
 """Becomes a part of the local stack: `python -I local/part.py NAME`, which supervisord calls in the checkout.
 
-What the part is, stands in .data/parts.json, which `stack` writes. It is read at each start, so that a part that is ended
-comes back with changed settings. Of the environment that this is called in, the part gets only what supervisord adds. The
-standard library only.
+What the part is, stands in .data/parts.json, which `stack` writes. It is read at each start, so that a part that is
+ended comes back with changed settings. Of the environment that this is called in, the part gets only what supervisord
+adds. The standard library only.
 """
 
 import json

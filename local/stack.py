@@ -166,8 +166,8 @@ def _collector(bind: str, host: str, variables: Mapping[str, str]) -> Part:
         + [f"--otlp-grpc-endpoint={bind}:4317", f"--otlp-http-endpoint={bind}:4318"]
         + ["--otlp-receiver-metrics-disabled", "--otlp-receiver-logs-disabled", "--otlp-grpc-max-recv-msg-size-mib=4"]
         + [f"--otlp-exporter-endpoint=http://{host}:9202", "--otlp-exporter-request-timeout=30s"]
-        # A message of more spans than a batch may have is lost, and what is in the batch with it: no message that it takes
-        # holds more spans, of 42 bytes at least, than this.
+        # A message of more spans than a batch may have is lost, and what is in the batch with it. No message that it
+        # takes holds more spans, of 42 bytes at least, than this.
         + ["--otlp-exporter-batch-timeout=20ms", "--otlp-exporter-batch-max-size=500000"]
         + ["--otlp-exporter-retry-initial-backoff=100ms", "--otlp-exporter-retry-max-backoff=1s"]
         + ["--otlp-exporter-retry-max-elapsed-time=600s"],
@@ -184,23 +184,22 @@ def collector_report() -> str:
         return ON_DISK
     log = "".join(file.read_text(errors="replace") for file in LOGS.glob("collector.log*"))
     return (
-        "a span that it acknowledged is in its memory (rotel), and lost when it is killed;"
-        f" its logs tell of {log.count('Exporting failed, dropping data')} batches that it gave up"
-        f" and {log.count('memory allocation of')} ends for want of memory"
+        "a span that it acknowledged is in its memory (rotel), and lost when it is killed. As far as its logs go back,"
+        f" batches given up: {log.count('Exporting failed, dropping data')},"
+        f" ends for want of memory: {log.count('memory allocation of')}"
     )
 
 
 @functools.cache
 def _variables() -> Mapping[str, str]:
     """What the running stack was started with, and what was changed since; if none runs, what one would be."""
-    return _plan()["variables"] if running() else _named(*SYSTEM, *SETTINGS)
+    started_with = _plan().get("variables") if running() else None
+    return started_with or _chosen(os.environ, *SYSTEM, *SETTINGS)
 
 
-def _named(*patterns: str) -> dict[str, str]:
-    """The user's environment variables of these names."""
-    return {
-        name: value for name, value in os.environ.items() if any(fnmatchcase(name, pattern) for pattern in patterns)
-    }
+def _chosen(variables: Mapping[str, str], *patterns: str) -> dict[str, str]:
+    """Those whose names match."""
+    return {name: value for name, value in variables.items() if any(fnmatchcase(name, each) for each in patterns)}
 
 
 def _bind_address(variables: Mapping[str, str]) -> str:
@@ -230,7 +229,7 @@ def start() -> float:
     began = time.monotonic()
     with exclusive():
         before = _plan() if running() else {}
-        variables = {**before.get("variables", _named(*SYSTEM)), **_named(*SETTINGS)}
+        variables = {**before.get("variables", _chosen(os.environ, *SYSTEM)), **_chosen(os.environ, *SETTINGS)}
         if before and _supervisord() and before["parts"].keys() == {part.name for part in parts(variables)}:
             _change(before, variables)
         else:
@@ -258,15 +257,14 @@ def _write_plan(variables: Mapping[str, str]) -> None:
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{host}:4317",
     }
     shared = {
-        **{name: variables[name] for name in SYSTEM if name in variables},
+        **_chosen(variables, *SYSTEM),
         "PYTHONPATH": str(CHECKOUT),
         "PYTHONUNBUFFERED": "1",
         MARK: str(CHECKOUT),
     }
     plan = {}
     for part in parts(variables):
-        patterns = [pattern for pattern, names in SETTINGS.items() if part.name in names]
-        settings = {name: value for name, value in variables.items() if any(fnmatchcase(name, p) for p in patterns)}
+        settings = _chosen(variables, *(pattern for pattern, names in SETTINGS.items() if part.name in names))
         if part.name in TRACED:
             settings |= {**traced, "OTEL_SERVICE_NAME": part.name}  # which outdoes OTEL_RESOURCE_ATTRIBUTES
         plan[part.name] = {
@@ -368,7 +366,7 @@ def _launch(variables: Mapping[str, str]) -> None:
     configuration.write_text(_configuration(parts(variables)))
     started = subprocess.run(
         [sys.executable, "-m", "local.supervisord", "-c", configuration.relative_to(CHECKOUT)],
-        env={**_named(*SYSTEM), "PYTHONPATH": str(CHECKOUT), MARK: str(CHECKOUT)},
+        env={**_chosen(os.environ, *SYSTEM), "PYTHONPATH": str(CHECKOUT), MARK: str(CHECKOUT)},
         cwd=CHECKOUT,
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -171,7 +171,8 @@ def test_a_character_that_its_path_cannot_have_is_named(tmp_path, character, nam
 
 
 def test_variables_of_other_pythons_and_databases_do_not_matter(checkout):
-    run = checkout.run("status", env=os.environ | {"PYTHONHOME": "/nowhere", "PGSSLMODE": "nonsense", "PGSERVICE": "none"})
+    foreign = {"PYTHONHOME": "/nowhere", "PGSSLMODE": "nonsense", "PGSERVICE": "none"}
+    run = checkout.run("status", env=os.environ | foreign)
     assert run.stderr == ""
     assert "postgres    not running" in run.stdout
 
@@ -191,7 +192,7 @@ def test_status_says_what_rotel_guarantees_and_has_lost(monkeypatch, path):
     (path / "collector.log").write_text("memory allocation of 654311424 bytes failed\nStarting Rotel.\n")
     report = stack.collector_report()
     assert "in its memory (rotel), and lost when it is killed" in report
-    assert "2 batches that it gave up and 1 ends for want of memory" in report
+    assert "batches given up: 2, ends for want of memory: 1" in report
 
 
 def test_status_says_that_the_full_stacks_collector_keeps_its_queue_on_disk(path):
