@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 
+from promscale import memory
 from promscale.jaeger import Jaeger
 from promscale.server import Server
 from promscale.store import SchemaMismatch, Store, StoreUnavailable
@@ -90,6 +91,7 @@ def migrate(store: Store, retries: int | None, stopping: threading.Event, report
 
 
 def main() -> None:
+    memory.return_what_is_freed()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     options = settings(sys.argv[1:], dict(os.environ))
     stopping = threading.Event()

@@ -124,8 +124,6 @@ def _whole_traces(rows: Iterator[tuple]) -> Iterator[_Trace]:
                 yield _Trace(trace_id.bytes, last, otlp.traces_data(sources))
                 sources, size, last = {}, 0, -(2**63)
             size, last = size + len(data), max(last, last_start_time)
-            for resource_spans in wire.TracesData.FromString(data).resource_spans:
-                for scope_spans in resource_spans.scope_spans:
-                    source = otlp.Source.of(resource_spans, scope_spans)
-                    sources.setdefault(source, []).extend(scope_spans.spans)
+            for source, spans in otlp.sources(wire.TracesData.FromString(data)):
+                sources.setdefault(source, []).extend(spans)
         yield _Trace(trace_id.bytes, last, otlp.traces_data(sources))

@@ -333,11 +333,9 @@ def _parts(data: bytes) -> Iterator[bytes]:
     if len(data) <= CHUNK_BYTES:
         yield data
         return
-    for resource_spans in wire.TracesData.FromString(data).resource_spans:
-        for scope_spans in resource_spans.scope_spans:
-            source = otlp.Source.of(resource_spans, scope_spans)
-            for spans in _batches(scope_spans.spans, len, CHUNK_BYTES):
-                yield otlp.traces_data({source: spans})
+    for source, raw_spans in otlp.sources(wire.TracesData.FromString(data)):
+        for spans in _batches(raw_spans, len, CHUNK_BYTES):
+            yield otlp.traces_data({source: spans})
 
 
 def _batches(items: Iterable, size_of: Callable[[Any], int], limit: int) -> Iterator[list]:

@@ -10,7 +10,7 @@ export_seconds = Histogram(
 )
 stored_spans = Counter("promscale_stored_spans", "Spans committed to the database.")
 duplicate_spans = Counter("promscale_duplicate_spans", "Spans received that were stored already.")
-refused_spans = Counter("promscale_refused_spans", "Spans refused, each named in the log.")
+refused_spans = Counter("promscale_refused_spans", "Spans refused; the log names the first of each export.")
 commit_seconds = Histogram(
     "promscale_commit_duration_seconds",
     "Time of one transaction that stores spans.",

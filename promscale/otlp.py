@@ -10,17 +10,20 @@ the nanoseconds that are left of the start are a column of their own.
 """
 
 import base64
+import json
 import math
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import groupby
 from typing import NamedTuple
 
 import orjson
 import zstandard
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
@@ -35,31 +38,51 @@ UNKNOWN_SERVICE = "unknown_service"
 # Two of them fit in an index's entry, which has room for 2,704 bytes.
 MAX_NAME_BYTES = 1000
 
+# Spans that are worked on at a time.
+EXPORT_SPANS = 8192
+# Of a request of 16 MiB, spans of 42 bytes in traces of their own make the most rows: 105 MB.
+MAX_ROWS_BYTES = 128 * 2**20
+_TOO_LARGE = f"its spans would take more than {MAX_ROWS_BYTES // 2**20} MiB, because each trace has its resource again"
+# As many refused spans of a request are named.
+MAX_REASONS = 10
+
 
 class MalformedRequest(ValueError):
     """The request is not an ExportTraceServiceRequest."""
+
+
+class TooLarge(MalformedRequest):
+    """What would be stored of the request is many times larger than itself."""
 
 
 class RefusedSpan(ValueError):
     """The span breaks OTLP's rules; the message says how."""
 
 
-class Source(NamedTuple):
-    """Where a span was found in its export: the messages around it as sent, None where they were not."""
+class Envelope(NamedTuple):
+    """What spans share in an export: their resource or scope and its schema_url, as sent, or None where they were not, and
+    the fields around them that today's OTLP does not know."""
 
-    resource: bytes | None
-    resource_schema_url: bytes | None
-    scope: bytes | None
-    scope_schema_url: bytes | None
+    content: bytes | None = None
+    schema_url: bytes | None = None
+    unknown_fields: bytes = b""
 
     @classmethod
-    def of(cls, resource_spans: Message, scope_spans: Message) -> "Source":
-        return cls(
-            _sent(resource_spans, "resource"),
-            _sent(resource_spans, "schema_url"),
-            _sent(scope_spans, "scope"),
-            _sent(scope_spans, "schema_url"),
-        )
+    def of(cls, message: Message, content: str, *parts: str) -> "Envelope":
+        """Of a ResourceSpans or ScopeSpans; `parts` are the names of its other fields, and are cleared if need be."""
+        sent = [getattr(message, name) if message.HasField(name) else None for name in (content, "schema_url")]
+        if not len(UnknownFieldSet(message)):
+            return cls(*sent)
+        for name in (content, "schema_url", *parts):
+            message.ClearField(name)
+        return cls(*sent, message.SerializeToString())
+
+
+class Source(NamedTuple):
+    """Where a span was found in its export."""
+
+    resource: Envelope = Envelope()
+    scope: Envelope = Envelope()
 
 
 class Span(NamedTuple):
@@ -91,90 +114,156 @@ class Origin(NamedTuple):
 
 
 @dataclass
+class Refusals:
+    """How many spans were refused, and for the first of them why."""
+
+    count: int = 0
+    reasons: list[str] = field(default_factory=list)
+
+    def add(self, reason: str | Callable[[], str], spans: int = 1) -> None:
+        self.count += spans
+        if len(self.reasons) < MAX_REASONS:
+            self.reasons.append(reason if isinstance(reason, str) else reason())
+
+    def extend(self, others: "Refusals") -> None:
+        self.count += others.count
+        self.reasons = (self.reasons + others.reasons)[:MAX_REASONS]
+
+    def __str__(self) -> str:
+        rest = self.count - len(self.reasons)
+        return "; ".join(self.reasons + ([f"and {rest:,} more"] if rest else []))
+
+
+@dataclass
 class Rows:
     """What stores spans: COPY data, by the statements in sql/store.sql, and what the store must know of it."""
 
-    count: int
-    spans: bytes
-    traces_data: bytes
-    origins: dict[int, Origin]
-    minutes: set[int]  # in which spans start, since 1970
-    trace_ids: list[bytes]
+    count: int = 0
+    spans: list[bytes] = field(default_factory=list)
+    traces_data: list[bytes] = field(default_factory=list)
+    origins: dict[int, Origin] = field(default_factory=dict)
+    minutes: set[int] = field(default_factory=set)  # in which spans start, since 1970
+    trace_ids: list[bytes] = field(default_factory=list)
+
+    def extend(self, others: "Rows") -> None:
+        self.count += others.count
+        self.spans += others.spans
+        self.traces_data += others.traces_data
+        self.origins |= others.origins
+        self.minutes |= others.minutes
+        self.trace_ids += others.trace_ids
+
+    def size(self) -> int:
+        """Bytes of COPY data."""
+        return sum(map(len, self.spans)) + sum(map(len, self.traces_data))
 
 
 @dataclass
 class Export:
-    """What one export request holds: `refused` has a line for each span that is not in `spans`."""
+    """Spans of an export request, and those that were refused."""
 
     spans: list[Span] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
+    refusals: Refusals = field(default_factory=Refusals)
     origins: dict[int, Origin] = field(default_factory=dict)
 
     def rows(self, spans: list[Span]) -> Rows:
-        """What stores these of its spans."""
+        """What stores these of its spans. Raises TooLarge."""
         traces = _by_trace(spans)
         return Rows(
             len(spans),
-            b"".join([span.row for span in spans]),
-            _traces_data_rows(traces),
+            [b"".join([span.row for span in spans])],
+            list(_traces_data_rows(traces)),
             self.origins,
             {span.start_time_unix_nano // _MINUTE_NANOS for span in spans},
             list(traces),
         )
 
 
-def encode(request: bytes) -> tuple[Rows, list[str]]:
-    """What stores a serialized OTLP ExportTraceServiceRequest, and why which of its spans cannot be stored.
+def encode(request: bytes) -> tuple[Rows, Refusals]:
+    """What stores a serialized OTLP ExportTraceServiceRequest, and which of its spans cannot be stored.
 
-    Raises MalformedRequest.
+    Raises MalformedRequest, TooLarge and MemoryError.
     """
-    export = read_export(request)
-    return export.rows(export.spans), export.refused
+    rows, refusals, size = Rows(), Refusals(), 0
+    for export in read_exports(request):
+        more = export.rows(export.spans)
+        size += more.size()
+        if size > MAX_ROWS_BYTES:
+            raise TooLarge(_TOO_LARGE)
+        rows.extend(more)
+        refusals.extend(export.refusals)
+    return rows, refusals
 
 
-def read_export(request: bytes) -> Export:
-    """Read a serialized OTLP ExportTraceServiceRequest, span by span. Raises MalformedRequest."""
-    try:
-        message = wire.TracesData.FromString(request)
-    except DecodeError as error:
-        raise MalformedRequest(f"not an OTLP ExportTraceServiceRequest: {error}") from None
+def read_exports(request: bytes) -> Iterator[Export]:
+    """Read a serialized OTLP ExportTraceServiceRequest, span by span, in parts that take little memory.
+
+    Raises MalformedRequest, TooLarge and MemoryError.
+    """
     export = Export()
-    for resource_spans in message.resource_spans:
-        for scope_spans in resource_spans.scope_spans:
-            _read_scope_spans(export, resource_spans, scope_spans)
-    return export
-
-
-def _read_scope_spans(export: Export, resource_spans, scope_spans) -> None:
-    source = Source.of(resource_spans, scope_spans)
-    try:
-        resource = _resource(source.resource, source.resource_schema_url)
-        scope = _scope(source.scope, source.scope_schema_url)
-    except RefusedSpan as refused:
-        export.refused += [f"span refused: {refused}"] * len(scope_spans.spans)
-        return
-    for raw in scope_spans.spans:
+    for envelope, found in groupby(sources(_parse(request)), key=lambda each: each[0].resource):
         try:
-            span = wire.Span.FromString(raw)
-        except DecodeError:
-            export.refused.append("span refused: its bytes are not an OTLP Span")
-            continue
-        try:
-            origin, row = _span_row(span, resource, scope)
+            resource = _resource(envelope.content, envelope.schema_url)
         except RefusedSpan as refused:
-            export.refused.append(_refusal(span, refused))
+            _refuse(export, [raw_spans for _, raw_spans in found], refused)
             continue
-        export.origins[origin.id] = origin
-        export.spans.append(Span(span.trace_id, span.span_id, span.start_time_unix_nano, row, raw, source))
+        for source, raw_spans in found:
+            try:
+                scope = _scope(source.scope.content, source.scope.schema_url)
+            except RefusedSpan as refused:
+                _refuse(export, [raw_spans], refused)
+                continue
+            for raw in raw_spans:
+                _read_span(export, raw, source, resource, scope)
+                if len(export.spans) == EXPORT_SPANS:
+                    yield export
+                    export = Export()
+    yield export
+
+
+def _parse(request: bytes) -> Message:
+    try:
+        return wire.TracesData.FromString(request)
+    except DecodeError as error:
+        if "alloc failed" in str(error):  # protobuf's only sign that memory was short
+            raise MemoryError from None
+        raise MalformedRequest(f"not an OTLP ExportTraceServiceRequest: {error}") from None
+
+
+def sources(traces_data: Message) -> Iterator[tuple[Source, Sequence[bytes]]]:
+    """The spans of a TracesData, each a serialized OTLP Span, by where they are. Takes the message apart."""
+    for resource_spans in traces_data.resource_spans:
+        parts = [*resource_spans.scope_spans, *resource_spans.instrumentation_library_spans]
+        resource = Envelope.of(resource_spans, "resource", "scope_spans", "instrumentation_library_spans")
+        for scope_spans in parts:
+            spans = list(scope_spans.spans)
+            yield Source(resource, Envelope.of(scope_spans, "scope", "spans")), spans
+
+
+def _refuse(export: Export, spans: Iterable[Sequence[bytes]], reason: RefusedSpan) -> None:
+    """For what is around them."""
+    if count := sum(map(len, spans)):
+        export.refusals.add(f"span refused: {reason}", count)
+
+
+def _read_span(export: Export, raw: bytes, source: Source, resource: "_Resource", scope: "_Scope") -> None:
+    try:
+        span = wire.Span.FromString(raw)
+    except DecodeError:
+        export.refusals.add("span refused: its bytes are not an OTLP Span")
+        return
+    try:
+        origin, row = _span_row(span, resource, scope)
+    except RefusedSpan as refused:
+        export.refusals.add(lambda: _refusal(span, refused))
+        return
+    export.origins[origin.id] = origin
+    export.spans.append(Span(span.trace_id, span.span_id, span.start_time_unix_nano, row, raw, source))
 
 
 def _refusal(span, reason: object) -> str:
     name = span.name[:100].decode(errors="replace")
     return f"span {name!r} (trace {span.trace_id[:16].hex()}, span {span.span_id[:8].hex()}) refused: {reason}"
-
-
-def _sent(message, name: str) -> bytes | None:
-    return getattr(message, name) if message.HasField(name) else None
 
 
 # Rows in COPY's binary format: each field is its length in 4 bytes and its data; the length of NULL is -1. -------------
@@ -210,16 +299,15 @@ _STATUS_FIELDS = _label(STATUS_CODES)
 
 def traces_data(sources: dict[Source, list[bytes]]) -> bytes:
     """A serialized OTLP TracesData of these spans, each a serialized OTLP Span."""
-    return wire.TracesData(
-        resource_spans=[
-            wire.ResourceSpans(
-                resource=source.resource,
-                schema_url=source.resource_schema_url,
-                scope_spans=[wire.ScopeSpans(scope=source.scope, schema_url=source.scope_schema_url, spans=raw_spans)],
-            )
-            for source, raw_spans in sources.items()
-        ]
-    ).SerializeToString()
+    message = wire.TracesData()
+    for source, raw_spans in sources.items():
+        resource_spans = message.resource_spans.add(resource=source.resource.content, schema_url=source.resource.schema_url)
+        scope_spans = resource_spans.scope_spans.add(
+            scope=source.scope.content, schema_url=source.scope.schema_url, spans=raw_spans
+        )
+        scope_spans.MergeFromString(source.scope.unknown_fields)
+        resource_spans.MergeFromString(source.resource.unknown_fields)
+    return message.SerializeToString()
 
 
 def _by_trace(spans: Iterable[Span]) -> dict[bytes, list[Span]]:
@@ -229,17 +317,19 @@ def _by_trace(spans: Iterable[Span]) -> dict[bytes, list[Span]]:
     return traces
 
 
-def _traces_data_rows(traces: dict[bytes, list[Span]]) -> bytes:
+def _traces_data_rows(traces: dict[bytes, list[Span]]) -> Iterator[bytes]:
     """The spans as they came, one row a trace. Spans of one trace and source keep their order."""
-    rows = []
+    size = 0
     for trace_id, spans in traces.items():
         sources: dict[Source, list[bytes]] = {}
         for span in spans:
             sources.setdefault(span.source, []).append(span.raw)
         data = zstandard.compress(traces_data(sources), 1)
         last_start = max(span.start_time_unix_nano for span in spans)
-        rows.append(traces_data_row(trace_id, last_start // 1000 - _EPOCH_MICROS, data))
-    return b"".join(rows)
+        size += len(data)
+        if size > MAX_ROWS_BYTES:
+            raise TooLarge(_TOO_LARGE)
+        yield traces_data_row(trace_id, last_start // 1000 - _EPOCH_MICROS, data)
 
 
 def traces_data_row(trace_id: bytes, last_start_time: int, data: bytes) -> bytes:
@@ -251,11 +341,13 @@ class _Resource(NamedTuple):
     id: int
     row: tuple
     service_name: str
+    bytes: int
 
 
 class _Scope(NamedTuple):
     id: int
     row: tuple
+    bytes: int
 
 
 def _span_row(span, resource: _Resource, scope: _Scope) -> tuple[Origin, bytes]:
@@ -346,24 +438,35 @@ def _dropped_member(count: int) -> bytes:
 
 
 def _attributes(key_values: Iterable[bytes]) -> bytes:
-    # The hottest place of all, so without _remember's call.
+    # The hottest place of all, so without the call that _remember adds.
     members = [_known_member(item) if len(item) <= _REMEMBERED_BYTES else _member(item) for item in key_values]
     return b"{%b}" % b",".join(members)
 
 
-# What is alike in many spans is worked out once. A cache counts entries, so only small ones go in: it stays small. ------
+# What is alike in many spans is worked out once. The caches are bounded in bytes, because each has a number of entries, and
+# takes small ones only. In JSON a byte can become six, so that together they have 20 MB as a rule, and 100 MB at most.
 
 _REMEMBERED_BYTES = 256
+_REMEMBERED_ENVELOPE_BYTES = 2048
+_LARGE_BYTES = 2**20
 
 
-def _remember(function: Callable) -> Callable:
-    """`function`, whose last argument is bytes from outside, with a cache."""
-    known = lru_cache(maxsize=8192)(function)
+def _remember(entries: int, most_bytes: int, size_of: Callable[..., int]) -> Callable[[Callable], Callable]:
+    """For a function: the results for its last arguments are remembered, if these have so many bytes at most."""
 
-    def call(*args):
-        return (known if len(args[-1]) <= _REMEMBERED_BYTES else function)(*args)
+    def decorate(function: Callable) -> Callable:
+        known = lru_cache(maxsize=entries)(function)
 
-    return call
+        def call(*args):
+            return (known if size_of(*args) <= most_bytes else function)(*args)
+
+        return call
+
+    return decorate
+
+
+def _size_of_envelope(content: bytes | None, schema_url: bytes | None) -> int:
+    return len(content or b"") + len(schema_url or b"")
 
 
 def _member(key_value: bytes) -> bytes:
@@ -372,10 +475,17 @@ def _member(key_value: bytes) -> bytes:
         attribute = KeyValue.FromString(key_value)
     except DecodeError:
         raise RefusedSpan("an attribute is not a valid OTLP KeyValue (invalid UTF-8 or nested too deep)") from None
-    return b"%b:%b" % (orjson.dumps(attribute.key.replace("\0", "\ufffd")), orjson.dumps(plain(attribute.value)))
+    return b"%b:%b" % (orjson.dumps(attribute.key.replace("\0", "\ufffd")), _json(plain(attribute.value), len(key_value)))
 
 
-_known_member = lru_cache(maxsize=65_536)(_member)
+def _json(value: object, size: int) -> bytes:
+    """Of what has about that size: orjson would reserve eight times as much for a text."""
+    if size < _LARGE_BYTES:
+        return orjson.dumps(value)
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+_known_member = lru_cache(maxsize=16_384)(_member)
 
 
 def plain(value: AnyValue) -> object:
@@ -420,12 +530,16 @@ def _hash(*parts: bytes) -> int:
     return int.from_bytes(digest.digest(), signed=True)
 
 
-@_remember
+@_remember(4096, _REMEMBERED_BYTES, len)
 def _event_name(name: bytes) -> bytes:
     return orjson.dumps(_text(name, "an event's name"))
 
 
-@_remember
+@_remember(
+    2048,
+    _REMEMBERED_ENVELOPE_BYTES,
+    lambda resource, scope, kind, span_name: resource.bytes + scope.bytes + len(span_name),
+)
 def _origin(resource: _Resource, scope: _Scope, kind: int, span_name: bytes) -> Origin:
     text = name(_text(span_name, "its name"))
     operation = (resource.service_name, SPAN_KINDS[kind], text)
@@ -434,7 +548,7 @@ def _origin(resource: _Resource, scope: _Scope, kind: int, span_name: bytes) -> 
     return Origin(id, operation_id, operation, resource.id, resource.row, scope.id, scope.row)
 
 
-@lru_cache(maxsize=1024)
+@_remember(512, _REMEMBERED_ENVELOPE_BYTES, _size_of_envelope)
 def _resource(resource: bytes | None, schema_url: bytes | None) -> _Resource:
     try:
         message = Resource.FromString(resource or b"")
@@ -445,14 +559,15 @@ def _resource(resource: bytes | None, schema_url: bytes | None) -> _Resource:
         if attribute.key == "service.name" and attribute.value.string_value:
             service_name = name(attribute.value.string_value)
     row = (
-        orjson.dumps(_plain_map(message.attributes)).decode(),
+        _json(_plain_map(message.attributes), len(resource or b"")).decode(),
         min(message.dropped_attributes_count, _INT4_MAX),
         _text(schema_url or b"", "its resource's schema_url") or None,
     )
-    return _Resource(_hash(resource or b"", schema_url or b""), row, service_name)
+    id = _hash(resource or b"", schema_url or b"")
+    return _Resource(id, row, service_name, _size_of_envelope(resource, schema_url))
 
 
-@lru_cache(maxsize=1024)
+@_remember(512, _REMEMBERED_ENVELOPE_BYTES, _size_of_envelope)
 def _scope(scope: bytes | None, schema_url: bytes | None) -> _Scope:
     try:
         message = InstrumentationScope.FromString(scope or b"")
@@ -462,6 +577,6 @@ def _scope(scope: bytes | None, schema_url: bytes | None) -> _Scope:
         message.name.replace("\0", "\ufffd") or None,
         message.version.replace("\0", "\ufffd") or None,
         _text(schema_url or b"", "its scope's schema_url") or None,
-        orjson.dumps(_plain_map(message.attributes)).decode(),
+        _json(_plain_map(message.attributes), len(scope or b"")).decode(),
     )
-    return _Scope(_hash(scope or b"", schema_url or b""), row)
+    return _Scope(_hash(scope or b"", schema_url or b""), row, _size_of_envelope(scope, schema_url))

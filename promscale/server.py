@@ -1,6 +1,8 @@
 """The gRPC server: OTLP's TraceService, what Jaeger reads, and the standard health service beside them."""
 
 import logging
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -15,18 +17,21 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from promscale import metrics
 from promscale.jaeger import MAX_CALLS, Jaeger
 from promscale.otlp import MalformedRequest
-from promscale.store import Store, StoreFull, StoreUnavailable
+from promscale.store import MAX_REQUEST_BYTES, Store, StoreFull, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
 TRACE_SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
-# A request above this is answered RESOURCE_EXHAUSTED by gRPC itself, with both sizes in the message.
-MAX_REQUEST_BYTES = 64 * 2**20
+# gRPC itself answers larger ones with RESOURCE_EXHAUSTED, which some senders repeat although it is final. So it lets in a
+# little more than the store takes, as much as rotel passes on, to be answered with INVALID_ARGUMENT.
+MAX_RECEIVED_BYTES = MAX_REQUEST_BYTES + 8 * 2**20
+# How long a sender may take for its request, which has its room in memory meanwhile.
+RECEIVE_SECONDS = 10
 # Threads: for exports, and for what Jaeger may take of them at most.
 HANDLERS = 32 + MAX_CALLS
+# Calls at once, most of which wait for a thread; gRPC holds the first 64 KiB of each.
+MAX_WAITING_CALLS = 512
 RETRY_AFTER_SECONDS = 1
-# As many refusals as partial_success names; the log has them all.
-MAX_NAMED_REFUSALS = 10
 
 
 class Server:
@@ -40,10 +45,12 @@ class Server:
         self._health = health.HealthServicer()
         self._grpc = grpc.server(
             ThreadPoolExecutor(HANDLERS, thread_name_prefix="grpc"),
-            options=[("grpc.max_receive_message_length", MAX_REQUEST_BYTES), ("grpc.so_reuseport", 0)],
+            options=[("grpc.max_receive_message_length", MAX_RECEIVED_BYTES), ("grpc.so_reuseport", 0)],
+            maximum_concurrent_rpcs=MAX_WAITING_CALLS,
         )
-        # Requests are taken as bytes: what is wrong with them is for the store to say.
-        export = grpc.unary_unary_rpc_method_handler(
+        # Requests are taken as bytes: what is wrong with them is for the store to say. And as a stream, though it is of one,
+        # because that is not read before it is asked for.
+        export = grpc.stream_unary_rpc_method_handler(
             self._export, response_serializer=ExportTraceServiceResponse.SerializeToString
         )
         services = {TRACE_SERVICE: {"Export": export}, **jaeger.services()}
@@ -68,10 +75,12 @@ class Server:
         for service in self._services:
             self._health.set(service, status)
 
-    def _export(self, request: bytes, context: grpc.ServicerContext) -> ExportTraceServiceResponse:
+    def _export(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> ExportTraceServiceResponse:
         try:
-            with metrics.export_seconds.time():
-                refused = self._store.write(request)
+            with metrics.export_seconds.time(), self._store.room() as hold:
+                request = _receive(requests, context)
+                hold(len(request))
+                refusals = self._store.write(request)
         except MalformedRequest as error:
             self._abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except StoreUnavailable as error:
@@ -84,20 +93,39 @@ class Server:
             )
             context.set_trailing_metadata([("grpc-status-details-bin", retry.SerializeToString())])
             self._abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except grpc.RpcError:
+            metrics.exports.labels(grpc.StatusCode.CANCELLED.name).inc()
+            raise
+        except Exception as error:
+            # gRPC would make UNKNOWN of it, which is final to a sender.
+            log.exception("An export has failed")
+            self._abort(context, grpc.StatusCode.UNAVAILABLE, f"promscale has failed: {type(error).__name__}")
         metrics.exports.labels(grpc.StatusCode.OK.name).inc()
         response = ExportTraceServiceResponse()
-        if refused:
-            metrics.refused_spans.inc(len(refused))
-            for line in refused:
-                log.warning("%s", line)
-            named = refused[:MAX_NAMED_REFUSALS]
-            if len(refused) > len(named):
-                named.append(f"and {len(refused) - len(named)} more")
+        if refusals.count:
+            metrics.refused_spans.inc(refusals.count)
+            log.warning("%s", refusals)
             response.partial_success.CopyFrom(
-                ExportTracePartialSuccess(rejected_spans=len(refused), error_message="; ".join(named))
+                ExportTracePartialSuccess(rejected_spans=refusals.count, error_message=str(refusals))
             )
         return response
 
     def _abort(self, context: grpc.ServicerContext, code: grpc.StatusCode, message: str) -> None:
         metrics.exports.labels(code.name).inc()
         context.abort(code, message)
+
+
+def _receive(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+    """The request. Raises MalformedRequest, and grpc.RpcError where the sender goes away or takes too long."""
+    late = threading.Timer(RECEIVE_SECONDS, context.cancel)
+    late.daemon = True
+    late.start()
+    try:
+        request = next(requests, None)
+    finally:
+        late.cancel()
+    if request is None:
+        raise MalformedRequest("there is no message in the call")
+    if len(request) > MAX_REQUEST_BYTES:
+        raise MalformedRequest(f"it has {len(request):,} bytes; the limit is {MAX_REQUEST_BYTES:,}")
+    return request

@@ -7,20 +7,18 @@ already is not stored twice.
 
 import contextlib
 import errno
-import gc
 import hashlib
 import logging
 import math
-import multiprocessing
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from functools import partial
 from importlib import resources
+from itertools import chain
 from typing import NamedTuple
 from uuid import UUID
 
@@ -31,17 +29,19 @@ from psycopg.conninfo import conninfo_to_dict
 
 from promscale import metrics, otlp, wire
 from promscale.database import conninfo, deadline
+from promscale.encoders import Encoders
 from promscale.upgrade import upgrade
 
 log = logging.getLogger(__name__)
 
 WRITERS = 2
+# Of a serialized request, as the Collector's.
+MAX_REQUEST_BYTES = 16 * 2**20
 # Bytes of serialized requests: what may be held in memory at once, and what one transaction may take.
-MAX_HELD_BYTES = 48 * 2**20
+MAX_HELD_BYTES = 32 * 2**20
 MAX_COMMIT_BYTES = 8 * 2**20
-# Requests from this size on are encoded beside the main process, by so many others.
-LARGE_REQUEST_BYTES = 256 * 2**10
-ENCODERS = 2
+# How long a request waits for others to leave it room.
+ROOM_SECONDS = 2
 DEFAULT_DISK_BUDGET = 2 * 10**9
 # Origins and hours that are remembered as written; a store with more of them writes some of them again.
 MAX_KNOWN = 65_536
@@ -97,48 +97,8 @@ class _Pending(NamedTuple):
 
     request: bytes
     rows: otlp.Rows
-    refused: list[str]
+    refusals: otlp.Refusals
     committed: Future[None]
-
-
-class _Encoders:
-    """Encodes requests, the large ones in processes of their own: Python uses one core a process."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pool: ProcessPoolExecutor | None = None
-
-    def encode(self, request: bytes) -> tuple[otlp.Rows, list[str]]:
-        """otlp.encode. Raises StoreUnavailable, too, when such a process dies."""
-        if len(request) < LARGE_REQUEST_BYTES:
-            return otlp.encode(request)
-        with self._lock:
-            if self._pool is None:
-                # Not forked: gRPC's threads are running.
-                self._pool = ProcessPoolExecutor(
-                    ENCODERS, multiprocessing.get_context("spawn"), initializer=_start_encoder
-                )
-            pool = self._pool
-        try:
-            return pool.submit(otlp.encode, request).result()
-        except BrokenProcessPool as error:
-            with self._lock:
-                if self._pool is pool:
-                    self._pool = None
-            raise StoreUnavailable(f"an encoding process died: {error}") from error
-
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-
-
-def _start_encoder() -> None:
-    """In an encoding process, first."""
-    # An export makes a million small objects and no cycles; looking for some took a fifth of the time.
-    gc.set_threshold(1_000_000)
-    # The pool would not notice that promscale was killed.
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 class Store:
@@ -162,7 +122,7 @@ class Store:
         self._disk_full: tuple[StoreUnavailable, float] | None = None
         self._checking = threading.Lock()
         self._checked: tuple[StoreUnavailable | None, float] | None = None
-        self._encoders = _Encoders()
+        self._encoders = Encoders()
         self._writers: list[threading.Thread] = []
 
     @property
@@ -239,43 +199,54 @@ class Store:
         span = wire.Span(
             trace_id=os.urandom(16), span_id=os.urandom(8), start_time_unix_nano=now, end_time_unix_nano=now
         ).SerializeToString()
-        rows, _ = otlp.encode(otlp.traces_data({otlp.Source(None, None, None, None): [span]}))
+        rows, _ = otlp.encode(otlp.traces_data({otlp.Source(): [span]}))
         with self._unavailable_on_error(), self._connect() as connection, deadline(connection, CHECK_PATIENCE_SECONDS):
             with connection.transaction(force_rollback=True):
                 _insert_origins(connection, list(rows.origins.values()))
                 copy_rows(connection, [rows])
                 _touch(connection, rows.minutes, [rows])
 
-    def write(self, request: bytes) -> list[str]:
-        """Store a serialized ExportTraceServiceRequest; return, after COMMIT, why which span was refused.
-
-        Raises otlp.MalformedRequest, StoreFull and StoreUnavailable; nothing is promised then.
-        """
-        with self._held(len(request)):
-            rows, refused = self._encoders.encode(request)
-            if rows.count:
-                pending = _Pending(request, rows, refused, Future())
-                with self._changed:
-                    if self._closing or not self._writers:
-                        raise StoreUnavailable("promscale is starting or stopping")
-                    self._queue.append(pending)
-                    self._changed.notify()
-                pending.committed.result()
-            return refused
-
     @contextlib.contextmanager
-    def _held(self, size: int) -> Iterator[None]:
+    def room(self) -> Iterator[Callable[[int], None]]:
+        """Room in memory for a request of MAX_REQUEST_BYTES, before it is received. Call what is given with its real size.
+
+        Raises StoreFull.
+        """
+        held = MAX_REQUEST_BYTES
+
+        def hold(size: int) -> None:
+            nonlocal held
+            with self._changed:
+                self._held_bytes += size - held
+                held = size
+                self._changed.notify_all()
+
         with self._changed:
-            if self._held_bytes and self._held_bytes + size > MAX_HELD_BYTES:
+            if not self._changed.wait_for(lambda: self._held_bytes + held <= MAX_HELD_BYTES, ROOM_SECONDS):
                 raise StoreFull(
                     f"{self._held_bytes} bytes of exports wait for the database; the limit is {MAX_HELD_BYTES}"
                 )
-            self._held_bytes += size
+            self._held_bytes += held
         try:
-            yield
+            yield hold
         finally:
+            hold(0)
+
+    def write(self, request: bytes) -> otlp.Refusals:
+        """Store a serialized ExportTraceServiceRequest; return, after COMMIT, which of its spans were refused.
+
+        Raises otlp.MalformedRequest and StoreUnavailable; nothing is promised then.
+        """
+        rows, refusals = self._encoders.encode(request)
+        if rows.count:
+            pending = _Pending(request, rows, refusals, Future())
             with self._changed:
-                self._held_bytes -= size
+                if self._closing or not self._writers:
+                    raise StoreUnavailable("promscale is starting or stopping")
+                self._queue.append(pending)
+                self._changed.notify_all()
+            pending.committed.result()
+        return refusals
 
     @contextlib.contextmanager
     def _unavailable_on_error(self) -> Iterator[None]:
@@ -307,6 +278,7 @@ class Store:
                 for pending in group:
                     if not pending.committed.done():
                         pending.committed.set_exception(error)
+            group.clear()  # they are not kept in memory until the next ones come
         if connection is not None:
             connection.close()
 
@@ -339,8 +311,8 @@ class Store:
             self._commit(connection, origins, lambda: all_rows)
         except (_MayBeClosed, *_UNSTORABLE):
             for pending in group:
-                export = otlp.read_export(pending.request)
-                pending.refused.extend(self._commit_new(connection, export, export.spans))
+                for export in otlp.read_exports(pending.request):
+                    self._commit_new(connection, pending.refusals, export, export.spans)
                 pending.committed.set_result(None)
         else:
             for pending in group:
@@ -356,9 +328,14 @@ class Store:
             self._known = known._replace(hours=_remember(known.hours, hours))
 
     def _commit_new(
-        self, connection: psycopg.Connection, export: otlp.Export, spans: list[otlp.Span], races: int = 0
-    ) -> list[str]:
-        """Store those spans that are not stored yet, and return why which of them PostgreSQL refused.
+        self,
+        connection: psycopg.Connection,
+        refusals: otlp.Refusals,
+        export: otlp.Export,
+        spans: list[otlp.Span],
+        races: int = 0,
+    ) -> None:
+        """Store those spans that are not stored yet, and add those to the refusals that PostgreSQL does not take.
 
         The slow way, for what was sent before, is late, or is not as PostgreSQL wants it.
         """
@@ -373,24 +350,18 @@ class Store:
 
         try:
             stored = self._commit(connection, export.origins, new_spans, late=True)
-        except errors.UniqueViolation as error:
+        except (errors.UniqueViolation, *_UNSTORABLE) as error:
             # Another promscale stored some of them since they were looked for; the next time they are found.
-            if races < MAX_RACES:
-                return self._commit_new(connection, export, spans, races + 1)
-            return self._commit_halves(connection, export, spans, error)
-        except _UNSTORABLE as error:
-            return self._commit_halves(connection, export, spans, error)
-        metrics.duplicate_spans.inc(len(spans) - stored)
-        return []
-
-    def _commit_halves(
-        self, connection: psycopg.Connection, export: otlp.Export, spans: list[otlp.Span], error: psycopg.Error
-    ) -> list[str]:
-        if len(spans) == 1:
-            return [spans[0].refusal(f"PostgreSQL: {error.diag.message_primary}")]
-        middle = len(spans) // 2
-        halves = spans[:middle], spans[middle:]
-        return [line for half in halves for line in self._commit_new(connection, export, half)]
+            if isinstance(error, errors.UniqueViolation) and races < MAX_RACES:
+                self._commit_new(connection, refusals, export, spans, races + 1)
+            elif len(spans) == 1:
+                refusals.add(spans[0].refusal(f"PostgreSQL: {error.diag.message_primary}"))
+            else:
+                middle = len(spans) // 2
+                for half in (spans[:middle], spans[middle:]):
+                    self._commit_new(connection, refusals, export, half)
+        else:
+            metrics.duplicate_spans.inc(len(spans) - stored)
 
     def _commit(
         self,
@@ -436,13 +407,14 @@ def _remember(known: frozenset[int], more: Iterable[int]) -> frozenset[int]:
 
 def copy_rows(connection: psycopg.Connection, group: list[otlp.Rows]) -> None:
     """COPY spans and their bytes into their tables, in the caller's transaction. Raises psycopg.Error."""
-    _copy(connection, _queries.copy_spans.sql, (rows.spans for rows in group))
-    _copy(connection, _queries.copy_traces_data.sql, (rows.traces_data for rows in group))
+    _copy(connection, _queries.copy_spans.sql, chain.from_iterable(rows.spans for rows in group))
+    _copy(connection, _queries.copy_traces_data.sql, chain.from_iterable(rows.traces_data for rows in group))
 
 
 def _copy(connection: psycopg.Connection, statement: str, rows: Iterable[bytes]) -> None:
     with connection.cursor().copy(statement) as copy:
-        copy.write(b"".join((otlp.COPY_HEADER, *rows, otlp.COPY_TRAILER)))
+        for data in chain([otlp.COPY_HEADER], rows, [otlp.COPY_TRAILER]):
+            copy.write(data)
 
 
 def _touch(connection: psycopg.Connection, minutes: set[int], group: list[otlp.Rows]) -> tuple[UUID, float]:

@@ -14,7 +14,13 @@ _TYPES = descriptor_pb2.FieldDescriptorProto
 _MESSAGES = {
     # Also OTLP's ExportTraceServiceRequest, which has the same one field.
     "TracesData": [("resource_spans", 1, "*ResourceSpans")],
-    "ResourceSpans": [("resource", 1, "bytes"), ("scope_spans", 2, "*ScopeSpans"), ("schema_url", 3, "bytes")],
+    "ResourceSpans": [
+        ("resource", 1, "bytes"),
+        ("scope_spans", 2, "*ScopeSpans"),
+        ("schema_url", 3, "bytes"),
+        # Of OTLP before 0.15: the same as scope_spans, by another name.
+        ("instrumentation_library_spans", 1000, "*ScopeSpans"),
+    ],
     "ScopeSpans": [("scope", 1, "bytes"), ("spans", 2, "*bytes"), ("schema_url", 3, "bytes")],
     "Span": [
         ("trace_id", 1, "bytes"),

@@ -24,8 +24,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from promscale import encoders, metrics, server, wire
 from promscale import store as store_module
-from promscale import wire
 from promscale.server import TRACE_SERVICE
 from promscale.store import SchemaMismatch, Store, StoreUnavailable
 from tests.store.otlp_messages import request, span
@@ -146,9 +146,9 @@ def test_large_exports_outlive_the_processes_that_encode_them(promscale, databas
     for encoder in multiprocessing.active_children():
         os.kill(encoder.pid, signal.SIGKILL)
     again = large_request()
-    eventually(lambda: not unavailable(promscale, again))
+    promscale.export(again)
     with pytest.raises(grpc.RpcError) as caught:
-        promscale.export(b"\xff" * store_module.LARGE_REQUEST_BYTES)
+        promscale.export(b"\xff" * encoders.LARGE_REQUEST_BYTES)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert count(database) == 1200
 
@@ -223,14 +223,46 @@ def test_an_acknowledgement_lost_after_commit_doubles_nothing(proxied, database)
     assert stored_raw(database) == 100
 
 
+def test_an_error_that_nobody_has_thought_of_is_not_final(promscale, database, monkeypatch, caplog):
+    counted = metrics.exports.labels("UNAVAILABLE")._value.get()
+    with monkeypatch.context() as broken:
+        broken.setattr(promscale.store, "write", lambda request: 1 / 0)
+        with pytest.raises(grpc.RpcError) as caught:
+            promscale.export(request(span()))
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert metrics.exports.labels("UNAVAILABLE")._value.get() == counted + 1
+    assert "ZeroDivisionError" in caplog.text and "Traceback" in caplog.text
+    promscale.export(request(span()))
+    assert count(database) == 1
+
+
+def test_a_sender_that_sends_nothing_leaves_room_for_others(promscale, database, monkeypatch):
+    monkeypatch.setattr(server, "RECEIVE_SECONDS", 1)
+    call = promscale.channel.stream_unary(f"/{TRACE_SERVICE}/Export")
+    over = threading.Event()
+
+    def nothing():
+        over.wait(60)
+        yield b""
+
+    silent = [call.future(nothing()) for _ in range(6)]
+    try:
+        eventually(lambda: not unavailable(promscale, request(span())))
+        eventually(lambda: silent[0].done())
+        assert silent[0].code() == grpc.StatusCode.CANCELLED
+    finally:
+        over.set()
+
+
 def test_a_full_store_asks_to_send_later(promscale, database, monkeypatch):
+    monkeypatch.setattr(store_module, "MAX_REQUEST_BYTES", 40_000)
     monkeypatch.setattr(store_module, "MAX_HELD_BYTES", 50_000)
     # A lock of ours keeps the first export waiting for the database.
     database.execute("begin; lock table _promscale.span in access exclusive mode")
     big = [request(span(tags={"fill": "x" * 30_000})) for _ in range(2)]
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(promscale.export, big[0])
-        eventually(lambda: promscale.store._held_bytes)
+        eventually(lambda: 0 < promscale.store._held_bytes < 40_000)
         with pytest.raises(grpc.RpcError) as caught:
             promscale.export(big[1])
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
