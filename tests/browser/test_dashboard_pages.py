@@ -12,6 +12,7 @@ from queries.dashboards import DASHBOARDS
 from tests.store.otlp_messages import add_service, child, request, span
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
+UIDS = {board.slug: board.uid for board in DASHBOARDS}
 # What a panel of each kind has when its data is drawn.
 DRAWN = {
     Kind.SERIES: ".scatterlayer .trace",
@@ -91,6 +92,35 @@ def test_another_service_changes_the_graph(explorer, open_page):
     settled(page)
     assert graph.locator("text").get_by_text("generator GET", exact=True).count() == 1
     assert graph.locator("text", has_text=HOSTILE[:10]).count() == 1
+
+
+@pytest.mark.parametrize("board", ["02-error-rates", "06-downstream-spans"])
+def test_charts_show_names_exactly_as_they_are(explorer, open_page, promscale, board):
+    name = """<a href="https://evil.example">&lt;b&gt;</a><br><b>bold</b> %{x} &amp; 'more'"""
+    message = request(service="load")
+    for number in range(20):
+        times = {"start_time_unix_nano": time.time_ns() - (number + 2) * 60 * 10**9}
+        times["end_time_unix_nano"] = times["start_time_unix_nano"] + 10**9
+        failed = Status(code=Status.STATUS_CODE_ERROR)
+        served = span("GET /", kind=Span.SPAN_KIND_SERVER, status=failed, **times)
+        add_service(message, served, child(served, name, status=failed, **times), service="lower")
+        add_service(message, span(name, status=failed, **times), service=name)
+    promscale.export(message)
+    page = open_page(f"{explorer}/d/{UIDS[board]}/{board}?from=now-1h&refresh=")
+    settled(page)
+    charts = page.locator(".js-plotly-plot")
+    legends = charts.locator(".legendtext").all_text_contents()
+    assert any(name in text for text in legends), legends
+    hovered = []
+    for area in charts.locator(".nsewdrag, .slice").all():
+        if area.get_attribute("class") == "slice":
+            area.dispatch_event("mouseover")  # what is in the middle of a slice's box may be its neighbour
+        else:
+            area.hover()
+        page.wait_for_function("() => document.querySelector('.hoverlayer text')")
+        hovered += charts.locator(".hoverlayer text").all_text_contents()
+    assert any(name in text for text in hovered), hovered
+    assert page.locator("[*|href*=evil]").count() == 0
 
 
 def test_a_view_of_ones_own_is_in_the_url(explorer, open_page):
