@@ -163,6 +163,24 @@ def test_a_browser_gets_a_page(whole, monkeypatch):
     assert whole.get("/", headers={"Accept": "*/*"}).mimetype == "application/json"
 
 
+@pytest.mark.parametrize("host", ["192.0.2.7", "[2001:db8::1]"])
+def test_the_page_leads_to_the_trace_on_the_machine_that_was_asked(whole, host):
+    answer = whole.get("/", headers={"Accept": "text/html", "Host": f"{host}:5050"})
+    assert f'href="http://{host}:16686/trace/' in answer.text
+
+
+def test_a_failed_password_gets_a_page_too(whole, slow, spans, monkeypatch):
+    monkeypatch.setattr(telemetry.call, "TIMEOUT", (60, 0.2))
+    monkeypatch.setitem(importlib.import_module("generator.app").URLS, "uppers", f"{slow}/<b>")
+    answer = whole.get("/", headers={"Accept": "text/html"})
+    assert (answer.status_code, answer.mimetype) == (500, "text/html")
+    assert f"{slow}/&lt;b&gt; did not answer: ReadTimeout" in answer.text
+    assert "./run.sh status" in answer.text
+    trace_id = format_trace_id(spans()[-1].context.trace_id)
+    assert f'href="http://localhost:16686/trace/{trace_id}"' in answer.text
+    assert {span.name for span in spans() if span.status.status_code == StatusCode.ERROR} >= {"GET /", "generator.uppers"}
+
+
 def answering(body: str, status: int = 200) -> Flask:
     app = Flask("garbage")
     app.add_url_rule("/", view_func=lambda: (body, status))
