@@ -148,3 +148,45 @@ def test_new_data_comes_without_a_reload(explorer, open_page, promscale):
     add_service(message, child(root, "GET /", kind=Span.SPAN_KIND_SERVER), service="newcomer")
     promscale.export(message)
     page.locator("svg .node text", has_text="newcomer").wait_for()
+
+
+def test_back_in_the_history_the_form_says_what_is_shown(explorer, open_page):
+    page = open_page(f"{explorer}/d/SdzI3eJnk/06-downstream-spans?from=2020-01-01T00:00:00Z&to=2020-01-02T00:00:00Z&refresh=")
+    page.get_by_text("Nothing in this time.").first.wait_for()
+    page.locator("[name=from]").select_option("now-1h")
+    page.wait_for_url("**from=now-1h**")
+    page.locator("[name=var-service]").select_option("generator")
+    page.wait_for_url("**var-service=generator**")
+    settled(page)
+    page.go_back()
+    page.wait_for_url("**from=now-1h**")
+    assert page.locator("[name=var-service]").input_value() == "lower"
+    assert page.locator("[name=var-operation]").is_enabled()
+    page.go_back()
+    page.get_by_text("Nothing in this time.").first.wait_for()
+    assert page.locator("[name=from]").evaluate("select => select.selectedOptions[0].text") == "a time of your own"
+    assert page.locator("#own-from").is_visible()
+    assert page.locator("[name=to]").input_value() == "2020-01-02T00:00:00Z"
+
+
+def test_new_data_leaves_a_table_where_it_was(explorer, open_page):
+    page = open_page(f"{explorer}/d/GkrS6rJ7z/03-request-durations?refresh=5s&from=now-1h", height=2000)
+    settled(page)
+    table = page.locator(".scroll").first
+    table.focus()
+    table.evaluate("table => { table.scrollTop = 100; table.dataset.old = 'yes'; }")
+    assert table.evaluate("table => table.scrollTop") == 100
+    page.wait_for_selector(".scroll:not([data-old])")
+    assert table.evaluate("table => [table.scrollTop, table === document.activeElement]") == [100, True]
+
+
+def test_new_figures_come_to_the_list_without_a_reload(explorer, open_page, promscale):
+    page = open_page(explorer)
+    page.clock.install()
+    page.reload()
+    page.evaluate("window.isTheSame = true")
+    before = page.locator(".figure").all_text_contents()
+    promscale.export(request(span("broken", status=Status(code=Status.STATUS_CODE_ERROR)), service="shop"))
+    page.clock.fast_forward(31_000)
+    page.wait_for_function("before => document.querySelectorAll('.figure')[1].textContent !== before", arg=before[1])
+    assert page.evaluate("window.isTheSame")
