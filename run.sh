@@ -7,8 +7,19 @@ set -euo pipefail
 root=${BASH_SOURCE[0]%/*}
 [ "$root" != "${BASH_SOURCE[0]}" ] || root=.
 root=$(CDPATH= cd -- "$root" && pwd -P)
+# Python splits lists of paths at the first, and PostgreSQL's initdb calls a program by its path in a shell.
+for character in : '"' '$' '`' '\' $'\n'; do
+    if [[ $root = *"$character"* ]]; then
+        printf 'run.sh: the path of this checkout, %q, has the character %q in it, which Python or PostgreSQL cannot stand;' \
+            "$root" "$character" >&2
+        echo " move it elsewhere" >&2
+        exit 1
+    fi
+done
+# Those of the user's shell are for other interpreters and other databases.
+for name in ${!PYTHON*} ${!PG*}; do unset "$name"; done
 # The packages are found from whatever folder this is called in, and (-P, below) only here.
-export PYTHONPATH=$root
+export PYTHONPATH=$root PYTHONUNBUFFERED=1
 
 find_python() {
     local name version found=""

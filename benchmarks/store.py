@@ -22,9 +22,11 @@ from local.postgres import Cluster, as_account
 
 @dataclass
 class Target:
-    """Where to send to ("host:port"), the database behind it as its superuser, and the processes of both, as far as they are here."""
+    """Where to send to and where to ask for metrics ("host:port"), the database behind it as its superuser, and the
+    processes of both: each as far as it is known here."""
 
     endpoint: str
+    web: str | None
     dsn: str
     store: psutil.Process | None
     database: psutil.Process | None
@@ -34,7 +36,7 @@ def running(endpoint: str, dsn: str) -> Target:
     """A store that runs already. Its processes are found by the ports they listen on."""
     with psycopg.connect(dsn) as connection:
         database_port = connection.info.port
-    return Target(endpoint, dsn, _listening(int(endpoint.rpartition(":")[2])), _listening(database_port))
+    return Target(endpoint, None, dsn, _listening(int(endpoint.rpartition(":")[2])), _listening(database_port))
 
 
 @contextlib.contextmanager
@@ -59,7 +61,7 @@ def own() -> Iterator[Target]:
             if time.monotonic() > deadline or store.poll() is not None:
                 raise RuntimeError("promscale did not become ready")
             time.sleep(0.1)
-        yield Target(grpc, cluster.superuser_uri, psutil.Process(store.pid), psutil.Process(database.pid))
+        yield Target(grpc, web, cluster.superuser_uri, psutil.Process(store.pid), psutil.Process(database.pid))
 
 
 def cpu_seconds(process: psutil.Process) -> float:

@@ -1,11 +1,9 @@
 """The trace database for somebody who only looks: every statement has an end, and every result a size."""
 
 import re
-import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from os import dup
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +14,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from werkzeug.exceptions import ServiceUnavailable
 
 import queries
+from promscale.database import deadline
 
 STATEMENT_SECONDS = 10
 CONNECT_SECONDS = 3
@@ -124,7 +123,7 @@ class Database:
     @contextmanager
     def _connection(self) -> Iterator[psycopg.Connection]:
         try:
-            with self._pool.connection() as connection, _deadline(connection, STATEMENT_SECONDS + PATIENCE_SECONDS):
+            with self._pool.connection() as connection, deadline(connection, STATEMENT_SECONDS + PATIENCE_SECONDS):
                 yield connection
         except (PoolTimeout, TimeoutError):
             raise ServiceUnavailable(
@@ -151,38 +150,12 @@ def _all(cursor: psycopg.Cursor, max_rows: int) -> Result:
     return Result([column.name for column in columns], [False] * len(columns), [list(map(str, row)) for row in cursor.fetchmany(max_rows)])
 
 
-@contextmanager
-def _deadline(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
-    """Raises TimeoutError where what is done with the connection takes longer; it is closed then."""
-    late = threading.Event()
-    # A copy of the socket, which is the same one also when psycopg has closed its own.
-    wire = socket.socket(fileno=dup(connection.fileno()))
-
-    def cut() -> None:
-        late.set()
-        wire.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(seconds, cut)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    except psycopg.OperationalError as error:
-        if late.is_set():
-            raise TimeoutError from error
-        raise
-    finally:
-        timer.cancel()
-        timer.join()
-        wire.close()
-
-
 def _check(connection: psycopg.Connection) -> None:
-    with _deadline(connection, CONNECT_SECONDS / 2):
+    with deadline(connection, CONNECT_SECONDS / 2):
         ConnectionPool.check_connection(connection)
 
 
 def _reset(connection: psycopg.Connection) -> None:
     """Undo whatever somebody's statement has set."""
-    with _deadline(connection, CONNECT_SECONDS):
+    with deadline(connection, CONNECT_SECONDS):
         connection.execute("discard all")

@@ -13,8 +13,14 @@
                             run the benchmarks, or one of them (ARGS: --help lists them)
     ./run.sh help           this
 
-BIND_ADDRESS (127.0.0.1) is where it listens. As soon as the generator is healthy, LOAD_USERS (3) ask it for passwords,
-LOAD_RATE (1) times a second in all. OTEL_ variables reach every part.
+Settings are environment variables. BIND_ADDRESS (127.0.0.1) is where it listens. As soon as the generator is healthy,
+LOAD_USERS (3) ask it for passwords, LOAD_RATE (1) times a second in all. PROMSCALE_DISK_BUDGET (2GB) is what the
+database may take. OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG are OpenTelemetry's; its other
+variables, and those of PostgreSQL's clients and Python, reach no part.
+
+Where it runs already, LOAD_USERS=6 ./run.sh restarts the parts that this setting is for. The local stack keeps the
+settings that are not named then, and LOAD_USERS= ./run.sh names the default; in containers what is not named has its
+default.
 """
 
 import inspect
@@ -98,6 +104,7 @@ def status() -> int:
     for state in states:
         if state.name == "promscale" and not state.healthy:
             print(f"\npromscale: {chosen.store_status()}")
+    print(f"\ncollector: {chosen.collector_report()}")
     print(f"\n{chosen.usage_report()}")
     return 0 if all(state.healthy for state in states) else 1
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from local import CHECKOUT, Trouble, exclusive, health, usage
-from local.health import State
+from local.health import ON_DISK, State
 
 # The oldest whose `config` and `up` do all that is asked of them here.
 OLDEST_COMPOSE = (2, 24)
@@ -101,6 +101,9 @@ class Compose:
 
     def store_status(self) -> str:
         return health.store_status(self.reach_address())
+
+    def collector_report(self) -> str:
+        return ON_DISK
 
     def usage_report(self) -> str:
         return usage.report(DATABASE)

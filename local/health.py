@@ -18,8 +18,13 @@ import psycopg
 from local import Trouble
 
 GENERATOR_PORT = 5050
+ON_DISK = "a span that it acknowledged is in its queue, on disk"  # OpenTelemetry's Collector
 STORE_PORT = 9201
+STORE_SECONDS = 15  # promscale waits for the database itself
+# Without any progress; for one part, however much it has to say; passwords whose traces are waited for.
 PATIENCE_SECONDS = 120
+MAX_WAIT_SECONDS = 1800
+MAX_PASSWORDS = 120
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def check_ports(listens: Iterable[tuple[str, str, int]]) -> None:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise Trouble(
-                        f"cannot listen on {address}:{port}: {error}; BIND_ADDRESS must be an IPv4 address of this"
+                        f"cannot listen on {address}: {error}; BIND_ADDRESS must be an IPv4 address of this"
                         " machine, or 0.0.0.0 for all"
                     ) from None
                 taken.append(f"port {port} ({name}) is taken by {_owner(port)}")
@@ -77,22 +82,32 @@ def wait_until_healthy(
     last_line: Callable[[str], str],
     store_status: Callable[[], str],
 ) -> None:
-    """Until `waits_for` names no part any more. Raises Trouble where a part dies again and again, or it takes too long.
+    """Until `waits_for` names no part any more. Raises Trouble where a part dies again and again, or makes no progress.
 
-    `last_line`: of a part's log. While the store is being upgraded, its progress is printed, and the time does not count.
+    Progress is that another part is waited for, that the store is further with an upgrade, which is printed, and for
+    some time that the part writes to its log. `last_line`: of that.
     """
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    printed = ""
+    seen = set()
+    upgrade = line = ""
+    began = deadline = 0.0
     while name := waits_for():
-        if name == "promscale" and (status := store_status()).startswith("upgrading") and status != printed:
+        if name == "promscale" and (status := store_status()).startswith("upgrading") and status != upgrade:
             print(f"promscale: {status}", flush=True)
-            printed, deadline = status, time.monotonic() + PATIENCE_SECONDS
+            upgrade = status
+        now = time.monotonic()
+        if (name, upgrade) not in seen:
+            seen.add((name, upgrade))
+            began, deadline, line = now, now + PATIENCE_SECONDS, last_line(name)
+        elif deadline < now < began + MAX_WAIT_SECONDS and (news := last_line(name)) != line:
+            print(f"Still waiting for {name}: {news}", flush=True)
+            deadline, line = now + PATIENCE_SECONDS, news
         doomed = dies(name)
-        if doomed or time.monotonic() > deadline:
-            trouble = "dies again and again" if doomed else f"is not healthy after {PATIENCE_SECONDS} s"
+        if doomed or now > deadline:
+            trouble = "dies again and again" if doomed else f"is not healthy after {now - began:.0f} s"
             raise Trouble(
                 f"{name} {trouble}; its last word: {last_line(name)!r}; ./run.sh logs {name} shows all,"
-                " ./run.sh down stops everything" + (", ./run.sh reset deletes the data" if name == "postgres" else "")
+                " ./run.sh down stops everything"
+                + ("; if the data is beyond repair, ./run.sh reset deletes it" if name == "postgres" else "")
             )
         time.sleep(0.1)
 
@@ -100,23 +115,27 @@ def wait_until_healthy(
 def wait_for_a_trace(host: str, database: str) -> None:
     """Ask for a password a second, as not all traces may be kept, and wait until the trace of one of them can be read
     from the database. Raises Trouble."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
     stored = """
         select true from ps_trace.span where trace_id = any(%s::text[]::ps_trace.trace_id[])
         group by trace_id having count(distinct service_name) > 1 and bool_or(is_root_span)
     """
     traces: list[str] = []
-    ask_at = 0.0
-    while not traces or not query(database, stored, traces):
-        if time.monotonic() > deadline:
-            raise Trouble(
-                f"all parts are healthy, but no trace reached the database in {PATIENCE_SECONDS} s; ./run.sh logs may"
-                " say why, unless an OTEL_ variable or a TRACE_SAMPLING_PERCENT of yours keeps traces away"
-            )
-        if time.monotonic() > ask_at:
-            traces += _password_trace(host)
-            ask_at = time.monotonic() + 1
-        time.sleep(0.05)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while len(traces) < MAX_PASSWORDS and time.monotonic() < deadline:
+        ask_again_at = time.monotonic() + 1
+        if trace := _password_trace(host):
+            traces += trace
+            deadline = time.monotonic() + PATIENCE_SECONDS
+        while not (traces and query(database, stored, traces)):
+            if time.monotonic() > ask_again_at:
+                break
+            time.sleep(0.05)
+        else:
+            return
+    raise Trouble(
+        f"all parts are healthy, but of {len(traces)} passwords no trace reached the database; ./run.sh logs may say"
+        " why, unless an OTEL_ variable or a TRACE_SAMPLING_PERCENT of yours keeps traces away"
+    )
 
 
 def _password_trace(host: str) -> list[str]:
@@ -133,7 +152,7 @@ def _password_trace(host: str) -> list[str]:
 def store_status(host: str) -> str:
     """What promscale says of itself: "ok", or why it cannot store now, or that it does not answer."""
     try:
-        with _open(f"http://{host}:{STORE_PORT}/readyz", 2) as answer:
+        with _open(f"http://{host}:{STORE_PORT}/readyz", STORE_SECONDS) as answer:
             return json.load(answer)["status"]
     except urllib.error.HTTPError as answer:
         return json.load(answer)["status"]

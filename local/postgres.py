@@ -117,7 +117,10 @@ class Cluster:
 
         Raises Trouble when the data folder cannot be used, OSError when it cannot be made.
         """
-        way_out = f"./run.sh reset deletes {self.home} and its traces, and then ./run.sh starts with a new one"
+        way_out = (
+            f"put back a copy of {self.home}, or move it away to keep it and start with a new one;"
+            " ./run.sh reset deletes it with all traces"
+        )
         root = os.getuid() == 0
         if not os.path.lexists(self.home):
             if root:
@@ -131,7 +134,7 @@ class Cluster:
         owner = self.home.stat().st_uid
         if owner != account().pw_uid:
             raise Trouble(
-                f"the data folder {self.home} belongs to user id {owner}: run this as that user, or {way_out}"
+                f"the data folder {self.home} belongs to user id {owner}: run this as that user; else {way_out}"
             )
 
         if root:
@@ -143,7 +146,10 @@ class Cluster:
             raise Trouble(f"the data folder is broken: {self._data} holds no PostgreSQL database; {way_out}")
         found, major = version.read_text().strip(), importlib.metadata.version(WHEEL).split(".")[0]
         if found != major:
-            raise Trouble(f"the data folder is PostgreSQL {found}'s, which PostgreSQL {major} cannot read; {way_out}")
+            raise Trouble(
+                f"the data folder is PostgreSQL {found}'s, which PostgreSQL {major} cannot read: use the version of this"
+                f" demo that made it; else {way_out}"
+            )
         # It names a process that is no more. Another may have its number since, and PostgreSQL would not start.
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         self._restrict_access()
@@ -182,6 +188,9 @@ class Cluster:
         libraries = package.with_name(package.name + ".libs")
         if libraries.exists():
             shutil.copytree(libraries, unfinished / libraries.name)
+        # Whatever root's umask is now, or was when the wheel was installed.
+        for path in [unfinished, *unfinished.rglob("*")]:
+            path.chmod(0o755)
         unfinished.rename(copy)
 
     def _initdb(self) -> None:

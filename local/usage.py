@@ -37,8 +37,8 @@ def report(database: str) -> str:
         with psycopg.connect(database, connect_timeout=2) as connection:
             partitions = [Partition(*row) for row in connection.execute(PARTITIONS)]
             used, budget, retention, now = connection.execute(LIMITS).fetchone()
-    except (psycopg.OperationalError, psycopg.errors.UndefinedTable) as error:
-        return f"spans stored so far: unknown, the database does not answer: {str(error).splitlines()[0]}"
+    except psycopg.Error as error:
+        return f"spans stored so far: unknown: {str(error).splitlines()[0]}"
     lines = [f"spans stored so far: {sum(partition.spans for partition in partitions)}"]
     limit = f"of {_megabytes(budget)}, the disk budget" if budget else "there is no disk budget"
     lines.append(f"disk use: {_megabytes(used)}, {limit}")

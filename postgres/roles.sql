@@ -53,30 +53,30 @@ declare
     statement text;
 begin
     for statement in
-        with owned (classid, objid, namespace) as (
-            select 'pg_namespace'::regclass, oid, oid from pg_namespace where nspowner = 10
+        with owned (classid, objid) as (
+            select 'pg_namespace'::regclass, oid from pg_namespace where nspowner = 10
             union all
-            select 'pg_class'::regclass, oid, relnamespace from pg_class
+            select 'pg_class'::regclass, oid from pg_class
             where relowner = 10 and relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+                -- TimescaleDB's chunks get the owner of their hypertable.
+                and relname !~ '^(_hyper|compress_hyper)_\d+_\d+_chunk$'
                 -- The sequence of an identity column belongs to its table.
                 and not (
                     relkind = 'S'
                     and exists (select from pg_depend as d where d.objid = pg_class.oid and d.deptype in ('i', 'a'))
                 )
             union all
-            select 'pg_proc'::regclass, oid, pronamespace from pg_proc where proowner = 10
+            select 'pg_proc'::regclass, oid from pg_proc where proowner = 10
             union all
-            select 'pg_type'::regclass, oid, typnamespace from pg_type
+            select 'pg_type'::regclass, oid from pg_type
             where typowner = 10 and typtype in ('d', 'e', 'r')
             union all
-            select 'pg_statistic_ext'::regclass, oid, stxnamespace from pg_statistic_ext where stxowner = 10
+            select 'pg_statistic_ext'::regclass, oid from pg_statistic_ext where stxowner = 10
         )
         select format('alter %s %s owner to postgres', replace(object.type, ' object', ''), object.identity)
         from owned
         cross join pg_identify_object(classid, objid, 0) as object
         where objid >= 16384
-            -- TimescaleDB gives its own tables the owner of the hypertable.
-            and namespace not in (select oid from pg_namespace where nspname like '\_timescaledb%')
             and not exists (
                 select from pg_depend as d where (d.classid, d.objid, d.deptype) = (owned.classid, owned.objid, 'e')
             )

@@ -119,6 +119,7 @@ def main() -> None:
         except StoreUnavailable as error:
             log.warning("Not done, to be tried again: %s", error)
     log.info("Stopping")
+    web.refuse()
     server.close(GRACE_SECONDS)
     jaeger.close()
     upkeep.close()

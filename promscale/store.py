@@ -29,8 +29,8 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
-from promscale import metrics, otlp
-from promscale.database import conninfo
+from promscale import metrics, otlp, wire
+from promscale.database import conninfo, deadline
 from promscale.upgrade import upgrade
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,9 @@ MAX_KNOWN = 65_536
 MAX_RACES = 3
 # An error that goes on is logged at most so often; a full disk is assumed to be full for so long.
 REPORT_SECONDS = 60
+# How long it is known that an export can be stored, or not; and how long the database may take to say so.
+CHECK_SECONDS = 3
+CHECK_PATIENCE_SECONDS = 5
 _HOUR_MINUTES = 60
 
 _SQL = resources.files("promscale") / "sql"
@@ -157,6 +160,8 @@ class Store:
         self._known = _Known()
         self._reported: dict[type, float] = {}
         self._disk_full: tuple[StoreUnavailable, float] | None = None
+        self._checking = threading.Lock()
+        self._checked: tuple[StoreUnavailable | None, float] | None = None
         self._encoders = _Encoders()
         self._writers: list[threading.Thread] = []
 
@@ -213,13 +218,33 @@ class Store:
         self._encoders.close()
 
     def check(self) -> None:
-        """Raises StoreUnavailable where the database does not answer, or has no space on its disk."""
-        if self._disk_full:
-            error, at = self._disk_full
-            if time.monotonic() - at < REPORT_SECONDS:
-                raise error
-        with self._unavailable_on_error(), self._connect() as connection:
-            connection.execute("select")
+        """Raises StoreUnavailable where an export could not be stored. The database is asked once in a few seconds."""
+        with self._checking:
+            now = time.monotonic()
+            if self._disk_full and now - self._disk_full[1] < REPORT_SECONDS:
+                raise self._disk_full[0]
+            if self._checked is None or now - self._checked[1] >= CHECK_SECONDS:
+                try:
+                    self._rehearse()
+                    error = None
+                except StoreUnavailable as unavailable:
+                    error = unavailable
+                self._checked = error, time.monotonic()
+            if self._checked[0]:
+                raise self._checked[0]
+
+    def _rehearse(self) -> None:
+        """Do all that an export does but COMMIT. Raises StoreUnavailable."""
+        now = time.time_ns()
+        span = wire.Span(
+            trace_id=os.urandom(16), span_id=os.urandom(8), start_time_unix_nano=now, end_time_unix_nano=now
+        ).SerializeToString()
+        rows, _ = otlp.encode(otlp.traces_data({otlp.Source(None, None, None, None): [span]}))
+        with self._unavailable_on_error(), self._connect() as connection, deadline(connection, CHECK_PATIENCE_SECONDS):
+            with connection.transaction(force_rollback=True):
+                _insert_origins(connection, list(rows.origins.values()))
+                copy_rows(connection, [rows])
+                _touch(connection, rows.minutes, [rows])
 
     def write(self, request: bytes) -> list[str]:
         """Store a serialized ExportTraceServiceRequest; return, after COMMIT, why which span was refused.
@@ -258,6 +283,8 @@ class Store:
             yield
         except psycopg.Error as error:
             raise StoreUnavailable(f"database {self.address}: {' '.join(str(error).split())}") from error
+        except TimeoutError as error:
+            raise StoreUnavailable(f"database {self.address}: it does not answer") from error
 
     # The writers' threads -------------------------------------------------------------------------------------------
 
@@ -387,10 +414,7 @@ class Store:
                     return 0
                 copy_rows(connection, group)
                 minutes = set().union(*(rows.minutes for rows in group))
-                trace_ids = {UUID(bytes=id) for rows in group for id in rows.trace_ids}
-                generation, closed_until = _queries.touch_minutes(
-                    connection, minutes=list(minutes), trace_ids=list(trace_ids)
-                )
+                generation, closed_until = _touch(connection, minutes, group)
                 if known.generation not in (generation, None):
                     self._known = _Known(generation)
                     raise _GenerationChanged
@@ -419,6 +443,12 @@ def copy_rows(connection: psycopg.Connection, group: list[otlp.Rows]) -> None:
 def _copy(connection: psycopg.Connection, statement: str, rows: Iterable[bytes]) -> None:
     with connection.cursor().copy(statement) as copy:
         copy.write(b"".join((otlp.COPY_HEADER, *rows, otlp.COPY_TRAILER)))
+
+
+def _touch(connection: psycopg.Connection, minutes: set[int], group: list[otlp.Rows]) -> tuple[UUID, float]:
+    """The store's generation, and until when partitions may be closed, in seconds since 1970."""
+    trace_ids = {UUID(bytes=id) for rows in group for id in rows.trace_ids}
+    return _queries.touch_minutes(connection, minutes=list(minutes), trace_ids=list(trace_ids))
 
 
 def _insert_origins(connection: psycopg.Connection, origins: list[otlp.Origin]) -> None:

@@ -20,7 +20,7 @@ class Web:
     def __init__(self, store: Store, address: str) -> None:
         app = Flask(__name__)
         self._serving = False
-        self._status = "starting or stopping"
+        self._status = "starting"
 
         @app.get("/healthz")
         def healthz():
@@ -50,7 +50,10 @@ class Web:
     def serve(self) -> None:
         self._serving = True
 
+    def refuse(self) -> None:
+        """Have /readyz say that it stops, before it does."""
+        self._status, self._serving = "stopping", False
+
     def close(self) -> None:
-        self._serving = False
         self._server.close()
         self._thread.join()

@@ -6,13 +6,18 @@ import threading
 import pytest
 from werkzeug.serving import make_server
 
+from tests.hostile import outcomes
 from tests.stack import exporter
 
 
 def pytest_terminal_summary(terminalreporter):
-    if exporter.counts:
-        terminalreporter.section("spans counted while parts were killed")
-        terminalreporter.write_line("\n".join(exporter.counts))
+    for title, lines in (
+        ("spans counted while parts were killed", exporter.counts),
+        ("attacks, and what came of them", outcomes.lines),
+    ):
+        if lines:
+            terminalreporter.section(title)
+            terminalreporter.write_line("\n".join(lines))
 
 
 @pytest.fixture

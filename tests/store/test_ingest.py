@@ -1,6 +1,7 @@
 """What an acknowledgement promises, whatever happens around it."""
 
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
@@ -377,10 +378,47 @@ def test_the_process_waits_for_its_database(dsn, database, start_process):
     eventually(lambda: process.get("/readyz")[0] == 200)
     assert process.health() == health_pb2.HealthCheckResponse.SERVING
     proxy.cut()
-    assert process.get("/readyz")[0] == 503
+    eventually(lambda: process.get("/readyz")[0] == 503)
     assert process.get("/healthz")[0] == 200
     process.stop()
     assert process.process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize(
+    ("taken", "named"),
+    [
+        ("alter table _promscale.traces_data rename to gone", 'relation "_promscale.traces_data" does not exist'),
+        ("drop function _promscale.touch_minutes", "function _promscale.touch_minutes"),
+        ("alter table _promscale.span add column more int not null", "more"),
+    ],
+)
+def test_readiness_names_what_an_export_lacks(dsn, database, start_process, taken, named):
+    process = start_process(dsn)
+    eventually(lambda: process.get("/readyz")[0] == 200)
+    database.execute(taken)
+    eventually(lambda: process.get("/readyz")[0] == 503)
+    assert named in json.loads(process.get("/readyz")[1])["status"]
+
+
+def test_readiness_stores_nothing(dsn, database, start_process):
+    process = start_process(dsn)
+    eventually(lambda: process.get("/readyz")[0] == 200)
+    for table in ("span", "traces_data", "origin", "operation", "resource", "scope", "touched_minute"):
+        assert database.execute(f"select count(*) from _promscale.{table}").fetchone() == (0,), table
+
+
+def test_readiness_does_not_wait_for_a_database_that_is_stopped(own_cluster, start_process):
+    process = start_process(own_cluster.uri)
+    eventually(lambda: process.get("/readyz")[0] == 200)
+    stopped = own_cluster.processes()
+    for each in stopped:
+        each.suspend()
+    try:
+        eventually(lambda: process.get("/readyz")[0] == 503)
+    finally:
+        for each in stopped:
+            each.resume()
+    eventually(lambda: process.get("/readyz")[0] == 200)
 
 
 def test_the_process_counts_and_stops_gracefully(dsn, database, start_process):
@@ -402,7 +440,7 @@ def test_the_process_counts_and_stops_gracefully(dsn, database, start_process):
         with psycopg.connect(dsn, autocommit=True) as other:
             eventually(lambda: other.execute(waiting).fetchall())
         process.stop()
-        eventually(lambda: "Stopping" in process.logged())
+        eventually(lambda: process.get("/readyz") == (503, '{"status":"stopping"}\n'))
         database.execute("rollback")
         under_way.result(timeout=60)
     assert process.process.wait(timeout=60) == 0

@@ -160,3 +160,41 @@ def test_a_start_without_space_on_the_disk_says_how_to_go_on(monkeypatch, tmp_pa
     monkeypatch.setattr(stack.shutil, "disk_usage", lambda path: SimpleNamespace(free=5 * 10**6))
     with pytest.raises(Trouble, match="5 MB free.* free some of it elsewhere, the traces are kept"):
         stack._check_disk()
+
+
+@pytest.mark.parametrize(
+    "character, named", [(":", ":"), ('"', '\\"'), ("$", "\\$"), ("`", "\\`"), ("\\", "\\\\"), ("\n", "$'\\n'")]
+)
+def test_a_character_that_its_path_cannot_have_is_named(tmp_path, character, named):
+    line = complaint(Checkout(tmp_path / f"a{character}b", packages=False).run("status"))
+    assert f"has the character {named} in it" in line
+
+
+def test_variables_of_other_pythons_and_databases_do_not_matter(checkout):
+    foreign = {"PYTHONHOME": "/nowhere", "PGSSLMODE": "nonsense", "PGSERVICE": "none"}
+    run = checkout.run("status", env=os.environ | foreign)
+    assert run.stderr == ""
+    assert "postgres    not running" in run.stdout
+
+
+@pytest.fixture
+def path(monkeypatch, tmp_path):
+    """A folder, which is all that is on the PATH of a stack that would start."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    stack._variables.cache_clear()
+    yield tmp_path
+    stack._variables.cache_clear()
+
+
+def test_status_says_what_rotel_guarantees_and_has_lost(monkeypatch, path):
+    monkeypatch.setattr(stack, "LOGS", path)
+    (path / "collector.log.1").write_text("ERROR Exporting failed, dropping data. error=RESOURCE_EXHAUSTED\n" * 2)
+    (path / "collector.log").write_text("memory allocation of 654311424 bytes failed\nStarting Rotel.\n")
+    report = stack.collector_report()
+    assert "in its memory (rotel), and lost when it is killed" in report
+    assert "batches given up: 2, ends for want of memory: 1" in report
+
+
+def test_status_says_that_the_full_stacks_collector_keeps_its_queue_on_disk(path):
+    (path / "otelcol").touch(mode=0o755)
+    assert stack.collector_report().endswith("on disk")

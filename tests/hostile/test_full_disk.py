@@ -19,6 +19,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from local.postgres import account
 from promscale.web import Web
+from tests.hostile import outcomes
+from tests.stack.checkout import wait_for
 from tests.store.otlp_messages import request, span
 from tests.store.running import Promscale
 
@@ -99,9 +101,10 @@ def test_a_full_disk_is_reported_and_loses_nothing(small_disk, caplog, unused_ad
             assert connection.execute(count).fetchone() == (acknowledged,)
         enlarge()
         promscale.export(message)
-        assert readiness(url) == (200, "ok")
+        wait_for(lambda: readiness(url) == (200, "ok"), "readiness")
         with psycopg.connect(dsn) as connection:
             assert connection.execute(count).fetchone() == (acknowledged + 200,)
+        outcomes.note("a disk of 24 MB, filled", f"reported, and all {acknowledged:,} acknowledged spans stored")
     finally:
         web.close()
         promscale.close()

@@ -1,0 +1,56 @@
+"""A promscale that is attacked: what it still stores meanwhile, and whether it is the same process afterwards."""
+
+import grpc
+import psutil
+import psycopg
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from benchmarks import store as stores
+from promscale.server import TRACE_SERVICE
+from tests.store.otlp_messages import request, span
+
+
+class Target:
+    """A client of the promscale of `running`."""
+
+    def __init__(self, running: stores.Target) -> None:
+        self.process: psutil.Process = running.store
+        self.endpoint, self.web = running.endpoint, running.web
+        self._database = psycopg.connect(running.dsn, autocommit=True)
+        # Spans of any age stay, so that they can be counted.
+        self._database.execute("select ps_trace.set_trace_retention_period('1000 years')")
+        self._channel = grpc.insecure_channel(running.endpoint, options=[("grpc.max_send_message_length", -1)])
+        self._export = self._channel.unary_unary(
+            f"/{TRACE_SERVICE}/Export", response_deserializer=ExportTraceServiceResponse.FromString
+        )
+        self._controls: list[bytes] = []
+
+    def __enter__(self) -> "Target":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._channel.close()
+        self._database.close()
+
+    def export(self, data: bytes, **options) -> ExportTraceServiceResponse | grpc.StatusCode:
+        """The answer to these bytes in an export's place, or the status they were refused with."""
+        try:
+            return self._export(data, timeout=120, **options)
+        except grpc.RpcError as error:
+            return error.code()
+
+    def export_control(self) -> None:
+        """A span that nothing is wrong with; it must be acknowledged."""
+        control = span("control")
+        answer = self.export(request(control, service="control").SerializeToString())
+        assert answer == ExportTraceServiceResponse()
+        self._controls.append(control.trace_id)
+
+    def check(self) -> None:
+        """It is the process that it was, and each control span is stored once."""
+        assert self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
+        stored = self._database.execute("select trace_id from ps_trace.span where service_name = 'control'")
+        assert sorted(trace_id.bytes for (trace_id,) in stored) == sorted(self._controls)
+
+    def span_count(self) -> int:
+        return self._database.execute("select count(*) from ps_trace.span").fetchone()[0]

@@ -1,0 +1,30 @@
+"""./run.sh local in odd folders and under odd rights: it works all the same."""
+
+import os
+
+import pytest
+
+from tests.stack.checkout import Checkout
+
+ODD = "50% ;a #b 'c' (d) & é*"
+
+
+@pytest.fixture
+def checkout(tmp_path, free_ports):
+    copy = Checkout(tmp_path / ODD)
+    yield copy
+    copy.run("reset")
+    assert copy.processes() == []
+
+
+def test_it_starts_in_a_folder_of_any_name(checkout):
+    started = checkout.run("local")
+    assert started.returncode == 0, started.stderr
+    assert checkout.run("status").returncode == 0
+    assert "1 row" in checkout.run("psql", "-c", "select count(*) from ps_trace.span").stdout
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root runs PostgreSQL as another user")
+def test_nobody_can_run_what_root_with_a_strict_umask_copies(checkout):
+    started = checkout.run("local", umask=0o077)
+    assert started.returncode == 0, started.stderr
