@@ -81,13 +81,14 @@ def _http_error(error: grpc.RpcError, address: str) -> HTTPException:
         case grpc.StatusCode.INVALID_ARGUMENT:
             return BadRequest(error.details())
         case grpc.StatusCode.UNAVAILABLE:
-            return ServiceUnavailable(f"promscale at {address} is away: {error.details()}. ./run.sh status shows what runs.")
+            away = f"promscale at {address} is away: {error.details()}. ./run.sh status shows what runs."
+            return ServiceUnavailable(away)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return ServiceUnavailable(f"promscale at {address} is busy: {error.details()}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return GatewayTimeout(
-                f"promscale at {address} did not answer within {ANSWER_SECONDS} s. ./run.sh status shows whether it runs;"
-                " if it does, ask for a shorter range."
+                f"promscale at {address} did not answer within {ANSWER_SECONDS} s. ./run.sh status shows whether it"
+                " runs; if it does, ask for a shorter range."
             )
         case _:
             raise error

@@ -1,4 +1,4 @@
-"""What the explorer's apps share: what browsers may do with their pages, pages for errors, numbers and times for people."""
+"""What the explorer's apps share: what browsers may do with pages, pages for errors, numbers and times for people."""
 
 from datetime import UTC, datetime, timedelta
 

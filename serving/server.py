@@ -1,6 +1,6 @@
 """waitress as a server that no number of idle or slow clients keeps from the others.
 
-One thread moves all bytes; a request reaches the app when it is complete, and an answer waits for its client in a buffer.
+One thread moves all bytes: a request reaches the app when it is complete, an answer waits for its client in a buffer.
 """
 
 import socket

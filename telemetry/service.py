@@ -35,7 +35,7 @@ def create_app(import_name: str) -> Flask:
 
 
 def failed(error: Exception) -> Response:
-    """The answer to a request that has failed. Logged, and recorded in the trace, where it is no fault of the caller's."""
+    """The answer to a request that has failed. Logged and recorded in the trace, unless the caller is to blame."""
     code = error.code if isinstance(error, HTTPException) else 500
     if code not in _CALLERS_FAULT:
         logging.getLogger(current_app.name).error("%s: %s", type(error).__name__, error)

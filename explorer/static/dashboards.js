@@ -49,7 +49,9 @@ async function draw(panel, figure) {
     autosize: true, colorway: COLOURS, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: colour("text"), family: "system-ui, sans-serif", size: 12 }, margin: { t: 10, r: 10, b: 30, l: 50 },
     // namelength: a name is not cut, for Plotly would cut through its entities.
-    hoverlabel: { bgcolor: colour("background"), bordercolor: colour("line"), font: { color: colour("text") }, namelength: -1 },
+    hoverlabel: {
+      bgcolor: colour("background"), bordercolor: colour("line"), font: { color: colour("text") }, namelength: -1,
+    },
     legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" }, uirevision: "same",
   };
   panel.classList.add("chart");

@@ -7,9 +7,10 @@ async function refresh() {
   try {
     const answer = await fetch("/");
     if (!answer.ok) throw new Error(answer.statusText);
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    const fresh = page.querySelectorAll(".figure");
-    for (const [number, figure] of cards.querySelectorAll(".figure").entries()) figure.replaceChildren(...fresh[number].childNodes);
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelectorAll(".figure");
+    for (const [number, figure] of cards.querySelectorAll(".figure").entries()) {
+      figure.replaceChildren(...fresh[number].childNodes);
+    }
     cards.classList.remove("stale");
   } catch {
     cards.classList.add("stale");

@@ -248,7 +248,9 @@ def test_while_the_store_is_away_pages_say_so_and_come_again(promscale):
     assert api(browser, "/services", 503)[0]["code"] == 503
 
 
-@pytest.mark.parametrize(("connected", "status", "says"), [(True, 504, "did not answer within 2 s"), (False, 503, "is away")])
+@pytest.mark.parametrize(
+    ("connected", "status", "says"), [(True, 504, "did not answer within 2 s"), (False, 503, "is away")]
+)
 def test_a_promscale_that_is_stopped_is_named(dsn, start_process, monkeypatch, connected, status, says):
     """Without a connection that is found out by how long one takes, and not by how long an answer does."""
     process = start_process(dsn)
