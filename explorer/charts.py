@@ -3,6 +3,7 @@
 Times are milliseconds since 1970: the browser turns them into its own zone's.
 """
 
+import html
 import math
 from collections.abc import Sequence
 from datetime import datetime
@@ -53,7 +54,7 @@ def _series(panel: Panel, columns: Sequence[str], rows: list[tuple]) -> dict:
             {
                 "type": "scatter",
                 "mode": "lines",
-                "name": name,
+                "name": _exactly(name),
                 "x": times,
                 "y": values,
                 "hovertemplate": f"%{{y:,.3~g}}{suffix}",
@@ -79,7 +80,7 @@ def _pie(panel: Panel, columns: Sequence[str], rows: list[tuple]) -> dict:
         "data": [
             {
                 "type": "pie",
-                "labels": [row[text] for row in rows],
+                "labels": [_exactly(row[text]) for row in rows],
                 "values": [row[number] for row in rows],
                 "hole": 0.4,
                 "textinfo": "percent",
@@ -133,6 +134,11 @@ def _histogram(panel: Panel, columns: Sequence[str], rows: list[tuple]) -> dict:
         ],
         "layout": {"xaxis": _durations(buckets), "yaxis": {"title": {"text": "requests"}}},
     }
+
+
+def _exactly(name: str) -> str:
+    """A name for Plotly, which reads entities and some tags of HTML in every text."""
+    return html.escape(name, quote=False)
 
 
 def _bucket(from_ms: float) -> int:

@@ -21,9 +21,10 @@ from explorer import charts, graph
 from explorer.database import MAX_RESULT_BYTES, STATEMENT_SECONDS, Database, RefusedStatement, Result, message
 from explorer.query import bad_parameter
 from explorer.waterfall import cut
-from explorer.web import beside, create_app
+from explorer.web import create_app
 from queries import Dashboard, Kind
 from queries.dashboards import DASHBOARDS
+from serving import beside
 
 DATABASE = os.environ.get("EXPLORER_DB_URI", "postgresql://explorer@localhost:5999/postgres")
 RANGES = {

@@ -14,11 +14,8 @@ from explorer.query import Query
 from promscale.jaeger_messages import PACKAGE, messages
 
 ADDRESS = os.environ.get("EXPLORER_STORE") or "localhost:9202"
-TIMEOUT_SECONDS = 70  # a little more than promscale gives a statement
-_CHANNEL_OPTIONS = [
-    ("grpc.max_receive_message_length", -1),  # a message holds at least one span, and a span can be large
-    ("grpc.max_reconnect_backoff_ms", 1000),
-]
+CONNECT_SECONDS = 3
+ANSWER_SECONDS = 15
 SECOND = 10**9
 
 
@@ -28,7 +25,14 @@ class Store:
     """
 
     def __init__(self, address: str) -> None:
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._address = address
+        options = [
+            ("grpc.max_receive_message_length", -1),  # a message holds at least one span, and a span can be large
+            # So long a connection may take: https://grpc.github.io/grpc/core/md_doc_connection-backoff.html
+            ("grpc.min_reconnect_backoff_ms", CONNECT_SECONDS * 1000),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+        ]
+        self._channel = grpc.insecure_channel(address, options=options)
 
     def services(self) -> list[str]:
         return list(self._call("GetServices", messages.GetServicesRequest())[0].services)
@@ -67,21 +71,25 @@ class Store:
             response_deserializer=answer.FromString,
         )
         try:
-            return list(call(request, timeout=TIMEOUT_SECONDS))
+            return list(call(request, timeout=ANSWER_SECONDS))
         except grpc.RpcError as error:
-            raise _http_error(error) from error
+            raise _http_error(error, self._address) from error
 
 
-def _http_error(error: grpc.RpcError) -> HTTPException:
+def _http_error(error: grpc.RpcError, address: str) -> HTTPException:
     match error.code():
         case grpc.StatusCode.INVALID_ARGUMENT:
             return BadRequest(error.details())
         case grpc.StatusCode.UNAVAILABLE:
-            return ServiceUnavailable(f"The store is away: {error.details()}")
+            away = f"promscale at {address} is away: {error.details()}. ./run.sh status shows what runs."
+            return ServiceUnavailable(away)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return ServiceUnavailable(f"The store is busy: {error.details()}")
+            return ServiceUnavailable(f"promscale at {address} is busy: {error.details()}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return GatewayTimeout(f"The store took too long: {error.details()}; a shorter range is quicker")
+            return GatewayTimeout(
+                f"promscale at {address} did not answer within {ANSWER_SECONDS} s. ./run.sh status shows whether it"
+                " runs; if it does, ask for a shorter range."
+            )
         case _:
             raise error
 

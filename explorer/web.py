@@ -1,10 +1,11 @@
-"""What the explorer's apps share: what browsers may do with their pages, pages for errors, numbers and times for people."""
+"""What the explorer's apps share: what browsers may do with pages, pages for errors, numbers and times for people."""
 
-import re
 from datetime import UTC, datetime, timedelta
 
 from flask import Flask, Response, abort, render_template, request
 from werkzeug.exceptions import HTTPException
+
+from serving import beside
 
 # Nothing is loaded from elsewhere, nothing inline is run, and no other page can frame this one.
 _POLICY = (
@@ -17,7 +18,6 @@ _HEADERS = {
 }
 _UNITS = [("s", 10**9), ("ms", 10**6), ("µs", 10**3), ("ns", 1)]
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-_PORT = re.compile(r":\d+$")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -62,11 +62,6 @@ def create_app(name: str, styles: str = "'self'") -> Flask:
         return render_template("error.html", error=error), error.code
 
     return app
-
-
-def beside(port: int) -> str:
-    """The URL of another port of this machine, by the name or address that it is called now."""
-    return f"http://{_PORT.sub('', request.host)}:{port}"
 
 
 def duration(nanos: int) -> str:

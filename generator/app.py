@@ -7,8 +7,9 @@ from flask import render_template, request
 from opentelemetry import trace
 from werkzeug.exceptions import BadRequest
 
-from telemetry.call import fetch_character
-from telemetry.service import create_app
+from serving import beside
+from telemetry.call import CallFailed, fetch_character
+from telemetry.service import create_app, failed
 from telemetry.tracing import trace_id, tracer
 
 URLS = {
@@ -17,7 +18,7 @@ URLS = {
     "digits": os.environ.get("DIGIT_URL") or "http://localhost:5051",
     "specials": os.environ.get("SPECIAL_URL") or "http://localhost:5052",
 }
-JAEGER_URL = os.environ.get("JAEGER_URL") or "http://localhost:16686"
+JAEGER_URL = os.environ.get("JAEGER_URL")  # this machine's, unless it says otherwise
 DEFAULT_LENGTH, MIN_LENGTH, MAX_LENGTH = 16, 8, 128
 
 app = create_app(__name__)
@@ -26,9 +27,21 @@ app = create_app(__name__)
 @app.get("/")
 def password():
     made = {"password": generate(asked_length()), "trace_id": trace_id()}
-    if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
-        return render_template("password.html", jaeger_url=JAEGER_URL, **made)
-    return made
+    return page(**made) if wants_page() else made
+
+
+@app.errorhandler(CallFailed)
+def no_password(error: CallFailed):
+    answer = failed(error)
+    return (page(**answer.json), answer.status_code) if wants_page() else answer
+
+
+def wants_page() -> bool:
+    return request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
+
+
+def page(**made: str) -> str:
+    return render_template("password.html", jaeger_url=JAEGER_URL or beside(16686), **made)
 
 
 def asked_length() -> int:

@@ -41,7 +41,7 @@ PLAN = DATA / "parts.json"
 ROTEL = "rotel-agent"
 
 # Which parts get which of the user's environment variables. They get no other but these and SYSTEM: one that is meant
-# for another program of PostgreSQL's, Python's, gunicorn's or OpenTelemetry's would stop them from working.
+# for another program of PostgreSQL's, Python's or OpenTelemetry's would stop them from working.
 TRACED = {*SERVICES, "load"}
 SETTINGS = {
     "BIND_ADDRESS": set(SERVICES),

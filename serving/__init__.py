@@ -6,7 +6,10 @@ import signal
 import sys
 from collections.abc import Callable
 
+from serving.hosts import beside
 from serving.server import Server
+
+__all__ = ["Server", "beside", "serve"]
 
 
 def serve(app: Callable) -> None:

@@ -1,4 +1,4 @@
-"""Which names an app may be asked by.
+"""Which names an app may be asked by, and which one it is asked by.
 
 A page of another site can have its own name lead to this machine, and so read what is here with its visitor's browser
 (DNS rebinding). It cannot choose the Host header, which then has that name.
@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+from flask import request
 from werkzeug.sansio.utils import host_is_trusted
 
 _PORT = re.compile(r":\d*$")
@@ -51,14 +52,19 @@ def only_by(names: Iterable[str], app: Callable) -> Callable:
         if host is None or _is_address(_PORT.sub("", host)) or host_is_trusted(host.lower(), names):
             return app(environ, start_response)
         message = (
-            f"The host {ascii(host[:80])} is not known here: use localhost or an IP address, or start this with the name"
-            " in ALLOWED_HOSTS.\n"
+            f"The host {ascii(host[:80])} is not known here: use localhost or an IP address, or start this with the"
+            " name in ALLOWED_HOSTS.\n"
         )
         headers = [("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff")]
         start_response("400 Bad Request", [*headers, ("Content-Length", str(len(message)))])
         return [message.encode()]
 
     return checked
+
+
+def beside(port: int) -> str:
+    """The URL of another port of this machine, by the name or address in the current request of Flask's."""
+    return f"http://{_PORT.sub('', request.host)}:{port}"
 
 
 def _as_sent(name: str) -> str:

@@ -1,9 +1,10 @@
 """waitress as a server that no number of idle or slow clients keeps from the others.
 
-One thread moves all bytes; a request reaches the app when it is complete, and an answer waits for its client in a buffer.
+One thread moves all bytes: a request reaches the app when it is complete, an answer waits for its client in a buffer.
 """
 
 import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -39,6 +40,7 @@ class Server:
         listener = socket.create_server((host, port), family=family)
         self.port = listener.getsockname()[1]
         self._stopping = False
+        self._closing = threading.RLock()  # not to wake the other thread by a pipe that it has closed
         self._connections: dict = {}
         self._waitress = _Waitress(
             app,
@@ -69,13 +71,15 @@ class Server:
         while self._waitress.busy() and time.monotonic() < deadline:
             self._turn()
         self._waitress.task_dispatcher.shutdown(timeout=1)
-        wasyncore.close_all(self._connections)
+        with self._closing:
+            wasyncore.close_all(self._connections)
 
     def close(self) -> None:
         """Have `run` end. Callable from any thread, and from a signal handler."""
-        if not self._stopping:
-            self._stopping = True
-            self._waitress.pull_trigger()
+        with self._closing:
+            if not self._stopping:
+                self._stopping = True
+                self._waitress.pull_trigger()
 
     def _turn(self) -> None:
         wasyncore.loop(timeout=1, map=self._connections, use_poll=True, count=1)

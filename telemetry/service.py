@@ -5,7 +5,7 @@ import logging
 import random
 from collections.abc import Callable
 
-from flask import Flask, jsonify
+from flask import Flask, Response, current_app, jsonify
 from opentelemetry import trace
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
@@ -30,23 +30,25 @@ def create_app(import_name: str) -> Flask:
     def healthz():
         return {"status": "ok"}
 
-    @app.errorhandler(Exception)
-    def failed(error: Exception):
-        code = error.code if isinstance(error, HTTPException) else 500
-        if code not in _CALLERS_FAULT:
-            logging.getLogger(app.name).error("%s: %s", type(error).__name__, error)
-            span = trace.get_current_span()
-            span.record_exception(error)
-            span.set_status(Status(StatusCode.ERROR, str(error)))
-        answer = jsonify(error=error.description if isinstance(error, HTTPException) else str(error), trace_id=trace_id())
-        answer.status_code = code
-        if isinstance(error, HTTPException):
-            answer.headers.extend(
-                (name, value) for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")
-            )
-        return answer
-
+    app.register_error_handler(Exception, failed)
     return app
+
+
+def failed(error: Exception) -> Response:
+    """The answer to a request that has failed. Logged and recorded in the trace, unless the caller is to blame."""
+    code = error.code if isinstance(error, HTTPException) else 500
+    if code not in _CALLERS_FAULT:
+        logging.getLogger(current_app.name).error("%s: %s", type(error).__name__, error)
+        span = trace.get_current_span()
+        span.record_exception(error)
+        span.set_status(Status(StatusCode.ERROR, str(error)))
+    answer = jsonify(error=error.description if isinstance(error, HTTPException) else str(error), trace_id=trace_id())
+    answer.status_code = code
+    if isinstance(error, HTTPException):
+        answer.headers.extend(
+            (name, value) for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")
+        )
+    return answer
 
 
 def step(function: Callable) -> Callable:

@@ -48,7 +48,10 @@ async function draw(panel, figure) {
   const look = {
     autosize: true, colorway: COLOURS, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: colour("text"), family: "system-ui, sans-serif", size: 12 }, margin: { t: 10, r: 10, b: 30, l: 50 },
-    hoverlabel: { bgcolor: colour("background"), bordercolor: colour("line"), font: { color: colour("text") } },
+    // namelength: a name is not cut, for Plotly would cut through its entities.
+    hoverlabel: {
+      bgcolor: colour("background"), bordercolor: colour("line"), font: { color: colour("text") }, namelength: -1,
+    },
     legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" }, uirevision: "same",
   };
   panel.classList.add("chart");
@@ -61,11 +64,17 @@ async function draw(panel, figure) {
 function show(panel, html) {
   if (panel.classList.contains("js-plotly-plot")) Plotly.purge(panel);
   panel.classList.remove("chart");
+  const scrolling = ".scroll, .graph";
+  const { scrollTop = 0, scrollLeft = 0 } = panel.querySelector(scrolling) ?? {};
+  const hadFocus = panel.querySelector(scrolling)?.matches(":focus");
   panel.replaceChildren(...new DOMParser().parseFromString(html, "text/html").body.childNodes);
   for (const element of panel.querySelectorAll("time[datetime]")) {
     element.textContent = new Date(element.dateTime).toLocaleTimeString();
     element.title = element.dateTime;
   }
+  const scrolled = panel.querySelector(scrolling);
+  scrolled?.scrollTo({ top: scrollTop, left: scrollLeft, behavior: "instant" });
+  if (hadFocus) scrolled?.focus({ preventScroll: true });
 }
 
 async function refresh(panel) {
@@ -96,6 +105,7 @@ dark.addEventListener("change", all);
 const own = document.getElementById("own");
 const ownTime = document.getElementById("own-time");
 const [ownFrom, ownTo] = ownTime.querySelectorAll("input");
+const [begin, end] = [own.value, form.elements.to.value];
 function showOwn() {
   ownTime.hidden = form.elements.from.value !== own.value;
   if (!ownTime.hidden && !ownFrom.value) {
@@ -104,7 +114,13 @@ function showOwn() {
     ownTo.value = local(until || Date.now()).slice(0, 19);
   }
 }
-showOwn();
+// Also back in the browser's history the form shows what the URL says, and not how it was left.
+addEventListener("pageshow", () => {
+  form.reset();
+  [own.value, form.elements.to.value] = [begin, end];
+  if (form.elements["var-operation"]) form.elements["var-operation"].disabled = false;
+  showOwn();
+});
 form.addEventListener("change", (event) => {
   showOwn();
   if (event.target.name === "from") form.elements.to.value = "now";

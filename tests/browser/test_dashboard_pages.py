@@ -12,6 +12,7 @@ from queries.dashboards import DASHBOARDS
 from tests.store.otlp_messages import add_service, child, request, span
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
+UIDS = {board.slug: board.uid for board in DASHBOARDS}
 # What a panel of each kind has when its data is drawn.
 DRAWN = {
     Kind.SERIES: ".scatterlayer .trace",
@@ -93,6 +94,35 @@ def test_another_service_changes_the_graph(explorer, open_page):
     assert graph.locator("text", has_text=HOSTILE[:10]).count() == 1
 
 
+@pytest.mark.parametrize("board", ["02-error-rates", "06-downstream-spans"])
+def test_charts_show_names_exactly_as_they_are(explorer, open_page, promscale, board):
+    name = """<a href="https://evil.example">&lt;b&gt;</a><br><b>bold</b> %{x} &amp; 'more'"""
+    message = request(service="load")
+    for number in range(20):
+        times = {"start_time_unix_nano": time.time_ns() - (number + 2) * 60 * 10**9}
+        times["end_time_unix_nano"] = times["start_time_unix_nano"] + 10**9
+        failed = Status(code=Status.STATUS_CODE_ERROR)
+        served = span("GET /", kind=Span.SPAN_KIND_SERVER, status=failed, **times)
+        add_service(message, served, child(served, name, status=failed, **times), service="lower")
+        add_service(message, span(name, status=failed, **times), service=name)
+    promscale.export(message)
+    page = open_page(f"{explorer}/d/{UIDS[board]}/{board}?from=now-1h&refresh=")
+    settled(page)
+    charts = page.locator(".js-plotly-plot")
+    legends = charts.locator(".legendtext").all_text_contents()
+    assert any(name in text for text in legends), legends
+    hovered = []
+    for area in charts.locator(".nsewdrag, .slice").all():
+        if area.get_attribute("class") == "slice":
+            area.dispatch_event("mouseover")  # what is in the middle of a slice's box may be its neighbour
+        else:
+            area.hover()
+        page.wait_for_function("() => document.querySelector('.hoverlayer text')")
+        hovered += charts.locator(".hoverlayer text").all_text_contents()
+    assert any(name in text for text in hovered), hovered
+    assert page.locator("[*|href*=evil]").count() == 0
+
+
 def test_a_view_of_ones_own_is_in_the_url(explorer, open_page):
     page = open_page(f"{explorer}/d/CiE9l917z/02-error-rates")
     page.locator("[name=from]").select_option(label="a time of your own")
@@ -118,3 +148,45 @@ def test_new_data_comes_without_a_reload(explorer, open_page, promscale):
     add_service(message, child(root, "GET /", kind=Span.SPAN_KIND_SERVER), service="newcomer")
     promscale.export(message)
     page.locator("svg .node text", has_text="newcomer").wait_for()
+
+
+def test_back_in_the_history_the_form_says_what_is_shown(explorer, open_page):
+    page = open_page(f"{explorer}/d/SdzI3eJnk/06-downstream-spans?from=2020-01-01T00:00:00Z&to=2020-01-02T00:00:00Z&refresh=")
+    page.get_by_text("Nothing in this time.").first.wait_for()
+    page.locator("[name=from]").select_option("now-1h")
+    page.wait_for_url("**from=now-1h**")
+    page.locator("[name=var-service]").select_option("generator")
+    page.wait_for_url("**var-service=generator**")
+    settled(page)
+    page.go_back()
+    page.wait_for_url("**from=now-1h**")
+    assert page.locator("[name=var-service]").input_value() == "lower"
+    assert page.locator("[name=var-operation]").is_enabled()
+    page.go_back()
+    page.get_by_text("Nothing in this time.").first.wait_for()
+    assert page.locator("[name=from]").evaluate("select => select.selectedOptions[0].text") == "a time of your own"
+    assert page.locator("#own-from").is_visible()
+    assert page.locator("[name=to]").input_value() == "2020-01-02T00:00:00Z"
+
+
+def test_new_data_leaves_a_table_where_it_was(explorer, open_page):
+    page = open_page(f"{explorer}/d/GkrS6rJ7z/03-request-durations?refresh=5s&from=now-1h", height=2000)
+    settled(page)
+    table = page.locator(".scroll").first
+    table.focus()
+    table.evaluate("table => { table.scrollTop = 100; table.dataset.old = 'yes'; }")
+    assert table.evaluate("table => table.scrollTop") == 100
+    page.wait_for_selector(".scroll:not([data-old])")
+    assert table.evaluate("table => [table.scrollTop, table === document.activeElement]") == [100, True]
+
+
+def test_new_figures_come_to_the_list_without_a_reload(explorer, open_page, promscale):
+    page = open_page(explorer)
+    page.clock.install()
+    page.reload()
+    page.evaluate("window.isTheSame = true")
+    before = page.locator(".figure").all_text_contents()
+    promscale.export(request(span("broken", status=Status(code=Status.STATUS_CODE_ERROR)), service="shop"))
+    page.clock.fast_forward(31_000)
+    page.wait_for_function("before => document.querySelectorAll('.figure')[1].textContent !== before", arg=before[1])
+    assert page.evaluate("window.isTheSame")

@@ -1,6 +1,7 @@
 """The explorer's pages of traces and Jaeger's HTTP API, on a real promscale and PostgreSQL."""
 
 import json
+import signal
 import re
 import time
 from html import unescape
@@ -8,8 +9,11 @@ from html import unescape
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from explorer import store
 from explorer.traces import create_traces
+from tests.stack.checkout import wait_for
 from tests.store.otlp_messages import any_value, attributes, child, request, span
+from tests.store.test_ingest import start_process  # noqa: F401
 
 MILLISECOND, SECOND, MINUTE = 10**6, 10**9, 60 * 10**9
 HOSTILE = "<script>alert('\"&</script>"
@@ -238,9 +242,28 @@ def test_while_the_store_is_away_pages_say_so_and_come_again(promscale):
     promscale.server.close(grace_seconds=0)
     for path in ("/search", "/trace/12ab", "/dependencies"):
         page = get(browser, path, 503)
-        assert "The store is away" in page
+        assert f"promscale at {address} is away" in page
+        assert "./run.sh status" in page
         assert 'http-equiv="refresh"' in page
     assert api(browser, "/services", 503)[0]["code"] == 503
+
+
+@pytest.mark.parametrize(
+    ("connected", "status", "says"), [(True, 504, "did not answer within 2 s"), (False, 503, "is away")]
+)
+def test_a_promscale_that_is_stopped_is_named(dsn, start_process, monkeypatch, connected, status, says):
+    """Without a connection that is found out by how long one takes, and not by how long an answer does."""
+    process = start_process(dsn)
+    wait_for(lambda: process.get("/readyz")[0] == 200, "promscale")
+    browser = create_traces(process.grpc).test_client()
+    if connected:
+        get(browser, "/search")
+    process.process.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(store, "ANSWER_SECONDS", 2 if connected else 120)
+    assert f"promscale at {process.grpc} {says}" in get(browser, "/search", status)
+    assert api(browser, "/services", status)[0]["code"] == status
+    process.process.send_signal(signal.SIGCONT)
+    wait_for(lambda: browser.get("/search").status_code == 200, "the search page")
 
 
 # Jaeger's HTTP API ---------------------------------------------------------------------------------------------------

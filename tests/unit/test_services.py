@@ -163,6 +163,25 @@ def test_a_browser_gets_a_page(whole, monkeypatch):
     assert whole.get("/", headers={"Accept": "*/*"}).mimetype == "application/json"
 
 
+@pytest.mark.parametrize("host", ["192.0.2.7", "[2001:db8::1]"])
+def test_the_page_leads_to_the_trace_on_the_machine_that_was_asked(whole, host):
+    answer = whole.get("/", headers={"Accept": "text/html", "Host": f"{host}:5050"})
+    assert f'href="http://{host}:16686/trace/' in answer.text
+
+
+def test_a_failed_password_gets_a_page_too(whole, slow, spans, monkeypatch):
+    monkeypatch.setattr(telemetry.call, "TIMEOUT", (60, 0.2))
+    monkeypatch.setitem(importlib.import_module("generator.app").URLS, "uppers", f"{slow}/<b>")
+    answer = whole.get("/", headers={"Accept": "text/html"})
+    assert (answer.status_code, answer.mimetype) == (500, "text/html")
+    assert f"{slow}/&lt;b&gt; did not answer: ReadTimeout" in answer.text
+    assert "./run.sh status" in answer.text
+    trace_id = format_trace_id(spans()[-1].context.trace_id)
+    assert f'href="http://localhost:16686/trace/{trace_id}"' in answer.text
+    failed = {span.name for span in spans() if span.status.status_code == StatusCode.ERROR}
+    assert {"GET /", "generator.uppers"} <= failed
+
+
 def answering(body: str, status: int = 200) -> Flask:
     app = Flask("garbage")
     app.add_url_rule("/", view_func=lambda: (body, status))
@@ -364,12 +383,17 @@ def test_a_service_stops_though_the_collector_is_away(serving, receiver):
 
 @pytest.mark.parametrize(
     ("environment", "reason"),
-    [({"PORT": ""}, "PORT='' is no port"), ({"PORT": "1e9"}, "no port"), ({"BIND_ADDRESS": "203.0.113.1"}, "cannot listen")]
-    + [({"ALLOWED_HOSTS": "http://x"}, "ALLOWED_HOSTS: 'http://x' is no host name")],
+    [({"PORT": ""}, "PORT='' is no port"), ({"PORT": "1e9"}, "no port")]
+    + [({"BIND_ADDRESS": "203.0.113.1"}, "cannot listen"), ({"ALLOWED_HOSTS": "http://x"}, "ALLOWED_HOSTS: 'http://x' is no host name")],
 )
 def test_a_service_that_cannot_start_says_why_in_one_line(environment, reason):
-    command = [sys.executable, "-m", "telemetry", "digit"]
-    environment = os.environ | {"PORT": "65535"} | environment
-    failed = subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=60)
+    failed = subprocess.run(
+        [sys.executable, "-m", "telemetry", "digit"],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PORT": "65535"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert failed.returncode == 1
     assert reason in failed.stderr and len(failed.stderr.splitlines()) == 1
