@@ -7,10 +7,13 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from promscale import server
+from promscale import server, wire
 from promscale.jaeger_messages import messages
 from promscale.otlp import MalformedRequest, read_exports
 from tests.store.otlp_messages import attributes, request, span
+from tests.store.whole_store import close_all, hours_ago
+
+LATER = b"\xaa\x06\x03abc"  # field 101, which no OTLP has
 
 
 def stored_names(database) -> set[str]:
@@ -302,3 +305,26 @@ def test_random_bytes_never_break_the_reader():
         except MalformedRequest:
             continue
         assert len(export.spans) + export.refusals.count <= 2
+
+
+def test_fields_of_a_later_otlp_are_kept(promscale, upkeep, database):
+    """Around spans, too; also when the partition is closed."""
+    kept = span("kept", start_time_unix_nano=hours_ago(3))
+    message = wire.TracesData.FromString(request(kept).SerializeToString())
+    message.resource_spans[0].MergeFromString(LATER)
+    message.resource_spans[0].scope_spans[0].MergeFromString(LATER)
+    promscale.export(message.SerializeToString())
+    query = messages.GetTracesRequest(query=[messages.GetTraceParams(trace_id=kept.trace_id)])
+    for _ in range(2):
+        [found] = promscale.read("GetTraces", query)
+        assert wire.TracesData.FromString(found.SerializeToString()) == message
+        close_all(upkeep, database)
+
+
+def test_spans_of_an_earlier_otlp_are_stored(promscale, database):
+    message = wire.TracesData.FromString(request(span("early")).SerializeToString())
+    resource_spans = message.resource_spans[0]
+    resource_spans.instrumentation_library_spans.extend(resource_spans.scope_spans)
+    resource_spans.ClearField("scope_spans")
+    promscale.export(message.SerializeToString())
+    assert database.execute("select service_name, span_name from span").fetchall() == [("shop", "early")]

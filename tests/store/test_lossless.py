@@ -9,12 +9,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, Instr
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
-from promscale import wire
 from promscale.jaeger_messages import messages
-from tests.store.otlp_messages import request, span
-from tests.store.whole_store import close_all, hours_ago
-
-LATER = b"\xaa\x06\x03abc"  # field 101, which no OTLP has
 
 # With NUL and all that JSON and SQL find hard; a lone surrogate is no valid protobuf string.
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -130,26 +125,3 @@ def test_what_came_in_comes_out(promscale, database, message):
     assert len(seen.fetchall()) == len(came_out)
     for view in ("event", "link"):
         database.execute(f"select * from {view} where trace_id = any(%s)", [[uuid.UUID(bytes=id) for id in trace_ids]])
-
-
-def test_fields_of_a_later_otlp_are_kept(promscale, upkeep, database):
-    """Around spans, too; also when the partition is closed."""
-    kept = span("kept", start_time_unix_nano=hours_ago(3))
-    message = wire.TracesData.FromString(request(kept).SerializeToString())
-    message.resource_spans[0].MergeFromString(LATER)
-    message.resource_spans[0].scope_spans[0].MergeFromString(LATER)
-    promscale.export(message.SerializeToString())
-    query = messages.GetTracesRequest(query=[messages.GetTraceParams(trace_id=kept.trace_id)])
-    for _ in range(2):
-        [found] = promscale.read("GetTraces", query)
-        assert wire.TracesData.FromString(found.SerializeToString()) == message
-        close_all(upkeep, database)
-
-
-def test_spans_of_an_earlier_otlp_are_stored(promscale, database):
-    message = wire.TracesData.FromString(request(span("early")).SerializeToString())
-    resource_spans = message.resource_spans[0]
-    resource_spans.instrumentation_library_spans.extend(resource_spans.scope_spans)
-    resource_spans.ClearField("scope_spans")
-    promscale.export(message.SerializeToString())
-    assert database.execute("select service_name, span_name from span").fetchall() == [("shop", "early")]
