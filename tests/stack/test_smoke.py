@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 import requests
 
@@ -128,3 +129,18 @@ def test_all_processes_stay_under_1200_megabytes(own_stack):
         with suppress(psutil.NoSuchProcess):  # a connection of PostgreSQL's that was closed since
             used += process.memory_full_info().pss
     assert used < 1200 * 10**6
+
+
+def test_nobody_is_superuser_over_tcp(own_stack):
+    assert own_stack.rows("show is_superuser") == [("off",)]
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        own_stack.rows("copy (select 1) to program 'true'")
+    with pytest.raises(psycopg.OperationalError, match="rejects connection"):
+        psycopg.connect(own_stack.dsn, user="superuser")
+
+
+def test_one_statement_cannot_take_all_memory(own_stack):
+    since = own_stack.rows("select pg_postmaster_start_time()")
+    with pytest.raises(psycopg.errors.OutOfMemory):
+        own_stack.rows("select length(string_agg(repeat('x', 1000000), '')) from generate_series(1, 900)")
+    assert own_stack.rows("select pg_postmaster_start_time()") == since
