@@ -27,7 +27,7 @@ def process_lower(char: str) -> None:
 @step
 def render_lower(char: str) -> str:
     if random.random() < 0.5:
-        fetch_character(DIGIT_URL)
+        fetch_character(DIGIT_URL, is_called=True)
     work(0.001, char)
     return char
 

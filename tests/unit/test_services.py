@@ -60,6 +60,7 @@ def whole(monkeypatch, serve, calm):
     urls = {f"{name}s": serve(app(name)) for name in NAMES if name != "digit"} | {"digits": digit}
     monkeypatch.setattr("generator.app.URLS", urls)
     monkeypatch.setattr(telemetry.call, "TIMEOUT", 60)
+    monkeypatch.setattr(telemetry.call, "SHORTER_TIMEOUT", 30)
     return app("generator").test_client()
 
 
@@ -180,6 +181,15 @@ def test_a_failed_password_gets_a_page_too(whole, slow, spans, monkeypatch):
     assert f'href="http://localhost:16686/trace/{trace_id}"' in answer.text
     failed = {span.name for span in spans() if span.status.status_code == StatusCode.ERROR}
     assert {"GET /", "generator.uppers"} <= failed
+
+
+def test_a_failed_password_names_also_whom_another_service_waited_for(whole, slow, monkeypatch):
+    monkeypatch.setattr(telemetry.call, "SHORTER_TIMEOUT", (60, 0.2))
+    monkeypatch.setattr("lower.app.DIGIT_URL", slow)
+    always(monkeypatch, 0.49)
+    answer = whole.get("/")
+    assert answer.status_code == 500
+    assert f"answered 500: {slow} did not answer: ReadTimeout" in answer.json["error"]
 
 
 def answering(body: str, status: int = 200) -> Flask:
