@@ -1,8 +1,10 @@
 """What the README promises of a running stack."""
 
+import contextlib
 import re
+import resource
 import shutil
-from contextlib import suppress
+import socket
 from pathlib import Path
 
 import psutil
@@ -11,6 +13,7 @@ import pytest
 import requests
 
 from local import health
+from tests.hostile import outcomes
 from tests.stack.checkout import ROOT, wait_for
 
 LINKS = sorted(set(re.findall(r"http://localhost:[^\s>)`]+", (ROOT / "README.md").read_text())))
@@ -126,7 +129,7 @@ def test_all_processes_stay_under_1200_megabytes(own_stack):
         pytest.skip("only Linux says how much memory processes share")
     used = 0
     for process in own_stack.checkout.processes():
-        with suppress(psutil.NoSuchProcess):  # a connection of PostgreSQL's that was closed since
+        with contextlib.suppress(psutil.NoSuchProcess):  # a connection of PostgreSQL's that was closed since
             used += process.memory_full_info().pss
     assert used < 1200 * 10**6
 
@@ -144,3 +147,22 @@ def test_one_statement_cannot_take_all_memory(own_stack):
     with pytest.raises(psycopg.errors.OutOfMemory):
         own_stack.rows("select length(string_agg(repeat('x', 1000000), '')) from generate_series(1, 900)")
     assert own_stack.rows("select pg_postmaster_start_time()") == since
+
+
+def test_silent_connections_keep_nobody_waiting(own_stack):
+    """Those that are ours: neither Grafana nor Jaeger."""
+    ports = {"generator": 5050, "digit": 5051, "promscale": 9201, "dashboards": 3000, "traces": 16686}
+    running = wait_for(own_stack.pids, "health")
+    ports = {name: port for name, port in ports.items() if name in running}
+    with contextlib.ExitStack() as limits:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if 0 <= hard < 1024:
+            pytest.skip(f"a process may have {hard} open files here, too few for 500 connections")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1024), hard))
+        limits.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for name, port in ports.items():
+            with contextlib.ExitStack() as silent:
+                for _ in range(500):
+                    silent.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+                assert requests.get(f"http://localhost:{port}/healthz", timeout=60).ok, name
+    outcomes.note("500 silent connections to each page", f"{', '.join(ports)} answer")
