@@ -170,7 +170,7 @@ def _collector(bind: str, host: str, variables: Mapping[str, str]) -> Part:
         # takes holds more spans, of 42 bytes at least, than this.
         + ["--otlp-exporter-batch-timeout=20ms", "--otlp-exporter-batch-max-size=500000"]
         + ["--otlp-exporter-retry-initial-backoff=100ms", "--otlp-exporter-retry-max-backoff=1s"]
-        + ["--otlp-exporter-retry-max-elapsed-time=600s"],
+        + ["--otlp-exporter-retry-max-elapsed-time=3600s"],
         listens,
         lambda: health.accepts(host, 4317),
         memory_bytes=400 * 10**6,
