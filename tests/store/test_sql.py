@@ -421,7 +421,7 @@ def test_a_writer_can_run_promscale(dsn, database, promscale):
     try:
         store = Store(f"{dsn} user=test_writer")
         store.start()
-        assert store.write(request(span("by the writer")).SerializeToString()) == []
+        assert store.write(request(span("by the writer")).SerializeToString()).count == 0
         upkeep = Upkeep(f"{dsn} user=test_writer")
         upkeep.turn()
         upkeep.close()
