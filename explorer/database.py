@@ -43,7 +43,7 @@ _queries = aiosql.from_path(Path(__file__).with_name("database.sql"), "psycopg")
 
 
 class RefusedStatement(Exception):
-    """PostgreSQL refuses or ends the statement: `message` says why, `position` where in it, counted from 0, if that is known."""
+    """PostgreSQL refuses or ends the statement: `message` says why, `position` where in it, from 0, if that is known."""
 
     def __init__(self, message: str, position: int | None = None) -> None:
         super().__init__(message)
@@ -102,7 +102,9 @@ class Database:
         statement, words = text[begins:], _FIRST_WORD.match(text, begins)
         word = words[0].lower() if words else ""
         if word not in _FOR_A_CURSOR_WORDS + _OTHER_WORDS:
-            raise RefusedStatement("Only statements that read run here: select, with, values, table, show and explain.", begins)
+            raise RefusedStatement(
+                "Only statements that read run here: select, with, values, table, show and explain.", begins
+            )
         prefix = _FOR_A_CURSOR if word in _FOR_A_CURSOR_WORDS else ""
         if not self._statements.acquire(timeout=STATEMENT_WAIT_SECONDS):
             raise ServiceUnavailable(f"{STATEMENTS} statements run already. Try again when one of them has ended.")
@@ -147,7 +149,8 @@ def _page(connection: psycopg.Connection, max_rows: int) -> Result:
 def _all(cursor: psycopg.Cursor, max_rows: int) -> Result:
     """Of show and explain, whose columns are texts."""
     columns = cursor.description
-    return Result([column.name for column in columns], [False] * len(columns), [list(map(str, row)) for row in cursor.fetchmany(max_rows)])
+    rows = [list(map(str, row)) for row in cursor.fetchmany(max_rows)]
+    return Result([column.name for column in columns], [False] * len(columns), rows)
 
 
 def _check(connection: psycopg.Connection) -> None:

@@ -46,6 +46,7 @@ def create_traces(address: str):
         services = store.services()
         summaries = sorted(store.summaries(query), key=lambda each: each.min_start_time_unix_nano, reverse=True)
         found = [Found(each) for each in summaries]
+        ever = {"start": query.end // 1000, "end": MAX_MICROS}
         later = [] if request.args.get("end") else store.summaries(query._replace(start=query.end, end=MAX_MICROS * 1000))
         return render_template(
             "search.html",
@@ -59,9 +60,7 @@ def create_traces(address: str):
             max_limit=MAX_LIMIT,
             found=found,
             later=sum(each.span_count for each in later),
-            later_url=url_for(
-                "search", **request.args.to_dict(flat=False) | {"lookback": "custom", "start": query.end // 1000, "end": MAX_MICROS}
-            ),
+            later_url=url_for("search", **request.args.to_dict(flat=False) | {"lookback": "custom"} | ever),
             scatter=scatter(found),
             colours=colours([*services, *(service.name for each in found for service in each.services)]),
         )

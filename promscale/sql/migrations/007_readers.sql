@@ -1,8 +1,8 @@
 -- Roles for programs that only read, and how they read a result of any size.
 
 -- Each of these has a role of its own: `explorer`, `grafana`, and `trace_viewer` for people with psql. A role can change
--- its own settings, also against the others who log in as it, so promscale's upkeep calls this again and again. It does
--- nothing where promscale may not: as a rule, the owner of a hosted database.
+-- its own settings, also against the others who log in as it, so promscale's upkeep calls this again and again. Roles of
+-- these names that are not promscale's members of prom_reader, or that it may not alter, stay as they are.
 create function _promscale.restore_readers() returns void
 language plpgsql as $$
 declare
@@ -12,6 +12,9 @@ begin
         select r.rolname
         from pg_roles as r
         where r.rolname in ('trace_viewer', 'explorer', 'grafana')
+            and exists (
+                select from pg_auth_members as m where m.member = r.oid and m.roleid = 'prom_reader'::regrole
+            )
             and (
                 select array_agg(format('%s: %s', s.setdatabase, s.setconfig))
                 from pg_db_role_setting as s
@@ -68,6 +71,7 @@ begin
         return next array(select field.value from json_each_text(row_to_json(found_row)) as field);
     end loop;
 end $$;
+
 -- The shortest usual interval, not shorter than `shortest`, of which `most` cover the time: for charts with a bounded number
 -- of points. Beyond a day it is any number of whole days.
 create function ps_trace.time_step(
