@@ -120,6 +120,7 @@ def main() -> None:
             upkeep.turn()
         except StoreUnavailable as error:
             log.warning("Not done, to be tried again: %s", error)
+        memory.trim()
     log.info("Stopping")
     web.refuse()
     server.close(GRACE_SECONDS)

@@ -15,8 +15,9 @@ LARGE_REQUEST_BYTES = 256 * 2**10
 PROCESSES = 2
 # Of these there is one at a time, so that the processes do not need their limits together.
 HUGE_REQUEST_BYTES = 4 * 2**20
-# What a process may allocate. A request of 16 MiB with 130,000 spans takes 190 MiB.
-PROCESS_BYTES = 224 * 2**20
+# What a process may allocate. A request of 16 MiB takes 110 to 140 MiB as a rule, and more if its spans are very small.
+PROCESS_BYTES = 192 * 2**20
+TRIM_SECONDS = 1
 
 
 class Encoders:
@@ -77,6 +78,13 @@ def _prepare() -> None:
     gc.set_threshold(1_000_000)
     memory.return_what_is_freed()
     memory.limit(PROCESS_BYTES)
-    # The pool would not notice that promscale was killed.
+    threading.Thread(target=_watch, daemon=True).start()
+
+
+def _watch() -> None:
+    """End with promscale: the pool would not notice that it was killed. And keep little memory meanwhile."""
     parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    while parent.is_alive():
+        parent.join(TRIM_SECONDS)
+        memory.trim()
+    os._exit(1)

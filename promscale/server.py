@@ -45,7 +45,11 @@ class Server:
         self._health = health.HealthServicer()
         self._grpc = grpc.server(
             ThreadPoolExecutor(HANDLERS, thread_name_prefix="grpc"),
-            options=[("grpc.max_receive_message_length", MAX_RECEIVED_BYTES), ("grpc.so_reuseport", 0)],
+            options=[
+                ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
+                ("grpc.so_reuseport", 0),
+                ("grpc.http2.bdp_probe", 0),  # it makes gRPC receive more of a request before it is asked for
+            ],
             maximum_concurrent_rpcs=MAX_WAITING_CALLS,
         )
         # Requests are taken as bytes: what is wrong with them is for the store to say. And as a stream, though it is of one,

@@ -37,7 +37,8 @@ log = logging.getLogger(__name__)
 WRITERS = 2
 # Of a serialized request, as the Collector's.
 MAX_REQUEST_BYTES = 16 * 2**20
-# Bytes of serialized requests: what may be held in memory at once, and what one transaction may take.
+# Bytes of requests and of the rows that they become, which may be held before there is room for another request; and
+# bytes of requests that one transaction may take.
 MAX_HELD_BYTES = 32 * 2**20
 MAX_COMMIT_BYTES = 8 * 2**20
 # How long a request waits for others to leave it room.
@@ -113,7 +114,9 @@ class Store:
         self._uri = uri
         self._disk_budget = disk_budget
         self._connect = partial(psycopg.connect, conninfo(uri, "promscale"), autocommit=True)
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)  # the queue: for the writers
+        self._freed = threading.Condition(lock)  # memory: for those who wait for room
         self._queue: deque[_Pending] = deque()
         self._held_bytes = 0
         self._closing = False
@@ -216,13 +219,13 @@ class Store:
 
         def hold(size: int) -> None:
             nonlocal held
-            with self._changed:
+            with self._freed:
                 self._held_bytes += size - held
                 held = size
-                self._changed.notify_all()
+                self._freed.notify_all()
 
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._held_bytes + held <= MAX_HELD_BYTES, ROOM_SECONDS):
+        with self._freed:
+            if not self._freed.wait_for(lambda: self._held_bytes + held <= MAX_HELD_BYTES, ROOM_SECONDS):
                 raise StoreFull(
                     f"{self._held_bytes} bytes of exports wait for the database; the limit is {MAX_HELD_BYTES}"
                 )
@@ -244,8 +247,14 @@ class Store:
                 if self._closing or not self._writers:
                     raise StoreUnavailable("promscale is starting or stopping")
                 self._queue.append(pending)
-                self._changed.notify_all()
-            pending.committed.result()
+                self._held_bytes += rows.size()
+                self._changed.notify()
+            try:
+                pending.committed.result()
+            finally:
+                with self._freed:
+                    self._held_bytes -= rows.size()
+                    self._freed.notify_all()
         return refusals
 
     @contextlib.contextmanager
