@@ -1,4 +1,4 @@
-"""The trace database for somebody who only looks: every statement has an end, and every result a size."""
+"""Read-only access to the trace database, with a timeout for every statement and a size limit for every result."""
 
 import re
 import threading

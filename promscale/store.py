@@ -242,18 +242,18 @@ class Store:
         """
         rows, refusals = self._encoders.encode(request)
         if rows.count:
-            pending = _Pending(request, rows, refusals, Future())
+            pending, size = _Pending(request, rows, refusals, Future()), rows.size()
             with self._changed:
                 if self._closing or not self._writers:
                     raise StoreUnavailable("promscale is starting or stopping")
                 self._queue.append(pending)
-                self._held_bytes += rows.size()
+                self._held_bytes += size
                 self._changed.notify()
             try:
                 pending.committed.result()
             finally:
                 with self._freed:
-                    self._held_bytes -= rows.size()
+                    self._held_bytes -= size
                     self._freed.notify_all()
         return refusals
 
