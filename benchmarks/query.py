@@ -91,7 +91,7 @@ def statements(dsn: str) -> Iterator[tuple[str, float, float]]:
             took = []
             for hours in (1, HOURS):
                 values = {"time_from": end - timedelta(hours=hours), "time_to": end}
-                values |= {"service": SERVICE, "operation": OPERATION}
+                values |= {"service": SERVICE, "operation": OPERATION, "step": "1 second"}
                 took.append(median_ms(lambda: list(getattr(found, name)(connection, **values))))
             yield name, *took
 

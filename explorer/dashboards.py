@@ -3,13 +3,13 @@
 import csv
 import importlib.util
 import io
-import json
 import os
 import re
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import psycopg
 from flask import Response, abort, jsonify, redirect, render_template, request, send_file, url_for
@@ -19,10 +19,10 @@ from werkzeug.datastructures import MultiDict
 import queries
 from explorer import charts, graph
 from explorer.database import MAX_RESULT_BYTES, STATEMENT_SECONDS, Database, RefusedStatement, Result, message
-from explorer.query import bad_parameter
+from explorer.query import MAX_MICROS, bad_parameter
 from explorer.waterfall import cut
 from explorer.web import create_app
-from queries import Dashboard, Kind
+from queries import Dashboard, Kind, Link, Panel, colour_numbers
 from queries.dashboards import DASHBOARDS
 from serving import beside
 
@@ -59,6 +59,13 @@ class View(NamedTuple):
     time_to: datetime
     service: str
     operation: str
+    step: str = "1 second"  # as short as the statements have them; of a long time they choose longer ones
+
+    @property
+    def micros(self) -> tuple[int, int]:
+        """The range in microseconds since 1970, as a search for traces takes it."""
+        found = (int(time.timestamp() * 1_000_000) for time in (self.time_from, self.time_to))
+        return tuple(min(max(micros, 0), MAX_MICROS) for micros in found)
 
     @classmethod
     def read(cls, parameters: MultiDict, dashboard: Dashboard) -> "View":
@@ -96,7 +103,7 @@ def create_dashboards(uri: str):
     """The Flask app that shows the database at `uri`, where its user is a member of prom_reader and no more."""
     app = create_app("explorer.dashboards", styles=PLOTLY_STYLES)
     database = Database(uri)
-    app.jinja_env.globals.update(unit=charts.unit, label=charts.label, traces_url=_traces_url)
+    app.jinja_env.globals.update(unit=charts.unit, label=charts.label, traces_url=_traces_url, href=_href)
     app.add_template_filter(cut)
     app.add_template_filter(_number, "number")
 
@@ -123,6 +130,7 @@ def create_dashboards(uri: str):
             "dashboard.html",
             dashboard=dashboard,
             dashboards=DASHBOARDS,
+            panels=shown_panels(dashboard),
             view=view,
             has_charts=any(map(charts.is_chart, dashboard.panels)),
             begin=request.args.get("from") or DEFAULT_RANGE,
@@ -138,10 +146,11 @@ def create_dashboards(uri: str):
     def panel(uid: str, number: int):
         """What a panel shows: a Plotly figure as JSON, or a piece of a page."""
         dashboard = _dashboard(uid)
-        if number >= len(dashboard.panels):
-            abort(404, f"This dashboard has {len(dashboard.panels)} panels.")
+        panels = shown_panels(dashboard)
+        if number >= len(panels):
+            abort(404, f"This dashboard has {len(panels)} panels.")
         view = View.read(request.args, dashboard)
-        panel = dashboard.panels[number]
+        panel = panels[number]
         try:
             results = [database.rows(name, view._asdict()) for name in panel.statements]
         except psycopg.Error as error:
@@ -149,12 +158,14 @@ def create_dashboards(uri: str):
         columns, rows = results[0]
         if not rows:
             return render_template("panel_empty.html", dashboard=dashboard)
-        match panel.kind:
-            case Kind.TABLE:
-                return render_template("panel_table.html", panel=panel, columns=columns, rows=rows)
-            case Kind.NODE_GRAPH:
-                return render_template("panel_graph.html", panel=panel, **_graph(*results))
-        return jsonify(charts.figure(panel, columns, rows))
+        if panel.kind == Kind.TABLE:
+            found = [_links(panel, dict(zip(columns, row, strict=True)), view) for row in rows]
+            return render_template("panel_table.html", panel=panel, columns=columns, rows=rows, links=found)
+        colours = colour_numbers(name for (name,) in database.rows("services", {})[1])
+        if panel.kind == Kind.NODE_GRAPH:
+            page = {"panel": panel, "link": panel.links[0], "colours": colours, "view": view}
+            return render_template("panel_graph.html", **page, **_graph(*results))
+        return jsonify(charts.figure(panel, columns, rows, charts.View(*view.micros, colours)))
 
     @app.route("/sql", methods=["GET", "POST"])
     def ask():
@@ -191,6 +202,28 @@ def _dashboard(uid: str) -> Dashboard:
     return _BY_UID.get(uid) or abort(404, f"There is no dashboard {cut(uid, 40)}.")
 
 
+def shown_panels(dashboard: Dashboard) -> list[Panel]:
+    """Without those of one trace, for which there is a page of its own."""
+    return [panel for panel in dashboard.panels if panel.kind != Kind.TRACE]
+
+
+def _links(panel: Panel, row: dict[str, object], view: View) -> dict[str, tuple[str, str]]:
+    """URL and title of each link in a table's row, by its column; none from where there is nothing."""
+    found = {link.column: (_href(link, row, view), link.title) for link in panel.links if row[link.column]}
+    return {column: (url, title) for column, (url, title) in found.items() if url}
+
+
+def _href(link: Link, row: dict[str, object], view: View) -> str:
+    """Where the link of a row leads; "" is nowhere."""
+
+    def value(column: str) -> str:
+        found = row[column]
+        return quote(found if isinstance(found, str) else charts.number_text(found), safe="")
+
+    path = link.path(value, *map(str, view.micros))
+    return _traces_url(path) if len(path) <= charts.LONGEST_LINK else ""
+
+
 def _headline(database: Database, dashboard: Dashboard) -> str:
     headline = dashboard.headline
     columns, rows = database.rows(headline.statement, View.read(MultiDict(), dashboard)._asdict())
@@ -204,12 +237,21 @@ def _headline(database: Database, dashboard: Dashboard) -> str:
 
 def _literal(statement: str, view: View) -> str:
     """A statement as it can be given to psql: its parameters as literals."""
-    return _filled(queries.statements()[statement], {name: sql.Literal(value).as_string() for name, value in view._asdict().items()})
+    return _filled(
+        queries.statements()[statement],
+        {name: sql.Literal(value).as_string() for name, value in view._asdict().items()},
+    )
 
 
 def _examples() -> dict[str, str]:
     """The statements of queries/, for the last 15 minutes, and the operation that is everybody's first."""
-    values = {"time_from": "now() - interval '15 minutes'", "time_to": "now()", "service": "'lower'", "operation": "'GET /'"}
+    values = {
+        "time_from": "now() - interval '15 minutes'",
+        "time_to": "now()",
+        "service": "'lower'",
+        "operation": "'GET /'",
+        "step": "'1 second'",
+    }
     return {name: _filled(text, values) for name, text in queries.statements().items()}
 
 
@@ -225,7 +267,7 @@ def _graph(nodes: tuple[list[str], list[tuple]], edges: tuple[list[str], list[tu
     known = [edge for edge in edges if edge["source"] in ids and edge["target"] in ids]
     return {
         "nodes": nodes,
-        "counts": [(edge["source"], edge["target"], edge["mainstat"]) for edge in known],
+        "counts": [(edge["source"], edge["target"], edge["calls"]) for edge in known],
         "layout": graph.layout(ids, [(edge["source"], edge["target"]) for edge in known]),
         "graph": graph,
     }

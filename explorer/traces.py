@@ -16,9 +16,9 @@ from explorer.store import ADDRESS, Store
 from explorer.trace import Trace
 from explorer.waterfall import cut, waterfall
 from explorer.web import create_app
+from queries import colour_numbers
 
 MIN_SCATTER_TIME = 8 * 10**9
-COLOURS = 12  # as many as static/traces.css has
 LOOKBACKS = {
     "5m": "last 5 minutes",
     "15m": "last 15 minutes",
@@ -47,7 +47,9 @@ def create_traces(address: str):
         summaries = sorted(store.summaries(query), key=lambda each: each.min_start_time_unix_nano, reverse=True)
         found = [Found(each) for each in summaries]
         ever = {"start": query.end // 1000, "end": MAX_MICROS}
-        later = [] if request.args.get("end") else store.summaries(query._replace(start=query.end, end=MAX_MICROS * 1000))
+        later = (
+            [] if request.args.get("end") else store.summaries(query._replace(start=query.end, end=MAX_MICROS * 1000))
+        )
         return render_template(
             "search.html",
             query=query,
@@ -62,7 +64,7 @@ def create_traces(address: str):
             later=sum(each.span_count for each in later),
             later_url=url_for("search", **request.args.to_dict(flat=False) | {"lookback": "custom"} | ever),
             scatter=scatter(found),
-            colours=colours([*services, *(service.name for each in found for service in each.services)]),
+            colours=colour_numbers([*services, *(service.name for each in found for service in each.services)]),
         )
 
     @app.get("/trace/<trace_id>")
@@ -72,7 +74,7 @@ def create_traces(address: str):
         if not chunks:
             raise NotFound(f"There is no trace {id.hex()}. It may be so new, or so old, that it is not stored.")
         trace = Trace(chunks)
-        service_colours = colours([*store.services(), *trace.services])
+        service_colours = colour_numbers([*store.services(), *trace.services])
         # Inside of a script element nothing but "<" could end it.
         data = Markup(waterfall(trace, service_colours).replace(b"<", b"\\u003c").decode())
         return render_template("trace.html", trace=trace, trace_id=id.hex(), colours=service_colours, data=data)
@@ -88,7 +90,7 @@ def create_traces(address: str):
             names=names,
             layout=graph.layout(names, [(parent, child) for parent, child, _ in calls]),
             graph=graph,
-            colours=colours([*store.services(), *names]),
+            colours=colour_numbers([*store.services(), *names]),
             lookback=request.args.get("lookback") or DEFAULT_LOOKBACK,
             lookbacks={name: label for name, label in LOOKBACKS.items() if name != "custom"},
         )
@@ -154,11 +156,6 @@ def _round_step(smallest: float) -> int:
     """The first of 1, 2, 5, 10, 20, ... that is not smaller."""
     power = 10 ** math.floor(math.log10(smallest)) if smallest >= 1 else 1
     return next(step * power for step in (1, 2, 5, 10) if step * power >= smallest)
-
-
-def colours(services: list[str]) -> dict[str, int]:
-    """A number for each service's colour: the same on every page, while no new service comes."""
-    return {service: number % COLOURS for number, service in enumerate(dict.fromkeys(services))}
 
 
 app = create_traces(ADDRESS)

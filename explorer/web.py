@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from flask import Flask, Response, abort, render_template, request
 from werkzeug.exceptions import HTTPException
 
+from queries import COLOURS
 from serving import beside
 
 # Nothing is loaded from elsewhere, nothing inline is run, and no other page can frame this one.
@@ -33,6 +34,12 @@ def create_app(name: str, styles: str = "'self'") -> Flask:
     app.add_template_filter(duration)
     app.add_template_filter(iso_time)
     app.add_template_global(beside)
+
+    @app.get("/services.css")
+    def services_css():
+        """The colour of each service that has the number of the class."""
+        rules = "".join(f".s{number} {{ --service: {colour}; }}\n" for number, colour in enumerate(COLOURS))
+        return Response(rules, mimetype="text/css", headers={"Cache-Control": "max-age=86400"})
 
     @app.get("/healthz")
     def healthz():

@@ -6,14 +6,16 @@
 --     psql -v time_from="now() - interval '1 hour'" -f queries/01-request-rates.sql
 \if :{?time_from} \else \set time_from 'now() - interval ''15 minutes''' \endif
 \if :{?time_to}   \else \set time_to   'now()' \endif
+\if :{?step}      \else \set step      '''1 second''' \endif
 
--- name: request_rate_by_minute(time_from, time_to)
+-- name: request_rate_by_minute(time_from, time_to, step)
 -- How many requests come in each second, on average over each minute?
 -- A group without rows does not exist, so the minutes come from generate_series: one without requests shows 0.
 -- Both ends are rounded down to whole minutes, because a part of a minute would look like a drop.
 -- Of a long time, a minute would be less than a pixel: time_step chooses longer steps, so that there are at most 1,000.
+-- Steps are not shorter than :step either, for charts that have fewer pixels than that.
 with steps as materialized (
-    select time_step(:time_from, :time_to, interval '1 minute') as step
+    select time_step(:time_from, :time_to, greatest(cast(:step as interval), interval '1 minute')) as step
 ), busy_steps as (
     select
         time_bucket((select step from steps), start_time) as time,
@@ -26,6 +28,7 @@ with steps as materialized (
 )
 select
     time,
+    time + step as time_end,
     coalesce(requests, 0) / cast(extract(epoch from step) as double precision) as requests_per_second
 from steps
 cross join generate_series(
@@ -36,10 +39,10 @@ cross join generate_series(
 left join busy_steps using (time)
 order by time;
 
--- name: request_rate_by_second(time_from, time_to)
+-- name: request_rate_by_second(time_from, time_to, step)
 -- The same by second: do requests come in evenly?
 with steps as materialized (
-    select time_step(:time_from, :time_to, interval '1 second') as step
+    select time_step(:time_from, :time_to, greatest(cast(:step as interval), interval '1 second')) as step
 ), busy_steps as (
     select
         time_bucket((select step from steps), start_time) as time,
@@ -52,6 +55,7 @@ with steps as materialized (
 )
 select
     time,
+    time + step as time_end,
     coalesce(requests, 0) / cast(extract(epoch from step) as double precision) as requests_per_second
 from steps
 cross join generate_series(

@@ -8,12 +8,13 @@
 --     psql -v time_from="now() - interval '1 hour'" -f queries/03-request-durations.sql
 \if :{?time_from} \else \set time_from 'now() - interval ''15 minutes''' \endif
 \if :{?time_to}   \else \set time_to   'now()' \endif
+\if :{?step}      \else \set step      '''1 second''' \endif
 
--- name: duration_heatmap(time_from, time_to)
+-- name: duration_heatmap(time_from, time_to, step)
 -- In each minute, or in longer steps of a long time, how many requests took about how long?
 -- Only cells with requests have a row. Zero has no logarithm, so that everything takes a microsecond at least.
 with steps as materialized (
-    select time_step(:time_from, :time_to, most => 200) as step
+    select time_step(:time_from, :time_to, greatest(cast(:step as interval), interval '1 minute'), 200) as step
 ), requests as (
     select
         time_bucket((select step from steps), start_time) as time,
@@ -55,14 +56,15 @@ from all_buckets
 left join filled_buckets using (bucket)
 order by bucket;
 
--- name: duration_percentiles(time_from, time_to)
+-- name: duration_percentiles(time_from, time_to, step)
 -- Half of the requests are faster than p50, and one in a hundred is slower than p99: how do these change over time?
 -- A minute without requests has no row, because there is no duration of nothing. Of a long time, the steps are longer.
 with steps as materialized (
-    select time_step(:time_from, :time_to) as step
+    select time_step(:time_from, :time_to, greatest(cast(:step as interval), interval '1 minute')) as step
 )
 select
     time_bucket((select step from steps), start_time) as time,
+    time_bucket((select step from steps), start_time) + (select step from steps) as time_end,
     percentile_cont(0.50) within group (order by duration_ms) as p50_ms,
     percentile_cont(0.90) within group (order by duration_ms) as p90_ms,
     percentile_cont(0.95) within group (order by duration_ms) as p95_ms,
@@ -70,19 +72,19 @@ select
 from span
 where is_root_span
     and start_time >= :time_from and start_time < :time_to
-group by time
+group by time, time_end
 order by time;
 
 -- name: slowest_traces(time_from, time_to)
 -- Which requests took longest?
 -- The trace id is written as tracing tools write it, without the dashes that PostgreSQL puts in.
 select
-    replace(cast(trace_id as text), '-', '') as trace_id,
     start_time,
+    duration_ms,
+    cast(status_code as text) as status_code,
     service_name,
     span_name,
-    duration_ms,
-    cast(status_code as text) as status_code
+    replace(cast(trace_id as text), '-', '') as trace_id
 from span
 where is_root_span
     and start_time >= :time_from and start_time < :time_to

@@ -12,18 +12,21 @@
 
 -- name: service_nodes(time_from, time_to)
 -- Which services take part in calls, how often is each called, and how long does it take to answer on average?
--- These are the nodes of a graph. The names of the columns are those that Grafana's node graph looks for.
+-- These are the nodes of a graph.
 -- A call shows both of its services, and counts for the callee.
 select
     service.name as id,
-    service.name as title,
-    cast(sum(service.calls) as bigint) as mainstat,
-    sum(service.total_ms) / cast(nullif(sum(service.calls), 0) as double precision) as secondarystat
+    service.name as service_name,
+    cast(sum(service.calls) as bigint) as calls,
+    cast(sum(service.errors) as bigint) as errors,
+    sum(service.total_ms) / cast(nullif(sum(service.calls), 0) as double precision) as mean_ms
 from service_call_minute as m
-cross join lateral (values (m.callee, m.calls, m.total_ms), (m.caller, 0, 0)) as service (name, calls, total_ms)
+cross join lateral (
+    values (m.callee, m.calls, m.errors, m.total_ms), (m.caller, 0, 0, 0)
+) as service (name, calls, errors, total_ms)
 where m.minute >= time_bucket(interval '1 minute', cast(:time_from as timestamptz)) and m.minute < :time_to
 group by service.name
-order by mainstat desc, id
+order by calls desc, id
 limit 1000;
 
 -- name: service_edges(time_from, time_to)
@@ -32,12 +35,14 @@ select
     cast(row(caller, callee) as text) as id,
     caller as source,
     callee as target,
-    cast(sum(calls) as bigint) as mainstat,
-    sum(total_ms) / cast(sum(calls) as double precision) as secondarystat
+    callee as service_name,
+    cast(sum(calls) as bigint) as calls,
+    cast(sum(errors) as bigint) as errors,
+    sum(total_ms) / cast(sum(calls) as double precision) as mean_ms
 from service_call_minute
 where minute >= time_bucket(interval '1 minute', cast(:time_from as timestamptz)) and minute < :time_to
 group by caller, callee
-order by mainstat desc, id
+order by calls desc, id
 limit 1000;
 
 -- name: service_calls(time_from, time_to)

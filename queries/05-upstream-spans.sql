@@ -17,17 +17,17 @@
 
 -- name: upstream_nodes(time_from, time_to, service, operation)
 -- Which operations are above the chosen one, how often do they run, and how long do they take on average?
--- These are the nodes of a graph, the chosen one included. The names of the columns are those that Grafana's node
--- graph looks for.
+-- These are the nodes of a graph, the chosen one included.
 select
     cast(row(service_name, span_name) as text) as id,
-    span_name as title,
-    service_name as subtitle,
-    count(*) as mainstat,
-    avg(duration_ms) as secondarystat
+    service_name,
+    span_name,
+    count(*) as calls,
+    count(*) filter (where status_code = 'error') as errors,
+    avg(duration_ms) as mean_ms
 from upstream_sample(:time_from, :time_to, :service, :operation)
 group by service_name, span_name
-order by mainstat desc, id
+order by calls desc, id
 limit 1000;
 
 -- name: upstream_edges(time_from, time_to, service, operation)
@@ -40,12 +40,15 @@ select
     cast(row(caller.service_name, caller.span_name, callee.service_name, callee.span_name) as text) as id,
     cast(row(caller.service_name, caller.span_name) as text) as source,
     cast(row(callee.service_name, callee.span_name) as text) as target,
-    count(*) as mainstat,
-    avg(callee.duration_ms) as secondarystat
+    callee.service_name,
+    callee.span_name,
+    count(*) as calls,
+    count(*) filter (where callee.status_code = 'error') as errors,
+    avg(callee.duration_ms) as mean_ms
 from above as callee
 inner join above as caller on caller.trace_id = callee.trace_id and caller.span_id = callee.parent_span_id
 group by caller.service_name, caller.span_name, callee.service_name, callee.span_name
-order by mainstat desc, id
+order by calls desc, id
 limit 1000;
 
 -- name: upstream_operations(time_from, time_to, service, operation)

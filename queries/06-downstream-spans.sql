@@ -16,17 +16,17 @@
 
 -- name: downstream_nodes(time_from, time_to, service, operation)
 -- Which operations are below the chosen one, how often do they run, and how long do they take on average?
--- These are the nodes of a graph, the chosen one included. The names of the columns are those that Grafana's node
--- graph looks for.
+-- These are the nodes of a graph, the chosen one included.
 select
     cast(row(service_name, span_name) as text) as id,
-    span_name as title,
-    service_name as subtitle,
-    count(*) as mainstat,
-    avg(duration_ms) as secondarystat
+    service_name,
+    span_name,
+    count(*) as calls,
+    count(*) filter (where status_code = 'error') as errors,
+    avg(duration_ms) as mean_ms
 from downstream_sample(:time_from, :time_to, :service, :operation)
 group by service_name, span_name
-order by mainstat desc, id
+order by calls desc, id
 limit 1000;
 
 -- name: downstream_edges(time_from, time_to, service, operation)
@@ -39,12 +39,15 @@ select
     cast(row(caller.service_name, caller.span_name, callee.service_name, callee.span_name) as text) as id,
     cast(row(caller.service_name, caller.span_name) as text) as source,
     cast(row(callee.service_name, callee.span_name) as text) as target,
-    count(*) as mainstat,
-    avg(callee.duration_ms) as secondarystat
+    callee.service_name,
+    callee.span_name,
+    count(*) as calls,
+    count(*) filter (where callee.status_code = 'error') as errors,
+    avg(callee.duration_ms) as mean_ms
 from below as callee
 inner join below as caller on caller.trace_id = callee.trace_id and caller.span_id = callee.parent_span_id
 group by caller.service_name, caller.span_name, callee.service_name, callee.span_name
-order by mainstat desc, id
+order by calls desc, id
 limit 1000;
 
 -- name: downstream_shares(time_from, time_to, service, operation)
@@ -60,39 +63,41 @@ with below as (
     group by trace_id, parent_span_id
 )
 select
-    concat(below.service_name, ' ', below.span_name) as operation,
+    below.service_name,
+    below.span_name,
     sum(greatest(below.duration_ms - coalesce(children.duration_ms, 0), 0)) as self_ms
 from below
 left join children using (trace_id, span_id)
-group by operation
-order by self_ms desc, operation
+group by below.service_name, below.span_name
+order by self_ms desc, below.service_name, below.span_name
 limit 1000;
 
 -- name: downstream_time(time_from, time_to, service, operation)
 -- How long does each of the operations take on average, and how does that change?
 -- In sixty steps, however long the time is, because 500 traces would be too few for every minute of a day.
 -- A chart has room for twenty lines: those of the operations in which most time passes.
-with below as (
-    select concat(service_name, ' ', span_name) as operation, start_time, duration_ms
+with steps as materialized (
+    select greatest((cast(:time_to as timestamptz) - cast(:time_from as timestamptz)) / 60, interval '1 second') as step
+), below as (
+    select service_name, span_name, start_time, duration_ms
     from downstream_sample(:time_from, :time_to, :service, :operation)
 ), shown_operations as (
-    select operation
+    select service_name, span_name
     from below
-    group by operation
-    order by sum(duration_ms) desc, operation
+    group by service_name, span_name
+    order by sum(duration_ms) desc, service_name, span_name
     limit 20
 )
 select
-    time_bucket(
-        greatest((cast(:time_to as timestamptz) - cast(:time_from as timestamptz)) / 60, interval '1 second'),
-        start_time
-    ) as time,
-    operation,
+    time_bucket((select step from steps), start_time) as time,
+    time_bucket((select step from steps), start_time) + (select step from steps) as time_end,
+    service_name,
+    span_name,
     avg(duration_ms) as mean_ms
 from below
-where operation in (select operation from shown_operations)
-group by time, operation
-order by time, operation;
+inner join shown_operations using (service_name, span_name)
+group by time, time_end, service_name, span_name
+order by time, service_name, span_name;
 
 -- name: downstream_operations(time_from, time_to, service, operation)
 -- How long do the operations take? Those in which most time passes come first.

@@ -1,8 +1,36 @@
 """The six dashboards, by the uids and slugs of their public links."""
 
-from queries import Dashboard, Headline, Kind, Panel
+from dataclasses import replace
+
+from queries import Dashboard, Headline, Kind, Link, Panel
 
 _OPERATION = (("service", "lower"), ("operation", "GET /"))
+
+# Of Jaeger, one must say in which service it is to search. Every password takes the generator, and almost every one is
+# asked for by load, whose span is the whole request.
+_PASSWORDS = Link("Traces of this time", service="generator", operation="GET /")
+_REQUESTS = Link(
+    "Traces of about that duration",
+    service="load",
+    operation="load.request",
+    min_duration="{duration_from_ms}ms",
+    max_duration="{duration_to_ms}ms",
+)
+_SERVICE = Link("Traces with this service", service="{service_name}")
+_FAILED_SERVICE = Link("Traces in which it failed", service="{service_name}", failed=True)
+_SPANS = Link("Traces with this operation", service="{service_name}", operation="{span_name}")
+_FAILED_SPANS = replace(_SPANS, title="Traces in which it failed", failed=True)
+_TRACE = Link("This trace", trace_id="{trace_id}", column="trace_id")
+_OPERATIONS_TABLE = (
+    replace(_SPANS, column="calls"),
+    replace(_FAILED_SPANS, column="errors"),
+    *(
+        replace(
+            _SPANS, title="Traces in which it took as long or longer", min_duration=f"{{{column}}}ms", column=column
+        )
+        for column in ("p50_ms", "p95_ms", "p99_ms")
+    ),
+)
 
 DASHBOARDS = (
     Dashboard(
@@ -18,6 +46,7 @@ DASHBOARDS = (
                 Kind.SERIES,
                 ("request_rate_by_minute",),
                 height=10,
+                links=(_PASSWORDS,),
             ),
             Panel(
                 "Requests per second, by second",
@@ -25,6 +54,7 @@ DASHBOARDS = (
                 Kind.SERIES,
                 ("request_rate_by_second",),
                 height=10,
+                links=(_PASSWORDS,),
             ),
         ),
     ),
@@ -42,6 +72,7 @@ DASHBOARDS = (
                 Kind.PIE,
                 ("errors_by_service",),
                 width=8,
+                links=(_FAILED_SERVICE,),
             ),
             Panel(
                 "Error rate by operation",
@@ -50,6 +81,7 @@ DASHBOARDS = (
                 ("error_rate_by_operation",),
                 width=16,
                 thresholds=(1, 5),
+                links=(replace(_SPANS, column="calls"), replace(_FAILED_SPANS, column="errors")),
             ),
             Panel(
                 "Error rate over time",
@@ -57,6 +89,21 @@ DASHBOARDS = (
                 Kind.SERIES,
                 ("error_rate_over_time",),
                 thresholds=(1, 5),
+                links=(_FAILED_SERVICE, _SERVICE),
+            ),
+            Panel(
+                "Failed traces",
+                "The requests that failed last; each leads to its trace.",
+                Kind.TABLE,
+                ("failed_traces",),
+                links=(_TRACE,),
+            ),
+            Panel(
+                "One failed trace",
+                "All spans of one of these requests. Which one is chosen above.",
+                Kind.TRACE,
+                ("failed_traces",),
+                height=16,
             ),
         ),
     ),
@@ -74,6 +121,7 @@ DASHBOARDS = (
                 ("duration_heatmap",),
                 width=14,
                 height=10,
+                links=(_REQUESTS,),
             ),
             Panel(
                 "Requests by duration",
@@ -82,20 +130,28 @@ DASHBOARDS = (
                 ("duration_histogram",),
                 width=10,
                 height=10,
+                links=(_REQUESTS,),
             ),
             Panel(
                 "Duration percentiles",
                 "Half of the requests are faster than p50, and one in a hundred is slower than p99.",
                 Kind.SERIES,
                 ("duration_percentiles",),
-                width=12,
+                links=(_PASSWORDS,),
             ),
             Panel(
                 "Slowest traces",
                 "The slowest requests of the whole time; each leads to its trace.",
                 Kind.TABLE,
                 ("slowest_traces",),
-                width=12,
+                links=(_TRACE,),
+            ),
+            Panel(
+                "One slow trace",
+                "All spans of one of these requests. Which one is chosen above.",
+                Kind.TRACE,
+                ("slowest_traces",),
+                height=16,
             ),
         ),
     ),
@@ -108,16 +164,22 @@ DASHBOARDS = (
         (
             Panel(
                 "Service calls",
-                "An arrow leads from caller to callee. Numbers: calls, and how many milliseconds one takes on average.",
+                "An arrow leads from caller to callee. Numbers: calls, and how many milliseconds one takes on average."
+                " Red: the part of the calls that failed.",
                 Kind.NODE_GRAPH,
                 ("service_nodes", "service_edges"),
                 height=14,
+                links=(_SERVICE, _FAILED_SERVICE),
             ),
             Panel(
                 "Service calls, in numbers",
                 "The same as a table, with the time that all calls took together.",
                 Kind.TABLE,
                 ("service_calls",),
+                links=(
+                    replace(_SERVICE, service="{callee}", column="calls"),
+                    replace(_FAILED_SERVICE, service="{callee}", column="errors"),
+                ),
             ),
         ),
     ),
@@ -131,16 +193,18 @@ DASHBOARDS = (
             Panel(
                 "Operations above",
                 "Everything that has led to the chosen operation, which is shown too. Numbers: calls, and how many"
-                " milliseconds one takes on average.",
+                " milliseconds one takes on average. Red: the part of the calls that failed.",
                 Kind.NODE_GRAPH,
                 ("upstream_nodes", "upstream_edges"),
                 height=14,
+                links=(_SPANS, _FAILED_SPANS),
             ),
             Panel(
                 "Operations above, in numbers",
                 "The same as a table, with percentiles of the durations.",
                 Kind.TABLE,
                 ("upstream_operations",),
+                links=_OPERATIONS_TABLE,
             ),
         ),
         _OPERATION,
@@ -155,30 +219,36 @@ DASHBOARDS = (
             Panel(
                 "Operations below",
                 "Everything that the chosen operation leads to, and itself. Numbers: calls, and how many milliseconds one"
-                " takes on average.",
+                " takes on average. Red: the part of the calls that failed.",
                 Kind.NODE_GRAPH,
                 ("downstream_nodes", "downstream_edges"),
                 height=14,
+                links=(_SPANS, _FAILED_SPANS),
             ),
             Panel(
                 "Share of execution time",
                 "The time of each operation without that of its children.",
                 Kind.PIE,
                 ("downstream_shares",),
-                width=8,
+                width=10,
+                height=11,
+                links=(_SPANS,),
             ),
             Panel(
                 "Time over time",
                 "How long one span of each operation takes on average.",
                 Kind.SERIES,
                 ("downstream_time",),
-                width=16,
+                width=14,
+                height=11,
+                links=(_SPANS,),
             ),
             Panel(
                 "Operations below, in numbers",
                 "The same as a table, with percentiles of the durations.",
                 Kind.TABLE,
                 ("downstream_operations",),
+                links=_OPERATIONS_TABLE,
             ),
         ),
         _OPERATION,

@@ -1,4 +1,4 @@
-"""Programs that are built with Go for the tests, from their modules: once, and kept in the user's cache."""
+"""What is built or installed for the tests from packages of Go and Node: once, and kept in the user's cache."""
 
 import fcntl
 import json
@@ -14,6 +14,7 @@ import pytest
 JAEGER = "github.com/jaegertracing/jaeger", "v1.76.0"
 BUILDER = "go.opentelemetry.io/collector/cmd/builder", "v0.159.0"
 MANIFEST = Path(__file__).parent / "compose" / "otelcol.yaml"
+PACKAGES = Path(__file__).parent / "panels" / "package.json"
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tracing-demo"
 
@@ -30,6 +31,23 @@ def jaeger() -> Path:
 def otelcol() -> Path:
     """The OpenTelemetry Collector with the components of collector/config.yaml."""
     return _once(f"otelcol-{BUILDER[1]}", _build_otelcol) / "otelcol"
+
+
+def grafana_data() -> Path:
+    """A folder whose node_modules have Grafana's library for data, and what else PACKAGES names."""
+    versions = json.loads(PACKAGES.read_text())["dependencies"]
+    return _once(f"grafana-data-{versions['@grafana/data']}", _install_grafana_data)
+
+
+def node(program: Path, input: str) -> subprocess.CompletedProcess:
+    """Run a program that uses these; skips the test where there is no Node for it. Its output is for the caller."""
+    command = _program("node")
+    # Of the packages that the library requires, some are modules of the newer kind.
+    asked = subprocess.run([command, "-p", "process.features.require_module"], capture_output=True, text=True)
+    if asked.stdout.strip() != "true":
+        pytest.skip("Grafana's library needs Node 20.19, 22.12 or later")
+    environment = os.environ | {"NODE_PATH": str(grafana_data() / "node_modules")}
+    return subprocess.run([command, program], input=input, env=environment, capture_output=True, text=True)
 
 
 def go(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
@@ -68,6 +86,20 @@ def _build_jaeger(folder: Path) -> None:
 def _build_otelcol(folder: Path) -> None:
     manifest = shutil.copy(MANIFEST, folder)
     _checked("run", "@".join(BUILDER), f"--config={manifest}", "--skip-strict-versioning", cwd=folder)
+
+
+def _install_grafana_data(folder: Path) -> None:
+    shutil.copy(PACKAGES, folder)
+    quiet = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock")
+    done = subprocess.run([_program("npm"), "install", *quiet], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)
+    if not found:
+        pytest.skip(f"there is no {name} here to read Grafana's panels with")
+    return found
 
 
 def _checked(*arguments: str, cwd: Path) -> str:

@@ -1,7 +1,6 @@
 // Each panel is fetched by itself, again and again: a figure for Plotly, or a piece of this page.
 "use strict";
 
-const COLOURS = ["#2f7fd1", "#c2611a", "#2c8f57", "#a64fb8", "#8a7a1c", "#1c8c97", "#c14d7c", "#6a6fd0", "#6b8a22", "#a8644a"];
 const form = document.getElementById("view");
 const panels = [...document.querySelectorAll(".content")];
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -37,7 +36,10 @@ async function draw(panel, figure) {
   const { data, layout } = figure;
   const axis = { gridcolor: colour("line"), zerolinecolor: colour("line"), automargin: true };
   if (layout.xaxis?.type === "date") {
-    for (const trace of data) trace.x = trace.x.map(local);
+    for (const trace of data) {
+      trace.leads.times = trace.x;
+      trace.x = trace.x.map(local);
+    }
   }
   for (const trace of data) {
     if (trace.type === "heatmap") trace.colorscale = [[0, dark.matches ? "#17344f" : "#d6e8fa"], [1, dark.matches ? "#8cc8ff" : "#08315c"]];
@@ -46,7 +48,7 @@ async function draw(panel, figure) {
     line.line = { color: colour(line.name === "bad" ? "error" : "warning"), width: 1, dash: "dot" };
   }
   const look = {
-    autosize: true, colorway: COLOURS, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: colour("text"), family: "system-ui, sans-serif", size: 12 }, margin: { t: 10, r: 10, b: 30, l: 50 },
     // namelength: a name is not cut, for Plotly would cut through its entities.
     hoverlabel: {
@@ -55,10 +57,33 @@ async function draw(panel, figure) {
     legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" }, uirevision: "same",
   };
   panel.classList.add("chart");
-  if (!panel.classList.contains("js-plotly-plot")) panel.replaceChildren();
-  return Plotly.react(panel, data, {
+  const isNew = !panel.classList.contains("js-plotly-plot");
+  if (isNew) panel.replaceChildren();
+  await Plotly.react(panel, data, {
     ...look, ...layout, xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
   }, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] });
+  if (!isNew) return;
+  panel.on("plotly_click", ({ points }) => {
+    const url = traces(points[0]);
+    if (url) location.href = url;
+  });
+  panel.on("plotly_hover", () => panel.classList.add("on-a-mark"));
+  panel.on("plotly_unhover", () => panel.classList.remove("on-a-mark"));
+}
+
+// Where a mark leads, if anywhere: explorer/charts.py says what `leads` is.
+function traces(point) {
+  const { link, columns, step, times } = point.data.leads;
+  const [row, column] = [point.pointNumber].flat();
+  const values = Object.fromEntries(Object.entries(columns).map(([name, list]) => [name, list[row]]));
+  if (!link || Object.values(values).includes(null)) return null;
+  if (step) {
+    // The cells of a heat map are drawn around their middle.
+    const start = times[column ?? row] - (column === undefined ? 0 : step / 2);
+    [values.start, values.end] = [Math.round(start * 1000), Math.round((start + step) * 1000) - 1];
+  }
+  const base = document.querySelector("[data-traces]").dataset.traces;
+  return base + link.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
 
 function show(panel, html) {

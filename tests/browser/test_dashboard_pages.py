@@ -1,13 +1,14 @@
 """The dashboards in a real browser, on a real promscale and PostgreSQL."""
 
 import time
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from explorer.dashboards import create_dashboards
-from queries import Kind
+from explorer.dashboards import create_dashboards, shown_panels
+from queries import COLOURS, SERVICES, Kind
 from queries.dashboards import DASHBOARDS
 from tests.store.otlp_messages import add_service, child, request, span
 
@@ -22,6 +23,31 @@ DRAWN = {
     Kind.TABLE: "tbody tr",
     Kind.NODE_GRAPH: "svg .node",
 }
+# What can be clicked in a chart of each kind.
+MARKS = {
+    Kind.SERIES: ".nsewdrag",
+    Kind.PIE: ".slice",
+    Kind.HEATMAP: ".nsewdrag",  # only where there are requests
+    Kind.HISTOGRAM: ".barlayer .point path",
+}
+# Where in the heat map there is a cell with requests.
+CELL = """chart => {
+    const { x, y, z } = chart.data[0];
+    const row = z.findIndex(counts => counts.some(Boolean));
+    const { xaxis, yaxis } = chart._fullLayout;
+    return [xaxis.d2p(x[z[row].findIndex(Boolean)]), yaxis.d2p(y[row])];
+}"""
+# The name and the colour of each slice or line of some charts.
+DRAWN_COLOURS = """charts => charts.map(chart => chart.calcdata.flatMap(points => {
+    const { type, name, line } = points[0].trace;
+    return type === "pie" ? points.map(({ label, color }) => [label, color]) : [[name, line.color]];
+}))"""
+CHARTS = [
+    (board, number, panel)
+    for board in DASHBOARDS
+    for number, panel in enumerate(shown_panels(board))
+    if panel.kind in MARKS
+]
 
 
 @pytest.fixture
@@ -54,12 +80,50 @@ def settled(page) -> None:
 def test_each_panel_has_drawn_its_data(explorer, open_page, screenshot, board, width, scheme):
     page = open_page(f"{explorer}/d/{board.uid}/{board.slug}?from=now-1h&refresh=", width, scheme)
     settled(page)
-    for number, panel in enumerate(board.panels):
+    for number, panel in enumerate(shown_panels(board)):
         shown = page.locator(".content").nth(number).locator(DRAWN[panel.kind])
         assert shown.count() > 0, panel.title
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.title() == board.title
     screenshot(page, f"{board.slug}-{width}")
+
+
+@pytest.mark.parametrize(("board", "number", "panel"), CHARTS, ids=lambda value: getattr(value, "title", ""))
+def test_a_click_leads_to_the_traces_behind_a_mark(explorer, open_page, board, number, panel):
+    page = open_page(f"{explorer}/d/{board.uid}/{board.slug}?from=now-1h&refresh=")
+    page.context.route("**/search?**", lambda route: route.fulfill(body="the traces", content_type="text/html"))
+    settled(page)
+    chart = page.locator(".content").nth(number)
+    mark = chart.locator(MARKS[panel.kind]).last
+    mark.scroll_into_view_if_needed()
+    box = mark.bounding_box()
+    x, y = box["width"] / 2, box["height"] / 2
+    if panel.kind == Kind.HEATMAP:
+        x, y = chart.evaluate(CELL)
+    if panel.kind == Kind.PIE:
+        mark.dispatch_event("mouseover")  # what is in the middle of a slice's box may be its neighbour
+        mark.dispatch_event("click")
+    else:
+        page.mouse.move(box["x"] + x, box["y"] + y)
+        page.mouse.click(box["x"] + x, box["y"] + y)
+    page.wait_for_url("**/search?**")
+    fields = parse_qs(urlsplit(page.url).query, strict_parsing=True)
+    assert fields["service"][0] in ("generator", "lower", "digit", "load")
+    start, end = int(fields["start"][0]), int(fields["end"][0])
+    assert 0 < end - start < 3_601_000_000
+    assert abs(time.time_ns() // 1000 - end) < 3_700_000_000
+
+
+def test_a_service_has_its_colour_in_all_charts(explorer, open_page):
+    page = open_page(f"{explorer}/d/CiE9l917z/02-error-rates?from=now-1h&refresh=")
+    settled(page)
+    drawn = page.locator(".js-plotly-plot").evaluate_all(DRAWN_COLOURS)
+    assert len(drawn) == 2
+    for chart in map(dict, drawn):
+        for service in ("generator", "lower"):
+            colour = COLOURS[SERVICES.index(service)]
+            parts = ", ".join(str(int(colour[at : at + 2], 16)) for at in (1, 3, 5))
+            assert chart[service] in (colour, f"rgb({parts})")
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1920, "light"), (360, "dark")])
@@ -120,7 +184,8 @@ def test_charts_show_names_exactly_as_they_are(explorer, open_page, promscale, b
         page.wait_for_function("() => document.querySelector('.hoverlayer text')")
         hovered += charts.locator(".hoverlayer text").all_text_contents()
     assert any(name in text for text in hovered), hovered
-    assert page.locator("[*|href*=evil]").count() == 0
+    leading = page.locator("[*|href*=evil]").evaluate_all("found => found.map(link => link.href.baseVal ?? link.href)")
+    assert [link for link in leading if not link.startswith("http://127.0.0.1:16686/search?service=")] == []
 
 
 def test_a_view_of_ones_own_is_in_the_url(explorer, open_page):
@@ -151,7 +216,9 @@ def test_new_data_comes_without_a_reload(explorer, open_page, promscale):
 
 
 def test_back_in_the_history_the_form_says_what_is_shown(explorer, open_page):
-    page = open_page(f"{explorer}/d/SdzI3eJnk/06-downstream-spans?from=2020-01-01T00:00:00Z&to=2020-01-02T00:00:00Z&refresh=")
+    page = open_page(
+        f"{explorer}/d/SdzI3eJnk/06-downstream-spans?from=2020-01-01T00:00:00Z&to=2020-01-02T00:00:00Z&refresh="
+    )
     page.get_by_text("Nothing in this time.").first.wait_for()
     page.locator("[name=from]").select_option("now-1h")
     page.wait_for_url("**from=now-1h**")

@@ -87,8 +87,8 @@ def wait_until_it_answers(server: subprocess.Popen, uri: str) -> None:
             time.sleep(0.1)
 
 
-@pytest.fixture
-def empty_dsn(postgres_uri, superuser_uri):
+@contextlib.contextmanager
+def new_database(postgres_uri: str, superuser_uri: str) -> Iterator[str]:
     """A connection string to a new, empty database."""
     name, owner = f"test_{uuid.uuid4().hex[:12]}", conninfo_to_dict(postgres_uri)["user"]
     with psycopg.connect(superuser_uri, autocommit=True) as connection:
@@ -96,6 +96,12 @@ def empty_dsn(postgres_uri, superuser_uri):
         connection.execute(created)
         yield make_conninfo(**conninfo_to_dict(postgres_uri) | {"dbname": name})
         connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def empty_dsn(postgres_uri, superuser_uri):
+    with new_database(postgres_uri, superuser_uri) as dsn:
+        yield dsn
 
 
 @pytest.fixture

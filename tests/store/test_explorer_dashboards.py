@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from html import unescape
+from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import pytest
@@ -15,15 +17,17 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from explorer import dashboards
 from explorer import database as database_module
-from explorer.dashboards import create_dashboards
+from explorer.charts import shade
+from explorer.dashboards import create_dashboards, shown_panels
+from explorer.traces import create_traces
 from promscale.store import Store
-from queries import Kind
+from queries import COLOURS, SERVICES, Kind
 from queries.dashboards import DASHBOARDS
 from tests.stack.checkout import wait_for
 from tests.store.otlp_messages import add_service, child, request, span
 
 HOSTILE = "<script>alert('1')</script>"
-PANELS = [(board, number, panel) for board in DASHBOARDS for number, panel in enumerate(board.panels)]
+PANELS = [(board, number, panel) for board in DASHBOARDS for number, panel in enumerate(shown_panels(board))]
 
 
 @pytest.fixture
@@ -37,7 +41,8 @@ def traffic(promscale):
     """A few passwords of the last minutes, one of which has failed, and a service with a hostile name."""
     for minutes in (1, 2, 3):
         start = time.time_ns() - minutes * 60 * 10**9
-        root = span("GET /", kind=Span.SPAN_KIND_SERVER, start_time_unix_nano=start)
+        status = Status(code=Status.STATUS_CODE_ERROR) if minutes == 1 else None
+        root = span("GET /", kind=Span.SPAN_KIND_SERVER, start_time_unix_nano=start, status=status)
         calls = child(root, "GET", kind=Span.SPAN_KIND_CLIENT)
         served = child(calls, "GET /", kind=Span.SPAN_KIND_SERVER, status=Status(code=Status.STATUS_CODE_ERROR))
         inner = child(served, HOSTILE)
@@ -65,7 +70,7 @@ def test_the_list_has_all_dashboards_with_a_figure_each(client, traffic):
     page = client.get("/").text
     for board in DASHBOARDS:
         assert f'href="/d/{board.uid}/{board.slug}"' in page
-    assert "<strong>3</strong> spans with an error" in page
+    assert "<strong>4</strong> spans with an error" in page
     assert "<strong>3</strong> operations in GET / of lower" not in page
     assert "<strong>2</strong> operations in GET / of lower" in page
 
@@ -74,10 +79,10 @@ def test_the_list_has_all_dashboards_with_a_figure_each(client, traffic):
 def test_a_dashboard_has_its_panels_and_their_sql(client, traffic, board, database):
     page = client.get(f"/d/{board.uid}/{board.slug}")
     assert page.status_code == 200
-    for number, panel in enumerate(board.panels):
+    for number, panel in enumerate(shown_panels(board)):
         assert panel.title in page.text
         assert f'data-source="{url(board, number)}"' in page.text
-    for text in page.text.split("<pre tabindex=\"0\">")[1:]:
+    for text in page.text.split('<pre tabindex="0">')[1:]:
         for statement in unescape(text.partition("</pre>")[0]).split(";\n\n"):
             database.execute(statement)
 
@@ -105,6 +110,147 @@ def test_an_empty_panel_says_what_to_do(client, board, number, panel):
         assert set(answer.json["data"][0]["y"]) == {0}
     else:
         assert "Choose a longer time" in answer.text
+
+
+# Links and colours ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def found(promscale):
+    """A function that follows a link, and returns the ids of the traces that it leads to."""
+    traces = create_traces(f"127.0.0.1:{promscale.server.port}").test_client()
+
+    def found(link: str) -> set[str]:
+        assert link.startswith("http://localhost:16686/"), link
+        address = urlsplit(link)
+        assert traces.get(f"{address.path}?{address.query}").status_code == 200
+        path = address.path.replace("/search", "/api/traces").replace("/trace/", "/api/traces/")
+        return {trace["traceID"] for trace in traces.get(f"{path}?{address.query}").json["data"]}
+
+    return found
+
+
+def panel_url(title: str) -> str:
+    [(board, number, _)] = [each for each in PANELS if each[2].title == title]
+    return url(board, number)
+
+
+def links(text: str) -> list[str]:
+    return [unescape(link) for link in re.findall(r'href="([^"]*)"', text)]
+
+
+def marks(client, title: str) -> list[str]:
+    """Where a click leads, of all marks of a chart that is not a heat map: as static/dashboards.js makes it."""
+    addresses = []
+    for trace in client.get(panel_url(title)).json["data"]:
+        leads = trace["leads"]
+        for number, x in enumerate(trace.get("x") or trace["labels"]):
+            values = {name: column[number] for name, column in leads["columns"].items()}
+            if "step" in leads:
+                values |= {"start": round(x * 1000), "end": round((x + leads["step"]) * 1000) - 1}
+            filled = re.sub(r"\{(\w+)\}", lambda name: str(values[name[1]]), leads["link"])
+            addresses.append(f"http://localhost:16686/{filled}")
+    return addresses
+
+
+def test_a_table_leads_to_the_traces_behind_its_figures(client, traffic, found, database):
+    failed = "select distinct trace_id from span where service_name = 'lower' and status_code = 'error'"
+    ids = {id.hex for (id,) in database.execute(failed.replace("trace_id", "cast(trace_id as uuid)", 1))}
+    rows = client.get(panel_url("Error rate by operation")).text.split("<tr>")
+    [row] = [row for row in rows if "<td>lower</td>" in row and "<td>GET /</td>" in row]
+    calls, errors = links(row)
+    assert found(calls) == found(errors) == ids
+    assert len(ids) == 3
+    [trace] = links(client.get(panel_url("Failed traces")).text)
+    assert len(found(trace)) == 1
+    assert found(trace) < ids
+
+
+def test_a_percentile_leads_to_what_took_longer(client, traffic, found):
+    rows = client.get(panel_url("Operations below, in numbers")).text.split("<tr>")
+    [row] = [row for row in rows if "<td>GET /</td>" in row]
+    calls, errors, *percentiles = links(row)
+    assert len(found(calls)) == len(found(errors)) == 3
+    # All took the same time.
+    assert [found(link) for link in percentiles] == [found(calls)] * 3
+    [duration] = {fields["minDuration"][0] for fields in map(parse_qs, percentiles)}
+    assert re.fullmatch(r"\d+(\.\d+)?ms", duration)
+
+
+def test_a_point_leads_to_the_traces_of_its_minute(client, traffic, found):
+    [trace] = client.get(panel_url("Requests per second, by minute")).json["data"]
+    counts = [round(rate * 60) for rate in trace["y"]]
+    assert [len(found(link)) for link in marks(client, "Requests per second, by minute")] == counts
+    assert sum(counts) >= 2  # the last minute may not be whole
+
+
+@pytest.mark.parametrize(
+    "title", ["Errors by service", "Error rate over time", "Share of execution time", "Time over time"]
+)
+def test_a_mark_leads_to_its_traces(client, traffic, found, title):
+    assert all(found(link) for link in marks(client, title) if "error" not in link)
+    assert any(found(link) for link in marks(client, title))
+
+
+def test_a_node_leads_to_its_traces(client, traffic, found):
+    for title in ("Service calls", "Operations below"):
+        nodes = links(client.get(panel_url(title)).text)
+        assert len(nodes) == 2
+        assert [len(found(link)) for link in nodes] == [3, 3]
+
+
+def test_a_node_says_how_many_calls_have_failed(client, traffic):
+    graph = client.get(panel_url("Operations below")).text
+    assert re.search("<title>lower GET /: 3 × .* ms, 3 failed</title>", graph)
+    assert graph.count('class="share"') == 1
+
+
+def test_what_would_be_too_long_is_no_link(client, promscale, traffic):
+    start = time.time_ns() - 60 * 10**9
+    for number in range(30):
+        failed = Status(code=Status.STATUS_CODE_ERROR)
+        spans = [span(f"{number}{'&' * 10_000}", start_time_unix_nano=start, status=failed)]
+        promscale.export(request(*spans, service=f"{number}{'%' * 10_000}"))
+    for board, number, _ in PANELS:
+        answer = client.get(url(board, number))
+        assert answer.status_code == 200
+        assert all(len(link) < 2_100 for link in links(answer.text))
+    table = client.get(panel_url("Error rate by operation")).text
+    assert table.count("<tr>") > 30
+    assert len(links(table)) < 10
+    pie = client.get(panel_url("Errors by service")).json["data"][0]
+    assert {len(name or "") < 2_000 for name in pie["leads"]["columns"]["service_name"]} == {True}
+    assert None in pie["leads"]["columns"]["service_name"]
+
+
+@pytest.mark.parametrize("begin", ["1900-01-01T00:00:00Z", "0"])
+def test_a_link_has_times_that_a_search_takes(client, traffic, found, begin):
+    table = client.get(panel_url("Error rate by operation") + f"?from={begin}&to=9999-12-31T23:59:59Z").text
+    assert [bool(found(link)) for link in links(table)] == [True] * len(links(table))
+
+
+def test_a_service_has_the_same_colour_everywhere(client, traffic, promscale):
+    lower = COLOURS[SERVICES.index("lower")]
+    pie = client.get(panel_url("Errors by service")).json["data"][0]
+    assert dict(zip(pie["labels"], pie["marker"]["colors"], strict=True))["lower"] == lower
+    lines = {line["name"]: line["line"]["color"] for line in client.get(panel_url("Error rate over time")).json["data"]}
+    assert lines["lower"] == lower
+    number = SERVICES.index("lower")
+    assert f'class="node s{number}"' in client.get(panel_url("Service calls")).text
+    for app in (client, create_traces(f"127.0.0.1:{promscale.server.port}").test_client()):
+        assert f".s{number} {{ --service: {lower}; }}" in app.get("/services.css").text
+    traces = app.get("/search?service=lower").text
+    assert f'class="service s{number}"' in traces
+
+
+def test_operations_of_a_service_have_different_shades():
+    for colour in COLOURS:
+        assert len({shade(colour, number) for number in range(7)}) == 7
+        assert shade(colour, 0) == colour
+        assert all(re.fullmatch("#[0-9a-f]{6}", shade(colour, number)) for number in range(20))
+
+
+# Parameters -----------------------------------------------------------------------------------------------------------
 
 
 def test_service_and_operation_are_chosen_in_the_url(client, traffic):
@@ -312,7 +458,12 @@ def test_a_postgresql_that_stops_during_a_statement_is_named(own_cluster, monkey
 def test_what_sql_sets_is_gone_afterwards(client):
     ask(client, "select set_config('statement_timeout', '0', false), set_config('search_path', 'nowhere', false)")
     for _ in range(5):
-        assert "<td>10s</td>" in ask(client, "select current_setting('statement_timeout') from span right join (select) on true limit 1").text
+        assert (
+            "<td>10s</td>"
+            in ask(
+                client, "select current_setting('statement_timeout') from span right join (select) on true limit 1"
+            ).text
+        )
 
 
 def test_sql_has_an_end(client, monkeypatch, dsn):
@@ -347,7 +498,7 @@ def test_sql_has_an_end(client, monkeypatch, dsn):
 def test_only_a_page_of_its_own_may_post(client, headers, status):
     answer = client.post("/sql", data={"sql": "select 6 * 7"}, headers={"Host": "192.0.2.1:3000"} | headers)
     assert answer.status_code == status
-    assert ("<td class=\"number\">42</td>" in answer.text) == (status == 200)
+    assert ('<td class="number">42</td>' in answer.text) == (status == 200)
     assert ("header Origin: http://192.0.2.1:3000" in answer.text) == (status == 403)
 
 

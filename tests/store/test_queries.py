@@ -24,13 +24,15 @@ STATEMENTS = {
     if not name.endswith("_cursor")
 }
 
+SHORT = {"step": "1 second"}
+
 
 @pytest.fixture
 def ask(database):
-    """Run a statement; returns its rows."""
+    """Run a statement, with steps as short as it has them; returns its rows."""
     # A statement that goes round in a circle would never end.
     database.execute("set statement_timeout = '30 s'")
-    return lambda name, **parameters: list(STATEMENTS[name](database, **parameters))
+    return lambda name, **parameters: list(STATEMENTS[name](database, **SHORT | parameters))
 
 
 @pytest.fixture
@@ -50,19 +52,21 @@ def operations(rows: list[tuple]) -> dict[tuple[str, str], tuple]:
 
 
 def calls_by_edge(rows: list[tuple]) -> dict[tuple[str, str], int]:
-    return {(source, target): calls for _, source, target, calls, _ in rows}
+    return {(source, target): calls for _, source, target, *_, calls, _, _ in rows}
 
 
 # 01 -----------------------------------------------------------------------------------------------------------------
 
 
 def test_request_rate_by_minute(traces, ask):
-    assert ask("request_rate_by_minute", **ALL) == list(zip(minutes(0, 1, 2), [2 / 60, 0, 1 / 60], strict=True))
+    assert ask("request_rate_by_minute", **ALL) == list(
+        zip(minutes(0, 1, 2), minutes(1, 2, 3), [2 / 60, 0, 1 / 60], strict=True)
+    )
 
 
 def test_request_rate_has_only_whole_minutes(traces, ask):
     time = {"time_from": NOON + timedelta(seconds=30), "time_to": NOON + timedelta(seconds=150)}
-    assert ask("request_rate_by_minute", **time) == list(zip(minutes(0, 1), [2 / 60, 0], strict=True))
+    assert ask("request_rate_by_minute", **time) == list(zip(minutes(0, 1), minutes(1, 2), [2 / 60, 0], strict=True))
 
 
 @pytest.mark.parametrize("name", ["request_rate_by_minute", "request_rate_by_second"])
@@ -75,13 +79,22 @@ def test_request_rates_of_a_long_time_are_of_longer_steps(traces, ask, name, day
     step = rows[1][0] - rows[0][0]
     assert {later[0] - earlier[0] for earlier, later in zip(rows, rows[1:], strict=False)} == {step}
     assert begin <= rows[0][0] < begin + step and end - 2 * step < rows[-1][0] <= end - step
-    assert sum(rate for _, rate in rows) * step.total_seconds() == pytest.approx(3)
+    assert {end - begin for begin, end, _ in rows} == {step}
+    assert sum(rate for *_, rate in rows) * step.total_seconds() == pytest.approx(3)
+
+
+def test_steps_are_as_long_as_a_chart_wants_them(traces, ask):
+    wanted = {"time_from": NOON, "time_to": NOON + timedelta(minutes=5), "step": "3m"}
+    for name in ("request_rate_by_minute", "request_rate_by_second"):
+        assert ask(name, **wanted) == [(*minutes(0, 5), 3 / 300)]
+    for name in ("duration_heatmap", "duration_percentiles", "error_rate_over_time"):
+        assert {row[:2] for row in ask(name, **wanted)} == {tuple(minutes(0, 5))}
 
 
 def test_request_rate_by_second(traces, ask):
     rows = ask("request_rate_by_second", **ALL)
-    assert [time for time, _ in rows] == [NOON + timedelta(seconds=second) for second in range(180)]
-    assert {(time - NOON).seconds: rate for time, rate in rows if rate} == {10: 1, 40: 1, 125: 1}
+    assert [time for time, *_ in rows] == [NOON + timedelta(seconds=second) for second in range(180)]
+    assert {(time - NOON).seconds: rate for time, _, rate in rows if rate} == {10: 1, 40: 1, 125: 1}
 
 
 # 02 -----------------------------------------------------------------------------------------------------------------
@@ -109,24 +122,24 @@ def test_error_rate_by_operation(traces, ask):
 
 
 def test_error_rate_over_time(traces, ask):
-    first, third = minutes(0, 2)
+    first, third = minutes(0, 1), minutes(2, 3)
     assert ask("error_rate_over_time", **ALL) == [
-        (first, "digit", 0),
-        (first, "generator", 0),
-        (first, "load", 0),
-        (first, "lower", 0),
-        (third, "digit", 50),
-        (third, "generator", 25),
-        (third, "load", 50),
-        (third, "lower", 0),
+        (*first, "digit", 0),
+        (*first, "generator", 0),
+        (*first, "load", 0),
+        (*first, "lower", 0),
+        (*third, "digit", 50),
+        (*third, "generator", 25),
+        (*third, "load", 50),
+        (*third, "lower", 0),
     ]
 
 
 def test_error_rate_over_a_long_time(traces, ask):
     rows = ask("error_rate_over_time", time_from=NOON - timedelta(days=400), time_to=NOON + timedelta(days=1))
     total = ask("error_rate_by_operation", **ALL)
-    assert len({time for time, _, _ in rows}) == 1
-    for _, service, percent in rows:
+    assert len({time for time, *_ in rows}) == 1
+    for *_, service, percent in rows:
         calls, errors = (sum(row[column] for row in total if row[0] == service) for column in (2, 3))
         assert percent == pytest.approx(100 * errors / calls)
 
@@ -137,11 +150,23 @@ def test_error_rates_of_the_services_with_most_errors(promscale, ask):
         for _ in range(number + 1):
             export.add(f"service-{number:02}", "fails", NOON, failed=True)
     promscale.export(export.message)
-    services = {service for _, service, _ in ask("error_rate_over_time", **ALL)}
+    services = {service for *_, service, _ in ask("error_rate_over_time", **ALL)}
     assert services == {f"service-{number}" for number in range(30, 50)}
 
 
-@pytest.mark.parametrize("name", ["errors_by_service", "error_rate_by_operation", "error_rate_over_time", "service_calls"])
+def test_failed_traces(promscale, traces, ask):
+    # One that does not begin with a root span's error has not failed.
+    export = Export()
+    export.add_trace(PASSWORD, NOON, failed=("render_digit",))
+    promscale.export(export.message)
+    assert ask("failed_traces", **ALL) == [
+        (NOON + timedelta(seconds=125), 400, "load", "load.request", None, traces[2].trace_id.hex())
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["errors_by_service", "error_rate_by_operation", "error_rate_over_time", "service_calls"]
+)
 def test_counts_are_of_whole_minutes(traces, ask, name):
     time = {"time_from": NOON + timedelta(seconds=50), "time_to": NOON + timedelta(seconds=121)}
     assert ask(name, **time) == ask(name, **ALL)
@@ -178,18 +203,17 @@ def test_durations_that_have_no_logarithm(promscale, ask):
 
 
 def test_duration_percentiles(traces, ask):
-    first, third = minutes(0, 2)
     assert ask("duration_percentiles", **ALL) == [
-        (first, *map(pytest.approx, (150, 190, 195, 199))),
-        (third, 400, 400, 400, 400),
+        (*minutes(0, 1), *map(pytest.approx, (150, 190, 195, 199))),
+        (*minutes(2, 3), 400, 400, 400, 400),
     ]
 
 
 def test_slowest_traces(traces, ask):
     assert ask("slowest_traces", **ALL) == [
-        (traces[2].trace_id.hex(), NOON + timedelta(seconds=125), "load", "load.request", 400, "error"),
-        (traces[1].trace_id.hex(), NOON + timedelta(seconds=40), "load", "load.request", 200, "unset"),
-        (traces[0].trace_id.hex(), NOON + timedelta(seconds=10), "load", "load.request", 100, "unset"),
+        (NOON + timedelta(seconds=125), 400, "error", "load", "load.request", traces[2].trace_id.hex()),
+        (NOON + timedelta(seconds=40), 200, "unset", "load", "load.request", traces[1].trace_id.hex()),
+        (NOON + timedelta(seconds=10), 100, "unset", "load", "load.request", traces[0].trace_id.hex()),
     ]
 
 
@@ -198,7 +222,7 @@ def test_slowest_traces_are_twenty_at_the_most(promscale, ask):
     for duration_ms in range(25):
         export.add("shop", "buy", NOON, duration_ms)
     promscale.export(export.message)
-    assert [row[4] for row in ask("slowest_traces", **ALL)] == list(range(24, 4, -1))
+    assert [row[1] for row in ask("slowest_traces", **ALL)] == list(range(24, 4, -1))
 
 
 # 04 -----------------------------------------------------------------------------------------------------------------
@@ -207,16 +231,16 @@ def test_slowest_traces_are_twenty_at_the_most(promscale, ask):
 def test_service_graph(traces, ask):
     # The three passwords took 1 + 2 + 4 times as long as the first.
     assert ask("service_nodes", **ALL) == [
-        ("digit", "digit", 6, pytest.approx(18 * 7 / 3)),
-        ("generator", "generator", 3, pytest.approx(96 * 7 / 3)),
-        ("lower", "lower", 3, pytest.approx(38 * 7 / 3)),
-        ("load", "load", 0, None),
+        ("digit", "digit", 6, 0, pytest.approx(18 * 7 / 3)),
+        ("generator", "generator", 3, 0, pytest.approx(96 * 7 / 3)),
+        ("lower", "lower", 3, 0, pytest.approx(38 * 7 / 3)),
+        ("load", "load", 0, 0, None),
     ]
     assert ask("service_edges", **ALL) == [
-        ("(generator,digit)", "generator", "digit", 3, pytest.approx(18 * 7 / 3)),
-        ("(generator,lower)", "generator", "lower", 3, pytest.approx(38 * 7 / 3)),
-        ("(load,generator)", "load", "generator", 3, pytest.approx(96 * 7 / 3)),
-        ("(lower,digit)", "lower", "digit", 3, pytest.approx(18 * 7 / 3)),
+        ("(generator,digit)", "generator", "digit", "digit", 3, 0, pytest.approx(18 * 7 / 3)),
+        ("(generator,lower)", "generator", "lower", "lower", 3, 0, pytest.approx(38 * 7 / 3)),
+        ("(load,generator)", "load", "generator", "generator", 3, 0, pytest.approx(96 * 7 / 3)),
+        ("(lower,digit)", "lower", "digit", "digit", 3, 0, pytest.approx(18 * 7 / 3)),
     ]
 
 
@@ -230,6 +254,13 @@ def test_service_calls(promscale, traces, ask):
         ("generator", "digit", 4, 1, 18 * 8, 18 * 2),
         ("lower", "digit", 4, 1, 18 * 8, 18 * 2),
     ]
+    assert {row[0]: row[3] for row in ask("service_nodes", **ALL)} == {
+        "load": 0,
+        "generator": 1,
+        "lower": 1,
+        "digit": 2,
+    }
+    assert {row[3:6] for row in ask("service_edges", **ALL)} == {("generator", 4, 1), ("lower", 4, 1), ("digit", 4, 1)}
 
 
 def test_a_call_between_spans_of_unspecified_kind(promscale, ask):
@@ -278,15 +309,18 @@ def test_upstream_operations(traces, ask):
 
 def test_upstream_graph(traces, ask):
     assert ask("upstream_nodes", **DIGIT)[:2] == [
-        ('(digit,"GET /")', "GET /", "digit", 6, pytest.approx(18 * 7 / 3)),
-        ("(generator,GET)", "GET", "generator", 6, pytest.approx(70 * 7 / 6)),
+        ('(digit,"GET /")', "digit", "GET /", 6, 0, pytest.approx(18 * 7 / 3)),
+        ("(generator,GET)", "generator", "GET", 6, 0, pytest.approx(70 * 7 / 6)),
     ]
     edges = ask("upstream_edges", **DIGIT)
     assert next(edge for edge in edges if edge[1] == '(generator,"GET /")') == (
         '(generator,"GET /",generator,generator.generate)',
         '(generator,"GET /")',
         "(generator,generator.generate)",
+        "generator",
+        "generator.generate",
         3,
+        1,
         pytest.approx(90 * 7 / 3),
     )
     assert calls_by_edge(edges) == {
@@ -326,7 +360,9 @@ def test_downstream_operations(traces, ask):
 
 
 def test_downstream_graph(traces, ask):
-    assert ask("downstream_nodes", **GENERATE)[0] == ('(digit,"GET /")', "GET /", "digit", 6, pytest.approx(18 * 7 / 3))
+    nodes = {row[0]: row[1:] for row in ask("downstream_nodes", **GENERATE)}
+    assert nodes['(digit,"GET /")'] == ("digit", "GET /", 6, 0, pytest.approx(18 * 7 / 3))
+    assert nodes["(digit,render_digit)"] == ("digit", "render_digit", 6, 2, pytest.approx(5 * 7 / 3))
     assert calls_by_edge(ask("downstream_edges", **GENERATE)) == {
         ("(generator,generator.generate)", "(generator,GET)"): 6,
         ("(generator,GET)", '(lower,"GET /")'): 3,
@@ -340,13 +376,13 @@ def test_downstream_graph(traces, ask):
 
 def test_downstream_shares(traces, ask):
     assert ask("downstream_shares", **GENERATE) == [
-        ("digit GET /", (18 - 5) * 2 * 7),
-        ("generator generator.generate", (90 - 40 - 30) * 7),
-        ("generator GET", (40 - 38 + 30 - 18) * 7),
-        ("digit render_digit", 5 * 2 * 7),
-        ("lower random_lower", 10 * 7),
-        ("lower GET /", (38 - 10 - 20) * 7),
-        ("lower GET", (20 - 18) * 7),
+        ("digit", "GET /", (18 - 5) * 2 * 7),
+        ("generator", "generator.generate", (90 - 40 - 30) * 7),
+        ("generator", "GET", (40 - 38 + 30 - 18) * 7),
+        ("digit", "render_digit", 5 * 2 * 7),
+        ("lower", "random_lower", 10 * 7),
+        ("lower", "GET /", (38 - 10 - 20) * 7),
+        ("lower", "GET", (20 - 18) * 7),
     ]
 
 
@@ -357,14 +393,19 @@ def test_self_time_is_never_negative(promscale, ask):
         export.add("shop", "side by side", NOON, 8, trace_id=parent.trace_id, parent_span_id=parent.span_id)
     promscale.export(export.message)
     shares = ask("downstream_shares", **ALL, service="shop", operation="buy")
-    assert shares == [("shop side by side", 16), ("shop buy", 0)]
+    assert shares == [("shop", "side by side", 16), ("shop", "buy", 0)]
 
 
 def test_downstream_time(traces, ask):
     rows = ask("downstream_time", **GENERATE)
     # Sixty steps of three minutes are three seconds each.
     assert [(row[0] - NOON).seconds for row in rows] == [9] * 7 + [39] * 7 + [123] * 7
-    assert [row[1:] for row in rows[:3]] == [("digit GET /", 18), ("digit render_digit", 5), ("generator GET", 35)]
+    assert {row[1] - row[0] for row in rows} == {timedelta(seconds=3)}
+    assert [row[2:] for row in rows[:3]] == [
+        ("digit", "GET /", 18),
+        ("digit", "render_digit", 5),
+        ("generator", "GET", 35),
+    ]
 
 
 def test_a_child_may_start_after_the_time(promscale, ask):
@@ -402,7 +443,7 @@ def test_a_circle_has_an_end(circles, ask, name, operation):
 @pytest.mark.parametrize("direction", ["upstream", "downstream"])
 def test_the_graph_of_a_circle(circles, ask, direction):
     one = ALL | {"service": "shop", "operation": "one"}
-    assert {row[1]: row[3] for row in ask(f"{direction}_nodes", **one)} == {"one": 1, "two": 1}
+    assert {row[2]: row[3] for row in ask(f"{direction}_nodes", **one)} == {"one": 1, "two": 1}
     assert calls_by_edge(ask(f"{direction}_edges", **one)) == {
         ("(shop,one)", "(shop,two)"): 1,
         ("(shop,two)", "(shop,one)"): 1,
@@ -415,8 +456,8 @@ def test_an_operation_within_itself(promscale, ask, name):
     outer = export.add("shop", "list folder", NOON, 10)
     export.add("shop", "list folder", NOON, 5, trace_id=outer.trace_id, parent_span_id=outer.span_id)
     promscale.export(export.message)
-    [(*_, calls, mean_ms)] = ask(name, **ALL, service="shop", operation="list folder")
-    assert (calls, mean_ms) == (2, 7.5)
+    [(*_, calls, errors, mean_ms)] = ask(name, **ALL, service="shop", operation="list folder")
+    assert (calls, errors, mean_ms) == (2, 0, 7.5)
 
 
 @pytest.mark.parametrize("direction", ["upstream", "downstream"])
@@ -530,7 +571,7 @@ def test_summaries_change_no_answer(traces, ask, upkeep, database, name):
 def test_without_any_span(ask, name):
     rows = ask(name, **DIGIT)
     if name.startswith("request_rate"):
-        assert {rate for _, rate in rows} == {0}
+        assert {rate for *_, rate in rows} == {0}
     else:
         assert rows == []
 
@@ -550,7 +591,7 @@ def test_a_reader_may_run_it(traces, database, ask, name):
 def test_with_literals_in_place_of_the_parameters(traces, database, ask, name):
     """As Grafana runs it: its macros put texts in the place of the times."""
     sql = STATEMENTS[name].sql
-    for parameter, value in GENERATE.items():
+    for parameter, value in (GENERATE | SHORT).items():
         text = value if isinstance(value, str) else value.isoformat().replace("+00:00", "Z")
         sql = sql.replace(f"%({parameter})s", f"'{text}'")
     assert database.execute(sql).fetchall() == ask(name, **GENERATE)
@@ -574,7 +615,7 @@ def test_docs_have_every_statement():
 
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_docs_have_its_columns(database, name):
-    cursor = database.execute(STATEMENTS[name].sql, GENERATE)
+    cursor = database.execute(STATEMENTS[name].sql, GENERATE | SHORT)
     types = psycopg.adapters.types
     columns = ", ".join(f"`{column.name}` {types[column.type_code].name}" for column in cursor.description)
     assert documented()[name][1] == columns
