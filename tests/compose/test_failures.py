@@ -24,6 +24,6 @@ def test_an_image_that_is_nowhere(engine, tmp_path):
     copy = Checkout(tmp_path / "checkout")
     file = copy.folder / "docker-compose.yaml"
     image = "localhost:1/nowhere:1"
-    file.write_text(file.read_text().replace("grafana/grafana:13.1.0", image))
+    file.write_text(file.read_text().replace("grafana/grafana:13.1.6", image))
     line = complaint(copy.run("docker", env=os.environ | {"COMPOSE_PROJECT_NAME": "tracing-demo-test"}))
     assert "image localhost:1/nowhere:1" in line and "./run.sh local" in line

@@ -1,0 +1,130 @@
+"""What is known of Grafana's dashboards and of its container without running anything."""
+
+import json
+import re
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from queries import COLOURS, SERVICES, colour_numbers
+from queries.dashboards import DASHBOARDS
+
+CHECKOUT = Path(__file__).parents[2]
+FILES = {path.stem: json.loads(path.read_text()) for path in (CHECKOUT / "grafana").glob("*/*.json")}
+PANELS = [pytest.param(panel, id=f"{name}-{panel['id']}") for name, found in FILES.items() for panel in found["panels"]]
+[SERVICE] = re.findall(r"^  grafana:\n((?:    .*\n)+)", (CHECKOUT / "docker-compose.yaml").read_text(), re.MULTILINE)
+SETTINGS = dict(re.findall(r'^      (GF_\w+): "?([^"# \n]+)', SERVICE, re.MULTILINE))
+MOUNTS = re.findall(r"^      - ([^:\s]+):([^:\s]+)", SERVICE, re.MULTILINE)
+# A click on a panel of these kinds stands for spans.
+LINKED = {"timeseries", "piechart", "heatmap", "histogram", "table", "nodeGraph", "stat"}
+
+
+def overrides(panel: dict, name: str) -> list[tuple[str, object]]:
+    """To which fields of a panel, and what, the overrides set for the property of this name."""
+    return [
+        (override["matcher"]["options"], each["value"])
+        for override in panel.get("fieldConfig", {}).get("overrides", [])
+        for each in override["properties"]
+        if each["id"] == name
+    ]
+
+
+def links(panel: dict) -> list[dict]:
+    return [link for _, found in overrides(panel, "links") for link in found]
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_a_node_graph_without_rows_is_no_data(panel):
+    """By these refIds, Grafana would take a result without fields for a graph, and complain of its missing id."""
+    assert {target["refId"] for target in panel.get("targets", [])}.isdisjoint({"nodes", "edges"})
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_each_row_point_and_node_leads_to_its_traces(panel):
+    if panel["type"] not in LINKED:
+        assert panel["type"] in ("text", "traces")
+        return
+    urls = [urlsplit(link["url"].replace("${jaeger:raw}", "http://jaeger")) for link in links(panel)]
+    assert urls
+    for url in urls:
+        if panel["type"] == "stat":
+            assert url.path in [f"/d/{each.uid}/{each.slug}" for each in DASHBOARDS]
+        elif url.path.startswith("/trace/"):
+            assert url.path == "/trace/${__data.fields.trace_id:percentencode}"
+        else:
+            assert url.path == "/search"
+            known = {"service", "operation", "tags", "minDuration", "maxDuration", "lookback", "start", "end"}
+            fields = parse_qs(url.query, strict_parsing=True)
+            assert {"service", "start", "end"} <= set(fields) <= known
+            # Without a format, Grafana leaves "&" and "#" in a value as they are.
+            values = [value for name in ("service", "operation") for value in fields.get(name, [])]
+            assert all(value.endswith(":percentencode}") for value in values if "${" in value)
+
+
+def test_columns_of_tables_have_their_widths():
+    """Of two tables at the right of which there was something that nobody saw."""
+    for name in ("02-error-rates", "03-request-durations"):
+        [panel] = [
+            panel for panel in FILES[name]["panels"] if "trace_id" in json.dumps(panel) and panel["type"] == "table"
+        ]
+        widths = dict(overrides(panel, "custom.width"))
+        assert widths["trace_id"] >= 280
+        others = len(overrides(panel, "displayName")) - len(widths)
+        # Half of a screen of 1,920 pixels, where those without a width have 150.
+        assert panel["gridPos"]["w"] == 24
+        assert sum(widths.values()) + 150 * others < 1200
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_the_heat_map_has_no_number_of_decimals(panel):
+    """With 0 of them, two rows in three would be called the same."""
+    if panel["type"] == "heatmap":
+        assert "decimals" not in panel["options"]["yAxis"]
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_a_legend_has_room(panel):
+    legend = panel.get("options", {}).get("legend", {})
+    if legend.get("showLegend"):
+        assert legend["placement"] == "right" or legend["displayMode"] == "list"
+
+
+def test_a_service_has_one_colour():
+    assert len(set(COLOURS)) == len(COLOURS)
+    colours = {}
+    for param in PANELS:
+        [panel] = param.values
+        for field, colour in overrides(panel, "color"):
+            [service] = [service for service in SERVICES if re.search(rf"\b{service}\b", field)]
+            colours.setdefault(service, set()).add(colour["fixedColor"])
+    assert colours == {service: {colour} for service, colour in zip(SERVICES, COLOURS, strict=False)}
+
+
+def test_other_services_have_the_colours_that_are_left():
+    numbers = colour_numbers(["shop", "generator", "bank", *(f"service-{number}" for number in range(6))])
+    assert {numbers[service] for service in SERVICES} == set(range(6))
+    assert [numbers["shop"], numbers["bank"], numbers["service-0"]] == [6, 7, 8]
+    assert {number for service, number in numbers.items() if service not in SERVICES} == set(range(6, 12))
+
+
+def test_nothing_is_asked_of_other_places():
+    analytics = ["REPORTING_ENABLED", "CHECK_FOR_UPDATES", "CHECK_FOR_PLUGIN_UPDATES", "FEEDBACK_LINKS_ENABLED"]
+    off = [*(f"ANALYTICS_{name}" for name in analytics), "NEWS_NEWS_FEED_ENABLED", "SNAPSHOTS_EXTERNAL_ENABLED"]
+    assert {name: SETTINGS[f"GF_{name}"] for name in off} == dict.fromkeys(off, "false")
+    assert SETTINGS["GF_PLUGINS_PREINSTALL_DISABLED"] == SETTINGS["GF_SECURITY_DISABLE_GRAVATAR"] == "true"
+
+
+def test_answers_are_not_compressed():
+    """https://github.com/grafana/grafana/issues/123017"""
+    assert SETTINGS["GF_SERVER_ENABLE_GZIP"] == "false"
+
+
+def test_what_is_mounted_hides_nothing_of_the_image():
+    assert "/etc/grafana/provisioning" not in [inside for _, inside in MOUNTS]
+    for outside, inside in MOUNTS:
+        if outside.startswith("./"):
+            assert list((CHECKOUT / outside).glob("*.*")), inside
+    home = Path(SETTINGS["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    [folder] = [outside for outside, inside in MOUNTS if inside == str(home.parent)]
+    assert (CHECKOUT / folder / home.name).exists()
