@@ -95,12 +95,12 @@ class _Colours:
 
 
 def _series(panel: Panel, rows: list[dict], view: View) -> dict:
-    lines: dict[str, tuple[dict, str, list, list]] = {}
+    lines: dict[str, tuple[dict, list, list]] = {}
     numbers = _numbers(rows[0])
     for row in rows:
         for number in numbers:
             name = " ".join(_texts(row)) or label(number)
-            _, _, times, values = lines.setdefault(name, (row, number, [], []))
+            _, times, values = lines.setdefault(name, (row, [], []))
             times.append(_millis(row["time"]))
             values.append(row[number])
     suffix = unit(numbers[0])
@@ -119,7 +119,7 @@ def _series(panel: Panel, rows: list[dict], view: View) -> dict:
                 "hovertemplate": f"%{{y:,.3~g}}{suffix}",
                 "leads": {"link": _link(panel, row, "{start}", "{end}"), "columns": {}, "step": step},
             }
-            for name, (row, _, times, values) in sorted(lines.items())
+            for name, (row, times, values) in sorted(lines.items(), key=lambda line: line[0])
         ],
         "layout": {
             "xaxis": {"type": "date"},

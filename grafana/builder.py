@@ -181,21 +181,14 @@ CHOICE_SQL = """\
 with found as (
 {sql}
 )
-select * from found
+select {columns}
+from found
 union all
 select {first}
 where not exists (select from found)"""
-TRACE_SQL = """\
-with found as (
-{sql}
-)
-select
-    trace_id as "__value",
-    concat_ws(' ', to_char(start_time, 'HH24:MI:SS'), service_name, span_name, round(duration_ms), 'ms') as "__text"
-from found
-union all
-select '', 'none'
-where not exists (select from found)"""
+TRACE_COLUMNS = """\
+trace_id as "__value",
+    concat_ws(' ', to_char(start_time, 'HH24:MI:SS'), service_name, span_name, round(duration_ms), 'ms') as "__text\""""
 
 
 @dataclass(frozen=True)
@@ -553,11 +546,11 @@ def shown_panel(panel: Panel, statements: Statements) -> Builder:
 def dashboard(definition: Dashboard, statements: Statements) -> model.Dashboard:
     made = empty_dashboard(definition.title, definition.description).uid(definition.uid).tags([TAG])
     for name, first in definition.variables:
-        sql = statements[f"{name}s"].within(CHOICE_SQL, first=literal(first))
+        sql = statements[f"{name}s"].within(CHOICE_SQL, columns="*", first=literal(first))
         made.with_variable(choice(name, name.capitalize(), sql, first))
     for panel in definition.panels:
         if panel.kind == Kind.TRACE:
-            sql = statements[panel.statements[0]].within(TRACE_SQL)
+            sql = statements[panel.statements[0]].within(CHOICE_SQL, columns=TRACE_COLUMNS, first="'', 'none'")
             made.with_variable(choice("trace", panel.title, sql, ""))
     made.with_variable(jaeger())
     for number, panel in enumerate(definition.panels, start=1):
