@@ -2,12 +2,16 @@
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from queries import COLOURS, SERVICES, colour_numbers
+from explorer import charts
+from grafana import builder
+from queries import COLOURS, SERVICES, Kind, Link, Panel, colour_numbers
 from queries.dashboards import DASHBOARDS
 
 CHECKOUT = Path(__file__).parents[2]
@@ -88,6 +92,21 @@ def test_a_legend_has_room(panel):
     legend = panel.get("options", {}).get("legend", {})
     if legend.get("showLegend"):
         assert legend["placement"] == "right" or legend["displayMode"] == "list"
+
+
+@pytest.mark.parametrize("texts", [{}, {"service_name": "text"}])
+def test_plain_counts_can_be_drawn_as_a_series(texts):
+    panel = Panel("Calls", "How many?", Kind.SERIES, ("calls",), links=(Link("Traces", service="shop"),))
+    statement = builder.Statement("select 1", {"time": "time", "time_end": "time", **texts, "calls": "number"})
+    drawn = json.loads(json.dumps(builder.series(panel, statement).build(), cls=JSONEncoder))
+    assert "unit" not in drawn["fieldConfig"]["defaults"]
+    assert re.search(r"\bcalls\b", drawn["targets"][0]["rawSql"])
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    row = (begin, begin + timedelta(minutes=1), *["shop"] * len(texts), 3)
+    figure = charts.figure(panel, list(statement.columns), [row], charts.View(0, 1, {"shop": 6}))
+    [line] = figure["data"]
+    assert (line["name"], line["y"]) == ("shop" if texts else "calls", [3])
+    assert line["line"]["color"] == COLOURS[6 if texts else 0]
 
 
 def test_a_service_has_one_colour():
