@@ -2,10 +2,12 @@
 
 import json
 import subprocess
+from urllib.parse import quote
 
 import pytest
 import requests
 
+from queries.dashboards import DASHBOARDS
 from tests import built
 from tests.stack.checkout import ROOT, wait_for
 
@@ -123,6 +125,31 @@ def test_searches(jaeger, search, holds):
     for trace in found:
         services = {id: process["serviceName"] for id, process in trace["processes"].items()}
         assert any(holds(span, services[span["processID"]]) for span in trace["spans"])
+
+
+LINKS = {link.path(str, "start", "end"): link for board in DASHBOARDS for panel in board.panels for link in panel.links}
+VALUES = {
+    **{"service_name": "digit", "callee": "digit", "span_name": "GET /"},
+    **{"duration_from_ms": "0000000001.584893", "duration_to_ms": "19952.623149688788"},
+    **dict.fromkeys(("p50_ms", "p95_ms", "p99_ms"), "1.25"),
+}
+
+
+@pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
+def test_links_of_the_dashboards(jaeger, stack, link):
+    """To what Jaeger's page asks when it is opened there."""
+    traces = "select replace(cast(trace_id as text), '-', '') from span where service_name = 'digit' limit 1"
+    values = VALUES | {"trace_id": stack.rows(traces)[0][0]}
+    ((now,),) = stack.rows("select cast(extract(epoch from now()) * 1000000 as bigint)")
+
+    def found():
+        path = link.path(lambda column: quote(values[column], safe=""), str(now - 3_600_000_000), str(now))
+        return jaeger(path.replace("search?", "traces?").replace("trace/", "traces/"))
+
+    if link.failed:
+        found()  # there may be none yet
+    else:
+        assert wait_for(found, "traces")
 
 
 def test_a_search_that_finds_nothing(jaeger):
