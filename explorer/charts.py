@@ -1,39 +1,33 @@
 """From a panel's rows to a figure of Plotly's, as plain data. No I/O.
 
-Times are milliseconds since 1970: the browser turns them into its own zone's.
+A chart can have 20,000 points. What the browser can find out itself is therefore not there for each of them, but once
+for all in the `about` of a trace, which is not Plotly's:
 
-Each trace of a figure says in `leads` where a click on a mark leads. `link` is a path, in which `{name}` stands for
-what depends on the mark: an item of one of the lists in `columns`, quoted for a URL. `{start}` and `{end}` are those of
-the mark if there is a `step`, its length in milliseconds. Without a `link`, or with a null among the items, a click
-leads nowhere. (Plotly's own `meta` would make `%{x}` in a name a variable.)
+- `begin` and `step`: the values are those of one step after the other. Times are microseconds since 1970; the browser
+  turns them into its own zone's.
+- `url`: where a click leads, as explorer/links.py has it; `values`: what a point, slice, bar or row of cells fills in.
+- `ranges`: what durations a row of cells stands for.
 """
 
 import html
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
-from urllib.parse import quote
 
+from explorer import links
+from explorer.links import Times
+from explorer.web import duration
 from queries import COLOURS, Kind, Panel
 
 # Of durations: ten buckets from each power of ten to the next, as queries/03-request-durations.sql has them.
 _BUCKETS_A_DECADE = 10
-_DECADES = {-3: "1 µs", -2: "10 µs", -1: "100 µs", 0: "1 ms", 1: "10 ms", 2: "100 ms", 3: "1 s", 4: "10 s", 5: "100 s"}
+_DECADES = range(-3, 6)  # of milliseconds: from 1 µs to 100 s
+_DURATIONS = ("duration_from_ms", "duration_to_ms")  # columns
+# How much white, or below 0 black, is in the shades of a colour: not so much that they get lost on a background.
+_SHADES = (0, 0.35, -0.3, 0.55, -0.45, 0.18, -0.15)
 _SUFFIXES = {"_ms": " ms", "_percent": " %", "_per_second": "/s"}
-
-
-# What would be longer is no link: a server takes no URL of any length, and a panel has up to a thousand of them.
-LONGEST_LINK = 2_000
-
-
-class View(NamedTuple):
-    """What a figure shows besides its rows. Times are microseconds since 1970."""
-
-    start: int
-    end: int
-    colours: Mapping[str, int]  # the place in COLOURS of each service's colour
 
 
 def unit(column: str) -> str:
@@ -47,9 +41,28 @@ def label(column: str) -> str:
     return name.replace("_", " ")
 
 
-def figure(panel: Panel, columns: Sequence[str], rows: list[tuple], view: View) -> dict:
+class Rows(NamedTuple):
+    """What a statement gave, and what there is to know for showing it."""
+
+    columns: Sequence[str]
+    rows: Sequence[tuple]
+    colours: Mapping[str, int]  # of services, as places in COLOURS
+    shown: Times
+
+    def column(self, name: str) -> list:
+        at = self.columns.index(name)
+        return [row[at] for row in self.rows]
+
+    def texts(self) -> list[int]:
+        return [number for number, value in enumerate(self.rows[0]) if isinstance(value, str)]
+
+    def mappings(self) -> list[dict[str, object]]:
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+def figure(panel: Panel, found: Rows) -> dict:
     """`data` and `layout`, as Plotly wants them, of a panel that is a chart; there must be rows."""
-    return _FIGURES[panel.kind](panel, [dict(zip(columns, row, strict=True)) for row in rows], view)
+    return _FIGURES[panel.kind](panel, found)
 
 
 def is_chart(panel: Panel) -> bool:
@@ -58,68 +71,59 @@ def is_chart(panel: Panel) -> bool:
 
 
 def shade(colour: str, number: int) -> str:
-    """One of seven shades of a colour, written #rrggbb: itself, then in turn lighter and darker ones."""
-    steps = (number % 7 + 1) // 2
-    towards = 255 if number % 2 else 0
+    """A colour that goes with this one: number 0 is itself, and from 7 on they come again."""
+    part = _SHADES[number % len(_SHADES)]
+    target = 255 if part > 0 else 0
     parts = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
-    return "#" + "".join(f"{round(part + (towards - part) * 0.17 * steps):02x}" for part in parts)
+    return "#" + "".join(f"{round(each + (target - each) * abs(part)):02x}" for each in parts)
 
 
-def number_text(value: float) -> str:
-    """A number for a URL: never with an exponent, which no duration has."""
-    return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+def _colours(found: Rows, keys: Collection[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """Of each line or slice, by its texts: its service's colour, or where the service has several a shade of that.
+
+    In the order of the names, so that an operation has one colour in all charts of the same operations.
+    """
+    names = [found.columns[number] for number in found.texts()]
+    if "service_name" not in names:
+        return {key: COLOURS[number % len(COLOURS)] for number, key in enumerate(keys)}
+    colours, seen = {}, Counter()
+    for key in sorted(keys):
+        service = key[names.index("service_name")]
+        colours[key] = shade(COLOURS[found.colours[service]], seen[service])
+        seen[service] += 1
+    return colours
 
 
-def _texts(row: dict) -> list[str]:
-    return [value for value in row.values() if isinstance(value, str)]
-
-
-def _numbers(row: dict) -> list[str]:
-    return [column for column, value in row.items() if not isinstance(value, (str, datetime))]
-
-
-class _Colours:
-    """Of lines and slices: each service's own, with shades for several of its operations; the others in order."""
-
-    def __init__(self, services: Mapping[str, int]) -> None:
-        self._services = services
-        self._used = Counter()
-
-    def next(self, row: dict) -> str:
-        service = row.get("service_name")
-        number = self._used[service]
-        self._used[service] += 1
-        if service is None:
-            return COLOURS[number % len(COLOURS)]
-        return shade(COLOURS[self._services[service]], number)
-
-
-def _series(panel: Panel, rows: list[dict], view: View) -> dict:
-    lines: dict[str, tuple[dict, list, list]] = {}
-    numbers = _numbers(rows[0])
-    for row in rows:
+def _series(panel: Panel, found: Rows) -> dict:
+    """A line for each of the texts, or for each number where there are none."""
+    texts, begin, step = found.texts(), *_steps(found)
+    numbers = [number for number, value in enumerate(found.rows[0]) if not isinstance(value, str | datetime)]
+    places = [round((links.micros(time) - begin) / step) for time in found.column("time")]
+    lines: dict[tuple[str, ...], list[float | None]] = {}
+    urls = {}
+    for place, row in zip(places, found.rows, strict=True):
         for number in numbers:
-            name = " ".join(_texts(row)) or label(number)
-            _, times, values = lines.setdefault(name, (row, [], []))
-            times.append(_millis(row["time"]))
-            values.append(row[number])
-    suffix = unit(numbers[0])
+            key = tuple(row[text] for text in texts) or (label(found.columns[number]),)
+            if key not in lines:
+                lines[key] = [None] * (places[-1] + 1)
+                names = dict(zip(found.columns, row, strict=True))
+                urls[key] = links.line_template(panel.links[0], names) if panel.links else ""
+            lines[key][place] = _short(row[number])
+    suffix, colours = unit(found.columns[numbers[0]]), _colours(found, lines)
     thresholds = zip(panel.thresholds or (), ("warning", "bad"), strict=False)
-    colours = _Colours(view.colours)
-    step = _millis(rows[0]["time_end"]) - _millis(rows[0]["time"])
     return {
         "data": [
             {
                 "type": "scatter",
                 "mode": "lines",
-                "name": _exactly(name),
-                "x": times,
+                "name": _exactly(" ".join(key)),
                 "y": values,
-                "line": {"color": colours.next(row)},
+                "connectgaps": True,
+                "line": {"color": colours[key]},
                 "hovertemplate": f"%{{y:,.3~g}}{suffix}",
-                "leads": {"link": _link(panel, row, "{start}", "{end}"), "columns": {}, "step": step},
+                "about": {"begin": begin, "step": step, "url": urls[key]},
             }
-            for name, (row, times, values) in sorted(lines.items(), key=lambda line: line[0])
+            for key, values in sorted(lines.items())
         ],
         "layout": {
             "xaxis": {"type": "date"},
@@ -134,103 +138,101 @@ def _series(panel: Panel, rows: list[dict], view: View) -> dict:
     }
 
 
-def _pie(panel: Panel, rows: list[dict], view: View) -> dict:
-    [number] = _numbers(rows[0])
-    texts = [column for column in rows[0] if column != number]
-    colours = _Colours(view.colours)
+def _pie(panel: Panel, found: Rows) -> dict:
+    texts = found.texts()
+    [number] = set(range(len(found.columns))) - set(texts)
+    keys = [tuple(row[text] for text in texts) for row in found.rows]
+    colours, suffix = _colours(found, keys), unit(found.columns[number])
     return {
         "data": [
             {
                 "type": "pie",
-                "labels": [_exactly(" ".join(_texts(row))) for row in rows],
-                "values": [row[number] for row in rows],
-                "marker": {"colors": [colours.next(row) for row in rows]},
+                "labels": [_exactly(" ".join(key)) for key in keys],
+                "values": [row[number] for row in found.rows],
+                "marker": {"colors": [colours[key] for key in keys]},
                 "hole": 0.4,
                 "textinfo": "percent",
                 "textposition": "inside",
-                "hovertemplate": f"%{{label}}<br>%{{value:,.4~g}}{unit(number)}, %{{percent}}<extra></extra>",
+                "hovertemplate": f"%{{label}}<br>%{{value:,.4~g}}{suffix}, %{{percent}}<extra></extra>",
                 "sort": False,
-                "leads": {
-                    "link": _link(panel, {}, str(view.start), str(view.end)),
-                    "columns": {text: [_quoted(row[text]) for row in rows] for text in texts},
-                },
+                "about": _where(panel, found, [found.columns[text] for text in texts]),
             }
         ],
         "layout": {"showlegend": True},
     }
 
 
-def _heatmap(panel: Panel, rows: list[dict], view: View) -> dict:
-    cells = {(row["time"], _bucket(row["duration_from_ms"])): row["requests"] for row in rows}
-    times, buckets = [time for time, _ in cells], [bucket for _, bucket in cells]
-    step = rows[0]["time_end"] - rows[0]["time"]
-    x = [min(times) + number * step for number in range((max(times) - min(times)) // step + 1)]
-    y = list(range(min(buckets), max(buckets) + 1))
+def _heatmap(panel: Panel, found: Rows) -> dict:
+    begin, step = _steps(found)
+    places = [round((links.micros(time) - begin) / step) for time in found.column("time")]
+    buckets = [_bucket(from_ms) for from_ms in found.column("duration_from_ms")]
+    cells = dict(zip(zip(places, buckets, strict=True), found.column("requests"), strict=True))
+    y = range(min(buckets), max(buckets) + 1)
     return {
         "data": [
             {
                 "type": "heatmap",
-                "x": [_millis(time + step / 2) for time in x],  # cells are drawn around their middle
-                "y": [bucket + 0.5 for bucket in y],
-                "z": [[cells.get((time, bucket)) for time in x] for bucket in y],
-                "customdata": [[_range(bucket)] * len(x) for bucket in y],
+                "y": [bucket + 0.5 for bucket in y],  # cells are drawn around their middle
+                "z": [[cells.get((at, bucket)) for at in range(max(places) + 1)] for bucket in y],
                 "hovertemplate": "%{x|%H:%M}, %{customdata}: %{z} requests<extra></extra>",
                 "hoverongaps": False,
                 "zsmooth": False,
                 "colorbar": {"title": {"text": "requests", "side": "right"}, "thickness": 12},
-                "leads": {
-                    "link": _link(panel, {}, "{start}", "{end}"),
-                    "columns": _bounds(y),
-                    "step": step.total_seconds() * 1000,
+                "about": {
+                    "begin": begin,
+                    "step": step,
+                    "ranges": [_range(bucket) for bucket in y],
+                    "url": links.template(panel.links[0], _DURATIONS, None) if panel.links else "",
+                    "values": [[links.quoted(end) for end in _ends(bucket)] for bucket in y],
                 },
             }
         ],
-        "layout": {"xaxis": {"type": "date"}, "yaxis": _durations(y)},
+        "layout": {"xaxis": {"type": "date"}, "yaxis": _duration_axis(y)},
     }
 
 
-def _histogram(panel: Panel, rows: list[dict], view: View) -> dict:
-    buckets = [_bucket(row["duration_from_ms"]) for row in rows]
+def _histogram(panel: Panel, found: Rows) -> dict:
+    buckets = [_bucket(from_ms) for from_ms in found.column("duration_from_ms")]
     return {
         "data": [
             {
                 "type": "bar",
                 "x": [bucket + 0.5 for bucket in buckets],
-                "y": [row["requests"] for row in rows],
+                "y": found.column("requests"),
                 "width": 0.9,
                 "marker": {"color": COLOURS[0]},
                 "customdata": [_range(bucket) for bucket in buckets],
                 "hovertemplate": "%{customdata}: %{y} requests<extra></extra>",
-                "leads": {
-                    "link": _link(panel, {}, str(view.start), str(view.end)),
-                    "columns": _bounds(buckets),
-                },
+                "about": _where(panel, found, _DURATIONS),
             }
         ],
-        "layout": {"xaxis": _durations(buckets), "yaxis": {"title": {"text": "requests"}}},
+        "layout": {"xaxis": _duration_axis(buckets), "yaxis": {"title": {"text": "requests"}}},
     }
 
 
-def _link(panel: Panel, row: dict, start: str, end: str) -> str:
-    """Where a click on a mark leads; what the row does not say is for the browser to fill in."""
-
-    def value(column: str) -> str:
-        return quote(row[column], safe="") if column in row else f"{{{column}}}"
-
-    link = panel.links[0].path(value, start, end)
-    return link if len(link) <= LONGEST_LINK else ""
-
-
-def _quoted(text: str) -> str | None:
-    quoted = quote(text, safe="")
-    return quoted if len(quoted) <= LONGEST_LINK // 2 else None
-
-
-def _bounds(buckets: Sequence[int]) -> dict[str, list[str]]:
+def _where(panel: Panel, found: Rows, columns: Sequence[str]) -> dict:
+    """Where a click on each row's figure leads, as `about`."""
+    if not panel.links:
+        return {}
+    [link, *_] = panel.links
     return {
-        column: [number_text(10 ** ((bucket + more) / _BUCKETS_A_DECADE)) for bucket in buckets]
-        for more, column in enumerate(("duration_from_ms", "duration_to_ms"))
+        "url": links.template(link, columns, found.shown),
+        "values": [
+            [links.quoted(row[column]) for column in columns] if links.path(link, row, found.shown) else None
+            for row in found.mappings()
+        ],
     }
+
+
+def _steps(found: Rows) -> tuple[int, int]:
+    """Where the first step begins and how long each is, in microseconds."""
+    begin, end = (links.micros(found.column(name)[0]) for name in ("time", "time_end"))
+    return begin, end - begin
+
+
+def _short(value: float) -> float:
+    """As many digits as a chart can show."""
+    return float(f"{value:.4g}")
 
 
 def _exactly(name: str) -> str:
@@ -242,21 +244,25 @@ def _bucket(from_ms: float) -> int:
     return round(_BUCKETS_A_DECADE * math.log10(from_ms))
 
 
+def _ends(bucket: int) -> tuple[float, float]:
+    """In milliseconds."""
+    return 10 ** (bucket / _BUCKETS_A_DECADE), 10 ** ((bucket + 1) / _BUCKETS_A_DECADE)
+
+
 def _range(bucket: int) -> str:
-    return " to ".join(f"{10 ** (end / _BUCKETS_A_DECADE):,.3g} ms" for end in (bucket, bucket + 1))
+    return " to ".join(f"{end:,.3g} ms" for end in _ends(bucket))
 
 
-def _durations(buckets: Sequence[int]) -> dict:
-    """An axis of buckets, with a tick at each power of ten."""
+def _duration_axis(buckets: Sequence[int]) -> dict:
+    """An axis of buckets, with a tick at each power of ten, and where these are few at its double and fivefold, too."""
+    first, last = min(buckets), max(buckets) + 1
+    digits = (1, 2, 5) if last - first <= 2 * _BUCKETS_A_DECADE else (1,)
+    ticks = [digit * 10.0**decade for decade in _DECADES for digit in digits]
     return {
-        "tickvals": [decade * _BUCKETS_A_DECADE for decade in _DECADES],
-        "ticktext": list(_DECADES.values()),
-        "range": [min(buckets), max(buckets) + 1],
+        "tickvals": [_BUCKETS_A_DECADE * math.log10(tick) for tick in ticks],
+        "ticktext": [duration(round(tick * 10**6)) for tick in ticks],
+        "range": [first, last],
     }
-
-
-def _millis(time: datetime) -> float:
-    return time.timestamp() * 1000
 
 
 _FIGURES = {

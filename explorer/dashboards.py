@@ -6,10 +6,11 @@ import io
 import os
 import re
 import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
 
 import psycopg
 from flask import Response, abort, jsonify, redirect, render_template, request, send_file, url_for
@@ -17,16 +18,22 @@ from psycopg import sql
 from werkzeug.datastructures import MultiDict
 
 import queries
-from explorer import charts, graph
+import queries.dashboards
+from explorer import charts, graph, links
 from explorer.database import MAX_RESULT_BYTES, STATEMENT_SECONDS, Database, RefusedStatement, Result, message
-from explorer.query import MAX_MICROS, bad_parameter
+from explorer.links import Times
+from explorer.query import bad_parameter
 from explorer.waterfall import cut
 from explorer.web import create_app
-from queries import Dashboard, Kind, Link, Panel, colour_numbers
-from queries.dashboards import DASHBOARDS
+from queries import Dashboard, Kind, Panel
 from serving import beside
 
 DATABASE = os.environ.get("EXPLORER_DB_URI", "postgresql://explorer@localhost:5999/postgres")
+# A trace has a page of its own here, so that no dashboard shows one.
+DASHBOARDS = tuple(
+    replace(each, panels=tuple(panel for panel in each.panels if panel.kind != Kind.TRACE))
+    for each in queries.dashboards.DASHBOARDS
+)
 RANGES = {
     "now-5m": "last 5 minutes",
     "now-15m": "last 15 minutes",
@@ -37,6 +44,7 @@ RANGES = {
 DEFAULT_RANGE = "now-15m"
 REFRESHES = {"": "off", "5s": "5 s", "10s": "10 s", "30s": "30 s"}
 DEFAULT_REFRESH = "10s"
+STEP = "1 second"  # the shortest step of a series; the statements choose longer ones where the time is long
 SHOWN_ROWS = 1_000
 CSV_ROWS = 100_000
 # Inside of Plotly's Python package, which itself is not needed.
@@ -59,13 +67,7 @@ class View(NamedTuple):
     time_to: datetime
     service: str
     operation: str
-    step: str = "1 second"  # as short as the statements have them; of a long time they choose longer ones
-
-    @property
-    def micros(self) -> tuple[int, int]:
-        """The range in microseconds since 1970, as a search for traces takes it."""
-        found = (int(time.timestamp() * 1_000_000) for time in (self.time_from, self.time_to))
-        return tuple(min(max(micros, 0), MAX_MICROS) for micros in found)
+    step: str = STEP
 
     @classmethod
     def read(cls, parameters: MultiDict, dashboard: Dashboard) -> "View":
@@ -103,7 +105,7 @@ def create_dashboards(uri: str):
     """The Flask app that shows the database at `uri`, where its user is a member of prom_reader and no more."""
     app = create_app("explorer.dashboards", styles=PLOTLY_STYLES)
     database = Database(uri)
-    app.jinja_env.globals.update(unit=charts.unit, label=charts.label, traces_url=_traces_url, href=_href)
+    app.jinja_env.globals.update(unit=charts.unit, label=charts.label, traces_url=_traces_url, is_chart=charts.is_chart)
     app.add_template_filter(cut)
     app.add_template_filter(_number, "number")
 
@@ -130,7 +132,6 @@ def create_dashboards(uri: str):
             "dashboard.html",
             dashboard=dashboard,
             dashboards=DASHBOARDS,
-            panels=shown_panels(dashboard),
             view=view,
             has_charts=any(map(charts.is_chart, dashboard.panels)),
             begin=request.args.get("from") or DEFAULT_RANGE,
@@ -146,26 +147,26 @@ def create_dashboards(uri: str):
     def panel(uid: str, number: int):
         """What a panel shows: a Plotly figure as JSON, or a piece of a page."""
         dashboard = _dashboard(uid)
-        panels = shown_panels(dashboard)
-        if number >= len(panels):
-            abort(404, f"This dashboard has {len(panels)} panels.")
+        if number >= len(dashboard.panels):
+            abort(404, f"This dashboard has {len(dashboard.panels)} panels.")
         view = View.read(request.args, dashboard)
-        panel = panels[number]
+        panel = dashboard.panels[number]
         try:
             results = [database.rows(name, view._asdict()) for name in panel.statements]
+            colours = {} if panel.kind == Kind.TABLE else _colours(database, results)
         except psycopg.Error as error:
             return render_template("panel_error.html", message=message(error)), 500
         columns, rows = results[0]
         if not rows:
             return render_template("panel_empty.html", dashboard=dashboard)
-        if panel.kind == Kind.TABLE:
-            found = [_links(panel, dict(zip(columns, row, strict=True)), view) for row in rows]
-            return render_template("panel_table.html", panel=panel, columns=columns, rows=rows, links=found)
-        colours = colour_numbers(name for (name,) in database.rows("services", {})[1])
-        if panel.kind == Kind.NODE_GRAPH:
-            page = {"panel": panel, "link": panel.links[0], "colours": colours, "view": view}
-            return render_template("panel_graph.html", **page, **_graph(*results))
-        return jsonify(charts.figure(panel, columns, rows, charts.View(*view.micros, colours)))
+        times = view.time_from, view.time_to
+        match panel.kind:
+            case Kind.TABLE:
+                cells = [_cell_links(panel, dict(zip(columns, row, strict=True)), times) for row in rows]
+                return render_template("panel_table.html", panel=panel, columns=columns, rows=rows, cells=cells)
+            case Kind.NODE_GRAPH:
+                return render_template("panel_graph.html", panel=panel, **_graph(panel, *results, colours, times))
+        return jsonify(charts.figure(panel, charts.Rows(columns, rows, colours, times)))
 
     @app.route("/sql", methods=["GET", "POST"])
     def ask():
@@ -202,28 +203,6 @@ def _dashboard(uid: str) -> Dashboard:
     return _BY_UID.get(uid) or abort(404, f"There is no dashboard {cut(uid, 40)}.")
 
 
-def shown_panels(dashboard: Dashboard) -> list[Panel]:
-    """Without those of one trace, for which there is a page of its own."""
-    return [panel for panel in dashboard.panels if panel.kind != Kind.TRACE]
-
-
-def _links(panel: Panel, row: dict[str, object], view: View) -> dict[str, tuple[str, str]]:
-    """URL and title of each link in a table's row, by its column; none from where there is nothing."""
-    found = {link.column: (_href(link, row, view), link.title) for link in panel.links if row[link.column]}
-    return {column: (url, title) for column, (url, title) in found.items() if url}
-
-
-def _href(link: Link, row: dict[str, object], view: View) -> str:
-    """Where the link of a row leads; "" is nowhere."""
-
-    def value(column: str) -> str:
-        found = row[column]
-        return quote(found if isinstance(found, str) else charts.number_text(found), safe="")
-
-    path = link.path(value, *map(str, view.micros))
-    return _traces_url(path) if len(path) <= charts.LONGEST_LINK else ""
-
-
 def _headline(database: Database, dashboard: Dashboard) -> str:
     headline = dashboard.headline
     columns, rows = database.rows(headline.statement, View.read(MultiDict(), dashboard)._asdict())
@@ -250,7 +229,7 @@ def _examples() -> dict[str, str]:
         "time_to": "now()",
         "service": "'lower'",
         "operation": "'GET /'",
-        "step": "'1 second'",
+        "step": f"'{STEP}'",
     }
     return {name: _filled(text, values) for name, text in queries.statements().items()}
 
@@ -260,17 +239,92 @@ def _filled(statement: str, values: dict[str, str]) -> str:
     return re.sub(rf"(?<![:\w]):({names})\b", lambda found: values[found[1]], statement)
 
 
-def _graph(nodes: tuple[list[str], list[tuple]], edges: tuple[list[str], list[tuple]]) -> dict:
-    """What panel_graph.html needs: nodes and edges as mappings, and where they are."""
+def _colours(database: Database, results: Iterable[tuple[list[str], list[tuple]]]) -> dict[str, int]:
+    """Of the services in these rows, the same as on the pages of traces."""
+    named = [(columns.index("service_name"), rows) for columns, rows in results if "service_name" in columns]
+    shown = [row[at] for at, rows in named for row in rows]
+    known = [name for (name,) in database.rows("services", {})[1]] if shown else []
+    return queries.colour_numbers([*known, *shown])
+
+
+def _cell_links(panel: Panel, row: Mapping[str, object], times: Times) -> dict[str, tuple[str, str]]:
+    """Title and URL by column, of the cells of a table's row that lead somewhere: those of nothing do not."""
+    found = ((link, links.path(link, row, times)) for link in panel.links if row.get(link.column))
+    return {link.column: (link.title, _traces_url(path)) for link, path in found if path}
+
+
+class _Node(NamedTuple):
+    """What panel_graph.html shows of a node: texts, and where it and its errors lead."""
+
+    id: str
+    name: str
+    title: str
+    figures: str
+    colour: int
+    failed: float  # which part of the calls
+    url: str
+    failed_title: str
+    failed_url: str
+
+
+def _graph(
+    panel: Panel,
+    nodes: tuple[list[str], list[tuple]],
+    edges: tuple[list[str], list[tuple]],
+    colours: Mapping[str, int],
+    times: Times,
+) -> dict:
+    """What panel_graph.html needs, from the rows of both statements."""
     nodes, edges = ([dict(zip(columns, row, strict=True)) for row in rows] for columns, rows in (nodes, edges))
-    ids = [node["id"] for node in nodes]
-    known = [edge for edge in edges if edge["source"] in ids and edge["target"] in ids]
+    shown = {node["id"]: _node(panel, node, colours, times) for node in nodes}
+    known = [edge for edge in edges if edge["source"] in shown and edge["target"] in shown]
     return {
-        "nodes": nodes,
-        "counts": [(edge["source"], edge["target"], edge["calls"]) for edge in known],
-        "layout": graph.layout(ids, [(edge["source"], edge["target"]) for edge in known]),
+        "nodes": shown.values(),
+        "edges": [_edge(panel, edge, shown, times) for edge in known],
+        "layout": graph.layout(shown, [(edge["source"], edge["target"]) for edge in known]),
         "graph": graph,
     }
+
+
+def _node(panel: Panel, row: Mapping, colours: Mapping[str, int], times: Times) -> _Node:
+    name = " ".join(row[column] for column in ("service_name", "span_name") if column in row)
+    calls, mean = row["calls"], row["mean_ms"]
+    title, url = _first_link(panel, row, times, failed=False)
+    failed_title, failed_url = _first_link(panel, row, times, failed=True)
+    return _Node(
+        row["id"],
+        name,
+        f"{cut(name, 200)}: {_facts(row)}{title}",
+        _number(calls) + (f" × {_number(mean)} ms" if mean is not None else ""),
+        colours[row["service_name"]],
+        row["errors"] / calls if calls else 0,
+        url,
+        f"{_count(row['errors'], 'error')}{failed_title}",
+        failed_url,
+    )
+
+
+def _edge(panel: Panel, row: Mapping, nodes: Mapping[str, _Node], times: Times) -> graph.Edge:
+    title, url = _first_link(panel, row, times, failed=False)
+    caller, callee = (cut(nodes[row[end]].name, 60) for end in ("source", "target"))
+    return graph.Edge(row["source"], row["target"], row["calls"], f"{caller} calls {callee}: {_facts(row)}{title}", url)
+
+
+def _first_link(panel: Panel, row: Mapping, times: Times, *, failed: bool) -> tuple[str, str]:
+    """The end of a title that names it, and its URL; both empty where there is none."""
+    for link in panel.links:
+        if link.failed == failed and (path := links.path(link, row, times)):
+            return f". Click: {link.title}", _traces_url(path)
+    return "", ""
+
+
+def _facts(row: Mapping) -> str:
+    mean = f", {_number(row['mean_ms'])} ms on average" if row["mean_ms"] is not None else ""
+    return f"{_count(row['calls'], 'call')}, {_count(row['errors'], 'error')}{mean}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _number(value: object) -> str:

@@ -22,6 +22,16 @@ class Layout(NamedTuple):
     labels: dict[tuple[Hashable, Hashable], tuple[float, float]]
 
 
+class Edge(NamedTuple):
+    """An arrow for templates/graph.html, and the number of calls on it, which can lead somewhere."""
+
+    source: Hashable
+    target: Hashable
+    calls: int
+    title: str
+    url: str = ""
+
+
 class _Bend(NamedTuple):
     """Where an edge passes through a layer."""
 

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from markupsafe import Markup
 from werkzeug.exceptions import NotFound
 
+import queries
 from explorer import graph
 from explorer.jaeger_api import jaeger_api
 from explorer.query import DEFAULT_LOOKBACK, MAX_LIMIT, MAX_MICROS, logfmt, read_query, read_range, read_trace_id
@@ -16,7 +17,6 @@ from explorer.store import ADDRESS, Store
 from explorer.trace import Trace
 from explorer.waterfall import cut, waterfall
 from explorer.web import create_app
-from queries import colour_numbers
 
 MIN_SCATTER_TIME = 8 * 10**9
 LOOKBACKS = {
@@ -64,7 +64,7 @@ def create_traces(address: str):
             later=sum(each.span_count for each in later),
             later_url=url_for("search", **request.args.to_dict(flat=False) | {"lookback": "custom"} | ever),
             scatter=scatter(found),
-            colours=colour_numbers([*services, *(service.name for each in found for service in each.services)]),
+            colours=queries.colour_numbers([*services, *(service.name for each in found for service in each.services)]),
         )
 
     @app.get("/trace/<trace_id>")
@@ -74,10 +74,10 @@ def create_traces(address: str):
         if not chunks:
             raise NotFound(f"There is no trace {id.hex()}. It may be so new, or so old, that it is not stored.")
         trace = Trace(chunks)
-        service_colours = colour_numbers([*store.services(), *trace.services])
+        colours = queries.colour_numbers([*store.services(), *trace.services])
         # Inside of a script element nothing but "<" could end it.
-        data = Markup(waterfall(trace, service_colours).replace(b"<", b"\\u003c").decode())
-        return render_template("trace.html", trace=trace, trace_id=id.hex(), colours=service_colours, data=data)
+        data = Markup(waterfall(trace, colours).replace(b"<", b"\\u003c").decode())
+        return render_template("trace.html", trace=trace, trace_id=id.hex(), colours=colours, data=data)
 
     @app.get("/dependencies")
     def dependencies():
@@ -87,10 +87,14 @@ def create_traces(address: str):
         return render_template(
             "dependencies.html",
             calls=sorted(calls, key=lambda call: -call[2]),
+            edges=[
+                graph.Edge(parent, child, count, f"{cut(parent, 60)} calls {cut(child, 60)}: {count:,}")
+                for parent, child, count in calls
+            ],
             names=names,
             layout=graph.layout(names, [(parent, child) for parent, child, _ in calls]),
             graph=graph,
-            colours=colour_numbers([*store.services(), *names]),
+            colours=queries.colour_numbers([*store.services(), *names]),
             lookback=request.args.get("lookback") or DEFAULT_LOOKBACK,
             lookbacks={name: label for name, label in LOOKBACKS.items() if name != "custom"},
         )

@@ -20,6 +20,8 @@ _HEADERS = {
 _UNITS = [("s", 10**9), ("ms", 10**6), ("µs", 10**3), ("ns", 1)]
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SERVICES_CSS = "".join(f".s{number} {{ --service: {colour}; }}\n" for number, colour in enumerate(COLOURS))
+_DAY_SECONDS = 86_400
 
 
 def create_app(name: str, styles: str = "'self'") -> Flask:
@@ -35,15 +37,14 @@ def create_app(name: str, styles: str = "'self'") -> Flask:
     app.add_template_filter(iso_time)
     app.add_template_global(beside)
 
-    @app.get("/services.css")
-    def services_css():
-        """The colour of each service that has the number of the class."""
-        rules = "".join(f".s{number} {{ --service: {colour}; }}\n" for number, colour in enumerate(COLOURS))
-        return Response(rules, mimetype="text/css", headers={"Cache-Control": "max-age=86400"})
-
     @app.get("/healthz")
     def healthz():
         return {"status": "ok"}
+
+    @app.get("/services.css")
+    def services_css() -> Response:
+        """The colours of services as classes: s0 for the first of `COLOURS`, and so on."""
+        return Response(_SERVICES_CSS, mimetype="text/css", headers={"Cache-Control": f"max-age={_DAY_SECONDS}"})
 
     @app.before_request
     def only_from_here() -> None:

@@ -3,6 +3,7 @@
 
 const form = document.getElementById("view");
 const panels = [...document.querySelectorAll(".content")];
+const traces = document.querySelector(".panels").dataset.traces;
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 function colour(name) {
@@ -35,13 +36,8 @@ async function draw(panel, figure) {
   await loaded();
   const { data, layout } = figure;
   const axis = { gridcolor: colour("line"), zerolinecolor: colour("line"), automargin: true };
-  if (layout.xaxis?.type === "date") {
-    for (const trace of data) {
-      trace.leads.times = trace.x;
-      trace.x = trace.x.map(local);
-    }
-  }
   for (const trace of data) {
+    if (trace.about.step) place(trace);
     if (trace.type === "heatmap") trace.colorscale = [[0, dark.matches ? "#17344f" : "#d6e8fa"], [1, dark.matches ? "#8cc8ff" : "#08315c"]];
   }
   for (const line of layout.shapes ?? []) {
@@ -54,7 +50,7 @@ async function draw(panel, figure) {
     hoverlabel: {
       bgcolor: colour("background"), bordercolor: colour("line"), font: { color: colour("text") }, namelength: -1,
     },
-    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" }, uirevision: "same",
+    legend: legend(panel, data), uirevision: "same",
   };
   panel.classList.add("chart");
   const isNew = !panel.classList.contains("js-plotly-plot");
@@ -62,33 +58,57 @@ async function draw(panel, figure) {
   await Plotly.react(panel, data, {
     ...look, ...layout, xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
   }, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] });
-  if (!isNew) return;
-  panel.on("plotly_click", ({ points }) => {
-    const url = traces(points[0]);
-    if (url) location.href = url;
-  });
-  panel.on("plotly_hover", () => panel.classList.add("on-a-mark"));
-  panel.on("plotly_unhover", () => panel.classList.remove("on-a-mark"));
+  if (isNew) lead(panel);
 }
 
-// Where a mark leads, if anywhere: explorer/charts.py says what `leads` is.
-function traces(point) {
-  const { link, columns, step, times } = point.data.leads;
+// Many names would take the chart's room below it. Beside it there is more, if the longest is not too long.
+function legend(panel, data) {
+  const names = data[0].labels ?? data.map((trace) => trace.name ?? "");
+  const width = 60 + 7 * Math.max(...names.map((name) => name.length));
+  const isBeside = names.length > 4 && width < 0.5 * panel.clientWidth;
+  return isBeside ? { orientation: "v" } : { orientation: "h", yref: "container", y: 0, yanchor: "bottom" };
+}
+
+// explorer/charts.py says what `about` has.
+function place(trace) {
+  const isHeatmap = trace.type === "heatmap";
+  const { begin, step, ranges } = trace.about;
+  const steps = [...(isHeatmap ? trace.z[0] : trace.y).keys()];
+  // Cells are drawn around their middle.
+  trace.x = steps.map((number) => local((begin + (number + (isHeatmap ? 0.5 : 0)) * step) / 1000));
+  if (isHeatmap) trace.customdata = ranges.map((range) => steps.map(() => range));
+}
+
+function urlOf(point) {
+  const { url, values, begin, step } = point.data.about;
   const [row, column] = [point.pointNumber].flat();
-  const values = Object.fromEntries(Object.entries(columns).map(([name, list]) => [name, list[row]]));
-  if (!link || Object.values(values).includes(null)) return null;
-  if (step) {
-    // The cells of a heat map are drawn around their middle.
-    const start = times[column ?? row] - (column === undefined ? 0 : step / 2);
-    [values.start, values.end] = [Math.round(start * 1000), Math.round((start + step) * 1000) - 1];
-  }
-  const base = document.querySelector("[data-traces]").dataset.traces;
-  return base + link.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+  const number = column ?? row;
+  const own = { start: begin + number * step, end: begin + (number + 1) * step - 1, ...values?.[row] };
+  if (!url || values && !values[row]) return undefined;
+  return `${traces}${url.replace(/\{(\w+)\}/g, (_, name) => own[name])}`;
+}
+
+// Where the tooltip is that of all lines, the one is meant that is nearest to the pointer.
+function meant({ points, event }) {
+  const away = ({ bbox }) => Math.abs((bbox.y0 + bbox.y1) / 2 - event.pageY);
+  return points.length > 1 ? points.reduce((one, other) => (away(other) < away(one) ? other : one)) : points[0];
+}
+
+// From a point, slice, cell or bar to the traces behind it.
+function lead(panel) {
+  panel.on("plotly_click", (clicked) => {
+    const url = urlOf(meant(clicked));
+    if (!url) return;
+    if (clicked.event.ctrlKey || clicked.event.metaKey) open(url, "_blank", "noopener");
+    else location.assign(url);
+  });
+  panel.on("plotly_hover", ({ points }) => panel.classList.toggle("leads", Boolean(urlOf(points[0]))));
+  panel.on("plotly_unhover", () => panel.classList.remove("leads"));
 }
 
 function show(panel, html) {
   if (panel.classList.contains("js-plotly-plot")) Plotly.purge(panel);
-  panel.classList.remove("chart");
+  panel.classList.remove("chart", "leads");
   const scrolling = ".scroll, .graph";
   const { scrollTop = 0, scrollLeft = 0 } = panel.querySelector(scrolling) ?? {};
   const hadFocus = panel.querySelector(scrolling)?.matches(":focus");

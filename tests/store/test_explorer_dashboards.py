@@ -8,26 +8,24 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from html import unescape
-from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+import queries
 from explorer import dashboards
 from explorer import database as database_module
-from explorer.charts import shade
-from explorer.dashboards import create_dashboards, shown_panels
+from explorer.dashboards import DASHBOARDS, create_dashboards
 from explorer.traces import create_traces
 from promscale.store import Store
-from queries import COLOURS, SERVICES, Kind
-from queries.dashboards import DASHBOARDS
+from queries import Kind
 from tests.stack.checkout import wait_for
 from tests.store.otlp_messages import add_service, child, request, span
 
 HOSTILE = "<script>alert('1')</script>"
-PANELS = [(board, number, panel) for board in DASHBOARDS for number, panel in enumerate(shown_panels(board))]
+PANELS = [(board, number, panel) for board in DASHBOARDS for number, panel in enumerate(board.panels)]
 
 
 @pytest.fixture
@@ -38,13 +36,15 @@ def client(dsn, promscale):
 
 @pytest.fixture
 def traffic(promscale):
-    """A few passwords of the last minutes, one of which has failed, and a service with a hostile name."""
+    """A few passwords of the last minutes, in all of which a call has failed, and one as a whole; an operation has a
+    hostile name."""
+    failed = Status(code=Status.STATUS_CODE_ERROR)
     for minutes in (1, 2, 3):
         start = time.time_ns() - minutes * 60 * 10**9
-        status = Status(code=Status.STATUS_CODE_ERROR) if minutes == 1 else None
+        status = failed if minutes == 1 else None
         root = span("GET /", kind=Span.SPAN_KIND_SERVER, start_time_unix_nano=start, status=status)
         calls = child(root, "GET", kind=Span.SPAN_KIND_CLIENT)
-        served = child(calls, "GET /", kind=Span.SPAN_KIND_SERVER, status=Status(code=Status.STATUS_CODE_ERROR))
+        served = child(calls, "GET /", kind=Span.SPAN_KIND_SERVER, status=failed)
         inner = child(served, HOSTILE)
         message = request(root, calls, service="generator")
         add_service(message, served, inner, service="lower")
@@ -79,10 +79,10 @@ def test_the_list_has_all_dashboards_with_a_figure_each(client, traffic):
 def test_a_dashboard_has_its_panels_and_their_sql(client, traffic, board, database):
     page = client.get(f"/d/{board.uid}/{board.slug}")
     assert page.status_code == 200
-    for number, panel in enumerate(shown_panels(board)):
+    for number, panel in enumerate(board.panels):
         assert panel.title in page.text
         assert f'data-source="{url(board, number)}"' in page.text
-    for text in page.text.split('<pre tabindex="0">')[1:]:
+    for text in page.text.split("<pre tabindex=\"0\">")[1:]:
         for statement in unescape(text.partition("</pre>")[0]).split(";\n\n"):
             database.execute(statement)
 
@@ -110,150 +110,6 @@ def test_an_empty_panel_says_what_to_do(client, board, number, panel):
         assert set(answer.json["data"][0]["y"]) == {0}
     else:
         assert "Choose a longer time" in answer.text
-
-
-# Links and colours ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def found(promscale):
-    """A function that follows a link, and returns the ids of the traces that it leads to."""
-    traces = create_traces(f"127.0.0.1:{promscale.server.port}").test_client()
-
-    def found(link: str) -> set[str]:
-        assert link.startswith("http://localhost:16686/"), link
-        address = urlsplit(link)
-        assert traces.get(f"{address.path}?{address.query}").status_code == 200
-        path = address.path.replace("/search", "/api/traces").replace("/trace/", "/api/traces/")
-        return {trace["traceID"] for trace in traces.get(f"{path}?{address.query}").json["data"]}
-
-    return found
-
-
-def panel_url(title: str) -> str:
-    [(board, number, _)] = [each for each in PANELS if each[2].title == title]
-    return url(board, number)
-
-
-def links(text: str) -> list[str]:
-    return [unescape(link) for link in re.findall(r'href="([^"]*)"', text)]
-
-
-def marks(figure: dict) -> list[str]:
-    """Where a click leads, of all marks of a chart that is not a heat map: as static/dashboards.js makes it."""
-    return [
-        mark_url(trace["leads"], number, x)
-        for trace in figure["data"]
-        for number, x in enumerate(trace.get("x") or trace["labels"])
-    ]
-
-
-def mark_url(leads: dict, number: int, x: float) -> str:
-    values = {name: column[number] for name, column in leads["columns"].items()}
-    if "step" in leads:
-        values |= {"start": round(x * 1000), "end": round((x + leads["step"]) * 1000) - 1}
-    return "http://localhost:16686/" + re.sub(r"\{(\w+)\}", lambda name: str(values[name[1]]), leads["link"])
-
-
-def test_a_table_leads_to_the_traces_behind_its_figures(client, traffic, found, database):
-    failed = "select distinct trace_id from span where service_name = 'lower' and status_code = 'error'"
-    ids = {id.hex for (id,) in database.execute(failed.replace("trace_id", "cast(trace_id as uuid)", 1))}
-    rows = client.get(panel_url("Error rate by operation")).text.split("<tr>")
-    [row] = [row for row in rows if "<td>lower</td>" in row and "<td>GET /</td>" in row]
-    calls, errors = links(row)
-    assert found(calls) == found(errors) == ids
-    assert len(ids) == 3
-    [trace] = links(client.get(panel_url("Failed traces")).text)
-    assert len(found(trace)) == 1
-    assert found(trace) < ids
-
-
-def test_a_percentile_leads_to_what_took_longer(client, traffic, found):
-    rows = client.get(panel_url("Operations below, in numbers")).text.split("<tr>")
-    [row] = [row for row in rows if "<td>GET /</td>" in row]
-    calls, errors, *percentiles = links(row)
-    assert len(found(calls)) == len(found(errors)) == 3
-    # All took the same time.
-    assert [found(link) for link in percentiles] == [found(calls)] * 3
-    [duration] = {fields["minDuration"][0] for fields in map(parse_qs, percentiles)}
-    assert re.fullmatch(r"\d+(\.\d+)?ms", duration)
-
-
-def test_a_point_leads_to_the_traces_of_its_minute(client, traffic, found):
-    figure = client.get(panel_url("Requests per second, by minute")).json
-    counts = [round(rate * 60) for rate in figure["data"][0]["y"]]
-    assert [len(found(link)) for link in marks(figure)] == counts
-    assert sum(counts) >= 2  # the last minute may not be whole
-
-
-@pytest.mark.parametrize(
-    "title", ["Errors by service", "Error rate over time", "Share of execution time", "Time over time"]
-)
-def test_a_mark_leads_to_its_traces(client, traffic, found, title):
-    leading = marks(client.get(panel_url(title)).json)
-    assert all(found(link) for link in leading if "error" not in link)
-    assert any(found(link) for link in leading)
-
-
-def test_a_node_leads_to_its_traces(client, traffic, found):
-    for title in ("Service calls", "Operations below"):
-        nodes = links(client.get(panel_url(title)).text)
-        assert len(nodes) == 2
-        assert [len(found(link)) for link in nodes] == [3, 3]
-
-
-def test_a_node_says_how_many_calls_have_failed(client, traffic):
-    graph = client.get(panel_url("Operations below")).text
-    assert re.search("<title>lower GET /: 3 × .* ms, 3 failed</title>", graph)
-    assert graph.count('class="share"') == 1
-
-
-def test_what_would_be_too_long_is_no_link(client, promscale, traffic):
-    start = time.time_ns() - 60 * 10**9
-    for number in range(30):
-        failed = Status(code=Status.STATUS_CODE_ERROR)
-        spans = [span(f"{number}{'&' * 10_000}", start_time_unix_nano=start, status=failed)]
-        promscale.export(request(*spans, service=f"{number}{'%' * 10_000}"))
-    for board, number, _ in PANELS:
-        answer = client.get(url(board, number))
-        assert answer.status_code == 200
-        assert all(len(link) < 2_100 for link in links(answer.text))
-    table = client.get(panel_url("Error rate by operation")).text
-    assert table.count("<tr>") > 30
-    assert len(links(table)) < 10
-    pie = client.get(panel_url("Errors by service")).json["data"][0]
-    assert {len(name or "") < 2_000 for name in pie["leads"]["columns"]["service_name"]} == {True}
-    assert None in pie["leads"]["columns"]["service_name"]
-
-
-@pytest.mark.parametrize("begin", ["1900-01-01T00:00:00Z", "0"])
-def test_a_link_has_times_that_a_search_takes(client, traffic, found, begin):
-    table = client.get(panel_url("Error rate by operation") + f"?from={begin}&to=9999-12-31T23:59:59Z").text
-    assert [bool(found(link)) for link in links(table)] == [True] * len(links(table))
-
-
-def test_a_service_has_the_same_colour_everywhere(client, traffic, promscale):
-    lower = COLOURS[SERVICES.index("lower")]
-    pie = client.get(panel_url("Errors by service")).json["data"][0]
-    assert dict(zip(pie["labels"], pie["marker"]["colors"], strict=True))["lower"] == lower
-    lines = {line["name"]: line["line"]["color"] for line in client.get(panel_url("Error rate over time")).json["data"]}
-    assert lines["lower"] == lower
-    number = SERVICES.index("lower")
-    assert f'class="node s{number}"' in client.get(panel_url("Service calls")).text
-    for app in (client, create_traces(f"127.0.0.1:{promscale.server.port}").test_client()):
-        assert f".s{number} {{ --service: {lower}; }}" in app.get("/services.css").text
-    traces = app.get("/search?service=lower").text
-    assert f'class="service s{number}"' in traces
-
-
-def test_operations_of_a_service_have_different_shades():
-    for colour in COLOURS:
-        assert len({shade(colour, number) for number in range(7)}) == 7
-        assert shade(colour, 0) == colour
-        assert all(re.fullmatch("#[0-9a-f]{6}", shade(colour, number)) for number in range(20))
-
-
-# Parameters -----------------------------------------------------------------------------------------------------------
 
 
 def test_service_and_operation_are_chosen_in_the_url(client, traffic):
@@ -319,6 +175,234 @@ def test_without_a_database_a_page_says_so(monkeypatch):
     assert answer.status_code == 503
     assert "PostgreSQL at 127.0.0.1:1 does not answer" in answer.text
     assert 'http-equiv="refresh"' in answer.text
+
+
+# Links and colours -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def browser(promscale):
+    """The pages of traces, where links lead."""
+    return create_traces(f"127.0.0.1:{promscale.server.port}").test_client()
+
+
+EVIL = 'a&b=c #"{start}{0} %41 <b>'
+
+
+@pytest.fixture
+def requests(promscale):
+    """Nine requests of the last minutes: their root spans, of which every third has failed in a service with a hostile
+    name, by that one's operation: each a different time, and a different duration."""
+    roots = {"GET /": [], EVIL: []}
+    for number in range(9):
+        start = time.time_ns() - (60 + number * 40) * 10**9
+        times = {"start_time_unix_nano": start, "end_time_unix_nano": start + (number + 1) ** 3 * 10**6}
+        status = Status(code=Status.STATUS_CODE_ERROR) if number % 3 == 0 else None
+        load = span("load.request", kind=Span.SPAN_KIND_CLIENT, status=status, **times)
+        root = child(load, "GET /", kind=Span.SPAN_KIND_SERVER, status=status, **times)
+        calls = child(root, "GET", kind=Span.SPAN_KIND_CLIENT, status=status, **times)
+        name = "GET /" if number % 2 else EVIL
+        served = child(calls, name, kind=Span.SPAN_KIND_SERVER, status=status, **times)
+        message = request(load, service="load")
+        add_service(message, root, calls, service="generator")
+        add_service(message, served, service="lower" if number % 2 else EVIL)
+        promscale.export(message)
+        roots[name].append(load)
+    return roots
+
+
+def ids(roots, failed: bool = False) -> set[str]:
+    return {root.trace_id.hex() for root in roots if root.status.code == Status.STATUS_CODE_ERROR or not failed}
+
+
+def found(browser, link: str) -> set[str]:
+    """The traces that a link's page shows. All of a URL must be understood."""
+    address, _, query = link.partition("?")
+    assert address == "http://localhost:16686/search"
+    answer = browser.get(f"/search?{query}")
+    assert answer.status_code == 200, answer.text
+    return set(re.findall(r'class="root" href="/trace/([0-9a-f]{32})"', answer.text))
+
+
+def cells(table: str) -> list[dict[str, tuple[str, str]]]:
+    """Of each row of a table, the text and the link of each column."""
+    columns = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', table)
+    rows = []
+    for row in table.partition("<tbody>")[2].split("<tr>")[1:]:
+        values = re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)
+        links = [re.search(r'href="([^"]*)"', value) for value in values]
+        texts = [unescape(re.sub(r"<[^>]*>", "", value)) for value in values]
+        urls = [unescape(link[1]) if link else "" for link in links]
+        rows.append(dict(zip(columns, zip(texts, urls, strict=True), strict=True)))
+    return rows
+
+
+def points(figure: dict) -> list[tuple[str, float, str]]:
+    """Name, value and link of each point, slice, bar and cell, as static/dashboards.js finds it."""
+    made = []
+    for trace in figure["data"]:
+        about = trace["about"]
+
+        def link(number: int, row: int | None = None, about=about) -> str:
+            own = {f"{at}": text for at, text in enumerate(about["values"][row])} if "values" in about else {}
+            if "step" in about:
+                begin = about["begin"] + number * about["step"]
+                own |= {"start": f"{begin}", "end": f"{begin + about['step'] - 1}"}
+            return "http://localhost:16686/" + re.sub(r"\{(\w+)\}", lambda name: own[name[1]], about["url"])
+
+        if trace["type"] == "heatmap":
+            of = [(y, x, value) for y, values in enumerate(trace["z"]) for x, value in enumerate(values)]
+            made += [("", value, link(x, y)) for y, x, value in of if value]
+        else:
+            values = trace.get("values") or trace["y"]
+            names = map(unescape, trace.get("labels") or [trace.get("name", "")] * len(values))
+            named = enumerate(zip(names, values, strict=True))
+            made += [(name, value, link(n, n)) for n, (name, value) in named if value]
+    return made
+
+
+def panel_of(client, title: str, query: str = ""):
+    [(board, number)] = [(board, number) for board, number, panel in PANELS if panel.title == title]
+    answer = client.get(f"{url(board, number)}{query}")
+    assert answer.status_code == 200
+    return answer.json if answer.is_json else answer.text
+
+
+def test_numbers_of_a_table_lead_to_exactly_their_traces(client, browser, requests):
+    every = [root for roots in requests.values() for root in roots]
+    rows = {(row["service name"][0], row["span name"][0]): row for row in cells(panel_of(client, "Error rate by operation"))}
+    expected = {
+        ("load", "load.request"): every,
+        ("generator", "GET"): every,
+        ("lower", "GET /"): requests["GET /"],
+        (EVIL, EVIL): requests[EVIL],
+    }
+    for operation, roots in expected.items():
+        row = rows[operation]
+        for column, wanted in (("calls", ids(roots)), ("errors", ids(roots, failed=True))):
+            text, link = row[column]
+            assert int(text) == len(wanted)
+            assert found(browser, link) == wanted
+    calls = {row["callee"][0]: row for row in cells(panel_of(client, "Service calls, in numbers"))}
+    assert found(browser, calls[EVIL]["errors"][1]) == ids(requests[EVIL], failed=True)
+
+
+def test_none_has_no_link(client, traffic):
+    table = cells(panel_of(client, "Error rate by operation"))
+    assert {bool(row["errors"][1]) for row in table if row["errors"][0] == "0"} == {False}
+    assert {bool(row["errors"][1]) for row in table if row["errors"][0] != "0"} == {True}
+    assert all(row["calls"][1] for row in table)
+
+
+def test_percentiles_lead_to_what_took_longer(client, browser, requests):
+    [row] = [
+        row
+        for row in cells(panel_of(client, "Operations below, in numbers", "?var-service=generator"))
+        if (row["service name"][0], row["span name"][0]) == ("generator", "GET /")
+    ]
+    every = sorted((root for roots in requests.values() for root in roots), key=lambda root: root.start_time_unix_nano)
+    assert found(browser, row["p50 (ms)"][1]) == ids(every[:5])  # with the one in the middle
+
+
+@pytest.mark.parametrize("title", ["Failed traces", "Slowest traces"])
+def test_traces_in_a_table_lead_to_their_page(client, browser, requests, title):
+    every = [root for roots in requests.values() for root in roots]
+    links = [row["trace"][1] for row in cells(panel_of(client, title))]
+    pages = {link.removeprefix("http://localhost:16686") for link in links}
+    assert pages == {f"/trace/{id}" for id in ids(every, failed=title.startswith("Failed"))}
+    assert {browser.get(page).status_code for page in pages} == {200}
+
+
+def test_each_minute_of_a_line_leads_to_what_failed_then(client, browser, requests):
+    seen = {}
+    for name, _, link in points(panel_of(client, "Error rate over time")):
+        seen.setdefault(name, []).append(found(browser, link))
+    for name, roots in (("lower", requests["GET /"]), (EVIL, requests[EVIL])):
+        assert all(seen[name])
+        assert set().union(*seen[name]) == ids(roots, failed=True)
+        assert sum(map(len, seen[name])) == len(ids(roots, failed=True))
+
+
+def test_slices_lead_to_their_traces(client, browser, requests):
+    slices = {name: (value, link) for name, value, link in points(panel_of(client, "Errors by service"))}
+    for name, roots in (("lower", requests["GET /"]), (EVIL, requests[EVIL])):
+        value, link = slices[name]
+        assert value == len(ids(roots, failed=True))
+        assert found(browser, link) == ids(roots, failed=True)
+    [(name, _, link)] = points(panel_of(client, "Share of execution time"))
+    assert name == "lower GET /"
+    assert found(browser, link) == ids(requests["GET /"])
+
+
+@pytest.mark.parametrize("title", ["Requests by duration, over time", "Requests by duration"])
+def test_bars_and_cells_lead_to_as_many_traces_as_they_say(client, browser, requests, title):
+    every, seen = ids(root for roots in requests.values() for root in roots), []
+    for _, value, link in points(panel_of(client, title)):
+        traces = found(browser, link)
+        assert len(traces) == value
+        seen += traces
+    assert sorted(seen) == sorted(every)
+
+
+def test_points_of_a_rate_lead_to_passwords_of_that_time(client, browser, requests):
+    every, seen = ids(root for roots in requests.values() for root in roots), []
+    for _, value, link in points(panel_of(client, "Requests per second, by minute")):
+        traces = found(browser, link)
+        assert len(traces) == round(60 * value)
+        seen += traces
+    assert set(seen) <= every and len(seen) == len(set(seen)) >= 7  # not those of the minute that is not whole yet
+
+
+def test_nodes_and_edges_lead_to_their_traces(client, browser, requests):
+    graph = panel_of(client, "Service calls")
+    links = re.findall(r'href="([^"]*)" tabindex="-1">\s*<title>([^<]*)</title>', graph)
+    by_title = {unescape(title): unescape(link) for link, title in links}
+    [node] = [link for title, link in by_title.items() if title.startswith(f"{EVIL}: 5 calls, 2 errors, ")]
+    assert found(browser, node) == ids(requests[EVIL])
+    assert found(browser, by_title["2 errors. Click: Traces in which it failed"]) == ids(requests[EVIL], failed=True)
+    begin = f"generator calls {EVIL}: 5 calls, 2 errors, "
+    [edge] = [link for title, link in by_title.items() if title.startswith(begin)]
+    assert found(browser, edge) == ids(requests[EVIL])
+
+
+def test_the_red_part_of_a_node_is_that_of_its_calls(client, requests):
+    graph = panel_of(client, "Service calls")
+    widths = re.findall(r'class="(all|failed)" [^>]* width="([0-9.]+)"', graph)
+    shares = [float(widths[at + 1][1]) / float(widths[at][1]) for at in range(0, len(widths), 2)]
+    assert [round(share, 2) for share in sorted(shares)] == [0.25, 0.33, 0.4]  # lower, generator, the hostile one
+
+
+def test_a_service_has_one_colour_everywhere(client, browser, promscale):
+    failed = Status(code=Status.STATUS_CODE_ERROR)
+    served = span("GET /", kind=Span.SPAN_KIND_SERVER, status=failed)
+    message = request(served, service="lower")
+    trace_id = served.trace_id.hex()
+    for name in ("zebra", "audit", "upper"):
+        caller = child(served, f"ask {name}", kind=Span.SPAN_KIND_CLIENT, status=failed)
+        answer = child(caller, "answer", kind=Span.SPAN_KIND_SERVER, status=failed)
+        add_service(message, caller, service="lower")
+        add_service(message, answer, service=name)
+    promscale.export(message)
+    promscale.export(request(span("long ago", start_time_unix_nano=10**18), service="another"))
+    rules = dict(re.findall(r"\.(s\d+) \{ --service: (#[0-9a-f]{6}); \}", client.get("/services.css").text))
+    assert list(rules.values()) == list(queries.COLOURS)
+    assert browser.get("/services.css").text == client.get("/services.css").text
+    expected = {"upper": 1, "lower": 2, "another": 6, "audit": 7, "zebra": 8}
+    tags = browser.get(f"/trace/{trace_id}").text
+    graphs = [panel_of(client, title) for title in ("Service calls", "Operations below")]
+    lines = {each["name"]: each["line"]["color"] for each in panel_of(client, "Error rate over time")["data"]}
+    times = {each["name"]: each["line"]["color"] for each in panel_of(client, "Time over time")["data"]}
+    for title in ("Errors by service", "Share of execution time"):
+        [pie] = panel_of(client, title)["data"]
+        named = dict(zip(pie["labels"], pie["marker"]["colors"], strict=True))
+        assert named.items() <= (lines | times).items()
+    for name in ("audit", "upper", "zebra"):
+        number = expected[name]
+        assert lines[name] == times[f"{name} answer"] == rules[f"s{number}"]
+        assert re.search(rf'class="service s{number}">\s*{name} ', tags)
+        assert all(re.search(rf'class="node s{number}">\s*<a [^>]*>\s*<title>{name}', graph) for graph in graphs)
+    assert lines["lower"] == rules["s2"]
+    assert len({color for name, color in times.items() if name.startswith("lower ")}) == 4
 
 
 # SQL -------------------------------------------------------------------------------------------------------------------
@@ -461,12 +545,7 @@ def test_a_postgresql_that_stops_during_a_statement_is_named(own_cluster, monkey
 def test_what_sql_sets_is_gone_afterwards(client):
     ask(client, "select set_config('statement_timeout', '0', false), set_config('search_path', 'nowhere', false)")
     for _ in range(5):
-        assert (
-            "<td>10s</td>"
-            in ask(
-                client, "select current_setting('statement_timeout') from span right join (select) on true limit 1"
-            ).text
-        )
+        assert "<td>10s</td>" in ask(client, "select current_setting('statement_timeout') from span right join (select) on true limit 1").text
 
 
 def test_sql_has_an_end(client, monkeypatch, dsn):
@@ -501,7 +580,7 @@ def test_sql_has_an_end(client, monkeypatch, dsn):
 def test_only_a_page_of_its_own_may_post(client, headers, status):
     answer = client.post("/sql", data={"sql": "select 6 * 7"}, headers={"Host": "192.0.2.1:3000"} | headers)
     assert answer.status_code == status
-    assert ('<td class="number">42</td>' in answer.text) == (status == 200)
+    assert ("<td class=\"number\">42</td>" in answer.text) == (status == 200)
     assert ("header Origin: http://192.0.2.1:3000" in answer.text) == (status == 403)
 
 

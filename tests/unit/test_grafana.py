@@ -103,7 +103,8 @@ def test_plain_counts_can_be_drawn_as_a_series(texts):
     assert re.search(r"\bcalls\b", drawn["targets"][0]["rawSql"])
     begin = datetime(2026, 1, 1, tzinfo=UTC)
     row = (begin, begin + timedelta(minutes=1), *["shop"] * len(texts), 3)
-    figure = charts.figure(panel, list(statement.columns), [row], charts.View(0, 1, {"shop": 6}))
+    shown = (begin, begin + timedelta(hours=1))
+    figure = charts.figure(panel, charts.Rows(list(statement.columns), [row], {"shop": 6}, shown))
     [line] = figure["data"]
     assert (line["name"], line["y"]) == ("shop" if texts else "calls", [3])
     assert line["line"]["color"] == COLOURS[6 if texts else 0]

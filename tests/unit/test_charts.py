@@ -1,0 +1,134 @@
+"""From rows to figures, and to the links of their points."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qs
+
+import pytest
+
+from explorer import links
+from explorer.charts import Rows, figure, shade
+from queries import COLOURS, Kind, Link, Panel, colour_numbers
+
+BEGIN = datetime(2026, 1, 31, 12, tzinfo=UTC)
+SHOWN = (BEGIN, BEGIN + timedelta(hours=1))
+SPANS = Link("Traces", service="{service_name}", operation="{span_name}")
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_six_operations_of_a_service_have_different_shades_of_its_colour(colour):
+    shades = [shade(colour, number) for number in range(6)]
+    assert shades[0] == colour
+    assert len(set(shades)) == 6
+    assert not set(shades[1:]) & set(COLOURS)
+
+
+def test_a_line_has_the_colour_of_its_service_whatever_else_there_is():
+    panel = Panel("", "", Kind.PIE, ())
+    numbers = colour_numbers(["audit", "lower", "upper"])
+
+    def colours(*rows) -> dict[str, str]:
+        found = Rows(["service_name", "span_name", "self_ms"], [(*row, 1.0) for row in rows], numbers, SHOWN)
+        [trace] = figure(panel, found)["data"]
+        return dict(zip(trace["labels"], trace["marker"]["colors"], strict=True))
+
+    few = colours(("upper", "GET /"), ("audit", "write"))
+    many = colours(("lower", "GET /"), ("upper", "random"), ("upper", "GET /"), ("audit", "write"))
+    assert few.items() <= many.items()
+    assert few == {"upper GET /": COLOURS[1], "audit write": COLOURS[6]}
+    assert many["upper random"] == shade(COLOURS[1], 1)
+
+
+def test_lines_of_no_service_take_the_colours_in_their_order():
+    columns = ["time", "time_end", "p50_ms", "p90_ms"]
+    rows = [(BEGIN, BEGIN + timedelta(minutes=1), 1.0, 2.0)]
+    lines = figure(Panel("", "", Kind.SERIES, ()), Rows(columns, rows, {}, SHOWN))["data"]
+    assert [line["line"]["color"] for line in lines] == list(COLOURS[:2])
+
+
+def test_the_largest_charts_stay_small():
+    step, columns = timedelta(minutes=1), ["time", "time_end", "service_name", "span_name", "mean_ms"]
+    names = [("service", f"POST /a/rather/long/name/of/an/operation/{number}") for number in range(20)]
+    rows = [
+        (BEGIN + at * step, BEGIN + (at + 1) * step, *name, 12.3456789 * (at + 1))
+        for at in range(1000)
+        for name in names
+        if (at + len(name[1])) % 7
+    ]
+    series = Panel("", "", Kind.SERIES, (), links=(SPANS,))
+    assert len(json.dumps(figure(series, Rows(columns, rows, {"service": 0}, SHOWN)), separators=(",", ":"))) < 200_000
+    rows = [
+        (BEGIN + at * step, BEGIN + (at + 1) * step, 10 ** (bucket / 10), 10 ** ((bucket + 1) / 10), 1000)
+        for at in range(200)
+        for bucket in range(-30, 50)
+    ]
+    columns = ["time", "time_end", "duration_from_ms", "duration_to_ms", "requests"]
+    about_that = Link("Traces", service="load", min_duration="{duration_from_ms}ms", max_duration="{duration_to_ms}ms")
+    heatmap = Panel("", "", Kind.HEATMAP, (), links=(about_that,))
+    assert len(json.dumps(figure(heatmap, Rows(columns, rows, {}, SHOWN)), separators=(",", ":"))) < 200_000
+    rows = [("service", f"POST /a/rather/long/name/{number}", 123.456789012345) for number in range(1000)]
+    pie = Panel("", "", Kind.PIE, (), links=(SPANS,))
+    found = Rows(["service_name", "span_name", "self_ms"], rows, {"service": 0}, SHOWN)
+    assert len(json.dumps(figure(pie, found), separators=(",", ":"))) < 200_000
+
+
+def test_steps_without_a_value_leave_a_gap():
+    columns = ["time", "time_end", "service_name", "error_percent"]
+    minute = timedelta(minutes=1)
+    rows = [
+        (BEGIN, BEGIN + minute, "lower", 0.0),
+        (BEGIN + 3 * minute, BEGIN + 4 * minute, "lower", 50.0),
+        (BEGIN + 3 * minute, BEGIN + 4 * minute, "upper", 100 / 3),
+    ]
+    found = Rows(columns, rows, colour_numbers([]), SHOWN)
+    lower, upper = figure(Panel("", "", Kind.SERIES, ()), found)["data"]
+    assert lower["y"] == [0, None, None, 50]
+    assert upper["y"] == [None, None, None, 33.33]
+    assert lower["about"] == {"begin": int(BEGIN.timestamp()) * 10**6, "step": 60 * 10**6, "url": ""}
+
+
+@pytest.mark.parametrize("name", ["a&b=c", "#", '"', "{start} {0} {service_name}", "%41%", "../?x", "ü\u202e", "+ '"])
+def test_names_are_quoted_wholly(name):
+    row = {"service_name": name, "span_name": f"{name}2"}
+    path, _, query = links.path(SPANS, row, SHOWN).partition("?")
+    assert path == "search"
+    assert not set(query) & set("{}\"'<>#+ ")
+    begin = int(BEGIN.timestamp()) * 10**6
+    assert parse_qs(query) == {
+        "service": [name],
+        "operation": [f"{name}2"],
+        "lookback": ["custom"],
+        "start": [f"{begin}"],
+        "end": [f"{begin + 3600 * 10**6 - 1}"],
+    }
+
+
+def test_the_time_of_a_row_is_that_of_its_link():
+    row = {"service_name": "lower", "time": BEGIN, "time_end": BEGIN + timedelta(minutes=1)}
+    asked = parse_qs(links.path(Link("", service="{service_name}"), row, (BEGIN - timedelta(days=1), BEGIN)))
+    begin = int(BEGIN.timestamp()) * 10**6
+    assert (asked["start"], asked["end"]) == ([f"{begin}"], [f"{begin + 60 * 10**6 - 1}"])
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(1e-7, "0"), (0.000001, "0.000001"), (1.2589254117941673, "1.258925"), (1e6, "1000000"), (10.0, "10"), (3, "3")],
+)
+def test_numbers_are_plain_decimals(number, text):
+    assert links.quoted(number) == text
+
+
+def test_a_url_that_is_too_long_is_none():
+    row = {"service_name": "ü" * 500, "span_name": "x"}
+    assert links.path(SPANS, row, SHOWN) == ""
+    rows = [(*row.values(), 1.0), ("a", "b", 1.0)]
+    found = Rows(["service_name", "span_name", "self_ms"], rows, {"ü" * 500: 0, "a": 1}, SHOWN)
+    [trace] = figure(Panel("", "", Kind.PIE, (), links=(SPANS,)), found)["data"]
+    assert trace["about"]["values"] == [None, ["a", "b"]]
+
+
+def test_times_no_search_takes_are_the_nearest_it_takes():
+    always = datetime(1, 1, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    asked = parse_qs(links.path(replace(SPANS, operation=""), {"service_name": "lower"}, always))
+    assert (asked["start"], asked["end"]) == (["0"], ["253402300798999999"])
