@@ -216,7 +216,7 @@ def _headline(database: Database, dashboard: Dashboard) -> str:
 
 def _literal(statement: str, view: View) -> str:
     """A statement as it can be given to psql: its parameters as literals."""
-    return _filled(
+    return queries.filled(
         queries.statements()[statement],
         {name: sql.Literal(value).as_string() for name, value in view._asdict().items()},
     )
@@ -231,20 +231,16 @@ def _examples() -> dict[str, str]:
         "operation": "'GET /'",
         "step": f"'{STEP}'",
     }
-    return {name: _filled(text, values) for name, text in queries.statements().items()}
-
-
-def _filled(statement: str, values: dict[str, str]) -> str:
-    names = "|".join(queries.PARAMETERS)
-    return re.sub(rf"(?<![:\w]):({names})\b", lambda found: values[found[1]], statement)
+    return {name: queries.filled(text, values) for name, text in queries.statements().items()}
 
 
 def _colours(database: Database, results: Iterable[tuple[list[str], list[tuple]]]) -> dict[str, int]:
     """Of the services in these rows, the same as on the pages of traces."""
     named = [(columns.index("service_name"), rows) for columns, rows in results if "service_name" in columns]
-    shown = [row[at] for at, rows in named for row in rows]
-    known = [name for (name,) in database.rows("services", {})[1]] if shown else []
-    return queries.colour_numbers([*known, *shown])
+    shown = {row[at] for at, rows in named for row in rows}
+    # The colours of the demo's own are fixed; those of others depend on what services there are.
+    known = [] if shown <= set(queries.SERVICES) else [name for (name,) in database.rows("services", {})[1]]
+    return queries.colour_numbers([*known, *sorted(shown)])
 
 
 def _cell_links(panel: Panel, row: Mapping[str, object], times: Times) -> dict[str, tuple[str, str]]:

@@ -149,32 +149,25 @@ order by "xMin\""""
 
 # A node graph knows its fields by these names. A number in it would have two decimals: none, where that is set, counts
 # as not set (https://github.com/grafana/grafana, public/app/plugins/panel/nodeGraph/utils.ts). So calls are a text.
-NODES_SQL = """\
+GRAPH_SQL = """\
 select
     id,
-    {title} as title,
+    {own},
+    to_char(calls, 'FM999,999,999,990 "calls"') as mainstat,
+    mean_ms as secondarystat,
+    to_char(errors, 'FM999,999,999,990') as "detail__errors",
+    {names}
+from (
+{sql}
+) as graph"""
+NODE_COLUMNS = """\
+{title} as title,
     {subtitle} as subtitle,
-    to_char(calls, 'FM999,999,999,990 "calls"') as mainstat,
-    mean_ms as secondarystat,
     errors / cast(nullif(calls, 0) as double precision) as arc__failed,
-    1 - errors / cast(nullif(calls, 0) as double precision) as arc__good,
-    to_char(errors, 'FM999,999,999,990') as "detail__errors",
-    {names}
-from (
-{sql}
-) as nodes"""
-EDGES_SQL = """\
-select
-    id,
-    source,
-    target,
-    to_char(calls, 'FM999,999,999,990 "calls"') as mainstat,
-    mean_ms as secondarystat,
-    to_char(errors, 'FM999,999,999,990') as "detail__errors",
-    {names}
-from (
-{sql}
-) as edges"""
+    1 - errors / cast(nullif(calls, 0) as double precision) as arc__good"""
+EDGE_COLUMNS = """\
+source,
+    target"""
 
 # Grafana refuses a variable of a result without rows.
 CHOICE_SQL = """\
@@ -226,18 +219,14 @@ def described(connection: psycopg.Connection) -> Statements:
     found = {}
     for name, sql in queries.statements().items():
         with getattr(runnable, f"{name}_cursor")(connection, **parameters) as cursor:
-            found[name] = Statement(_with_macros(sql), {each.name: _kind(each) for each in cursor.description})
+            macros = queries.filled(sql, PARAMETERS).rstrip().rstrip(";")
+            found[name] = Statement(macros, {each.name: _kind(each) for each in cursor.description})
     return found
 
 
 def _kind(column: psycopg.Column) -> str:
     name = psycopg.adapters.types[column.type_code].name
     return {"timestamptz": "time", "float8": "number", "int8": "number"}.get(name, "text")
-
-
-def _with_macros(sql: str) -> str:
-    parameter = re.compile(rf"(?<!:):({'|'.join(PARAMETERS)})\b")
-    return parameter.sub(lambda match: PARAMETERS[match[1]], sql).rstrip().rstrip(";")
 
 
 @dataclass(frozen=True)
@@ -351,7 +340,7 @@ def series(panel: Panel, statement: Statement) -> timeseries.Panel:
         .line_width(2)
         .fill_opacity(10)
         .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
-        .legend(legend(panel, LegendDisplayMode.TABLE).calcs(["mean", "max", "lastNotNull"]))
+        .legend(legend(panel).calcs(["mean", "max", "lastNotNull"]))
     )
     if unit(numbers[0]):
         shown.unit(unit(numbers[0]))
@@ -371,12 +360,12 @@ def series(panel: Panel, statement: Statement) -> timeseries.Panel:
     return shown
 
 
-def legend(panel: Panel, mode: LegendDisplayMode) -> common.VizLegendOptions:
-    """At the right of a wide panel; below a narrow one as a list, because few rows of a table have room there."""
+def legend(panel: Panel) -> common.VizLegendOptions:
+    """A table at the right of a wide panel; below a narrow one a list, because few rows of a table have room there."""
     wide = panel.width == 24
     return (
         common.VizLegendOptions()
-        .display_mode(mode if wide else LegendDisplayMode.LIST)
+        .display_mode(LegendDisplayMode.TABLE if wide else LegendDisplayMode.LIST)
         .placement(LegendPlacement.RIGHT if wide else LegendPlacement.BOTTOM)
         .show_legend(True)
     )
@@ -457,14 +446,13 @@ def rows(panel: Panel, statement: Statement) -> table.Panel:
 def node_graph(panel: Panel, nodes: Statement, edges: Statement) -> nodegraph.Panel:
     *_, title = names = nodes.texts[1:]  # all texts but the id
     subtitle = "null" if title == names[0] else names[0]
+    own = NODE_COLUMNS.format(title=title, subtitle=subtitle)
     arcs = [("arc__failed", "red"), ("arc__good", "green")]
     shown = (
         nodegraph.Panel()
         # With refIds "nodes" and "edges" it would take results without rows for a graph and complain.
-        .with_target(
-            Query(nodes.within(NODES_SQL, title=title, subtitle=subtitle, names=", ".join(names)), "table", "A")
-        )
-        .with_target(Query(edges.within(EDGES_SQL, names=", ".join(names)), "table", "B"))
+        .with_target(Query(nodes.within(GRAPH_SQL, own=own, names=", ".join(names)), "table", "A"))
+        .with_target(Query(edges.within(GRAPH_SQL, own=EDGE_COLUMNS, names=", ".join(names)), "table", "B"))
         .nodes(
             nodegraph.NodeOptions()
             .secondary_stat_unit("ms")

@@ -5,7 +5,7 @@ What a column's numbers are is in its name, as docs/queries.md has it: `_ms` mil
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -134,3 +134,8 @@ def statements() -> dict[str, str]:
     # The adapter for sqlite3 is the one that leaves parameters as they are written.
     queries = aiosql.from_path(FOLDER, "sqlite3", kwargs_only=True)
     return {name: getattr(queries, name).sql for name in queries.available_queries if not name.endswith("_cursor")}
+
+
+def filled(statement: str, values: Mapping[str, str]) -> str:
+    """The SQL of a statement with pieces of SQL in the place of its parameters; there must be one for each."""
+    return re.sub(rf"(?<![:\w]):({'|'.join(PARAMETERS)})\b", lambda found: values[found[1]], statement)

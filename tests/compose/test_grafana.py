@@ -2,20 +2,19 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import requests
 
 from tests.compose.images import docker
+from tests.panels import DASHBOARDS, HOME
 from tests.panels.checks import check_panel
 from tests.panels.reading import read
 from tests.stack.checkout import wait_for
 
 GRAFANA = "http://localhost:3000/api"
 ADMIN = ("admin", "admin")
-FILES = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parents[2] / "grafana").glob("*/*.json")}
-BOARDS = {found["uid"]: found for name, found in FILES.items() if name != "home"}
+BOARDS = {found["uid"]: found for name, found in DASHBOARDS.items() if name != HOME}
 CHOSEN = {"service": "generator", "operation": "generator.generate", "jaeger": "http://localhost:16686"}
 EMPTY = {"from": "2020-01-01T00:00:00Z", "to": "2020-01-01T00:15:00Z"}
 RANGE = {"from": 1, "to": 2}  # milliseconds; only links have it
@@ -55,7 +54,7 @@ def filled(text: str) -> str:
 def panels(kind: str) -> list:
     return [
         pytest.param(panel, id=f"{name}-{panel['id']}")
-        for name, found in FILES.items()
+        for name, found in DASHBOARDS.items()
         for panel in found["panels"]
         if (panel["type"] == "traces") == (kind == "traces") and panel["type"] != "text"
     ]
@@ -78,8 +77,8 @@ def test_it_shows_the_dashboards_of_the_checkout(uid):
 
 def test_the_first_page_is_our_own():
     home = ask("dashboards/home")["dashboard"]
-    assert home["title"] == FILES["home"]["title"]
-    assert len(home["panels"]) == len(FILES["home"]["panels"])
+    assert home["title"] == DASHBOARDS[HOME]["title"]
+    assert len(home["panels"]) == len(DASHBOARDS[HOME]["panels"])
 
 
 @pytest.mark.parametrize("panel", panels("sql"))
@@ -106,7 +105,7 @@ def test_a_panel_without_rows_has_no_error(panel):
 
 @pytest.mark.parametrize("days", [1, 7])
 def test_series_of_long_times_are_small(days):
-    for panel in FILES["01-request-rate"]["panels"]:
+    for panel in DASHBOARDS["01-request-rate"]["panels"]:
         frames, size = query(panel["targets"], **{"from": f"now-{days}d"})
         assert size < SIZE
         assert 100 < len(frames[0]["data"]["values"][0]) <= 1000

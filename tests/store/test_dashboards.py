@@ -13,13 +13,11 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana import builder
+from tests.panels import DASHBOARDS, FILES, HOME
 from tests.panels.source import NUMBERS, Answer, filled_in
 from tests.store.known_traces import ALL, GENERATE, NOON, Export
 
 CHECKOUT = Path(__file__).parents[2]
-FILES = sorted((CHECKOUT / "grafana").glob("*/*.json"))
-HOME = "home"
-DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in FILES}
 PANELS = [
     pytest.param(panel, id=f"{name}-{panel['id']}") for name, found in DASHBOARDS.items() for panel in found["panels"]
 ]

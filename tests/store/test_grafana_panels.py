@@ -8,13 +8,12 @@ from datetime import timedelta
 import psycopg
 import pytest
 
+from tests.panels import DASHBOARDS, source
 from tests.panels import reading as panels
-from tests.panels import source
 from tests.panels.checks import COLOUR, check_panel, visible
 from tests.store.conftest import new_database
 from tests.store.known_traces import ALL, NOON, Export, export_passwords
 from tests.store.running import Promscale
-from tests.store.test_dashboards import DASHBOARDS
 
 # Of each dashboard's panel with SQL, by the dashboard's name and the panel's title.
 PANELS = {

@@ -12,11 +12,13 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from explorer import charts
 from grafana import builder
 from queries import COLOURS, SERVICES, Kind, Link, Panel, colour_numbers
-from queries.dashboards import DASHBOARDS
+from queries import dashboards as definition
+from tests.panels import DASHBOARDS
 
 CHECKOUT = Path(__file__).parents[2]
-FILES = {path.stem: json.loads(path.read_text()) for path in (CHECKOUT / "grafana").glob("*/*.json")}
-PANELS = [pytest.param(panel, id=f"{name}-{panel['id']}") for name, found in FILES.items() for panel in found["panels"]]
+PANELS = [
+    pytest.param(panel, id=f"{name}-{panel['id']}") for name, found in DASHBOARDS.items() for panel in found["panels"]
+]
 [SERVICE] = re.findall(r"^  grafana:\n((?:    .*\n)+)", (CHECKOUT / "docker-compose.yaml").read_text(), re.MULTILINE)
 SETTINGS = dict(re.findall(r'^      (GF_\w+): "?([^"# \n]+)', SERVICE, re.MULTILINE))
 MOUNTS = re.findall(r"^      - ([^:\s]+):([^:\s]+)", SERVICE, re.MULTILINE)
@@ -53,7 +55,7 @@ def test_each_row_point_and_node_leads_to_its_traces(panel):
     assert urls
     for url in urls:
         if panel["type"] == "stat":
-            assert url.path in [f"/d/{each.uid}/{each.slug}" for each in DASHBOARDS]
+            assert url.path in [f"/d/{each.uid}/{each.slug}" for each in definition.DASHBOARDS]
         elif url.path.startswith("/trace/"):
             assert url.path == "/trace/${__data.fields.trace_id:percentencode}"
         else:
@@ -70,7 +72,7 @@ def test_columns_of_tables_have_their_widths():
     """Of two tables at the right of which there was something that nobody saw."""
     for name in ("02-error-rates", "03-request-durations"):
         [panel] = [
-            panel for panel in FILES[name]["panels"] if "trace_id" in json.dumps(panel) and panel["type"] == "table"
+            panel for panel in DASHBOARDS[name]["panels"] if "trace_id" in json.dumps(panel) and panel["type"] == "table"
         ]
         widths = dict(overrides(panel, "custom.width"))
         assert widths["trace_id"] >= 280
