@@ -1,7 +1,7 @@
 """How fast spans are stored.
 
-    python -m benchmarks.ingest                                           our own store, started for it
-    python -m benchmarks.ingest --endpoint HOST:PORT --dsn DSN            any that takes OTLP/gRPC and has the view span
+python -m benchmarks.ingest                                           our own store, started for it
+python -m benchmarks.ingest --endpoint HOST:PORT --dsn DSN            any that takes OTLP/gRPC and has the view span
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """The demo's own traffic, recorded once, to be replayed with fresh ids and at other times.
 
-    python -m benchmarks.recording postgresql://postgres@localhost:5999/postgres    record it anew, from a running demo
+python -m benchmarks.recording postgresql://postgres@localhost:5999/postgres    record it anew, from a running demo
 """
 
 import sys

@@ -1,5 +1,6 @@
 """A directed graph laid out in layers, from top to bottom, ready to be drawn as SVG. No I/O."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from statistics import fmean
@@ -56,7 +57,7 @@ def layout(nodes: Iterable[Hashable], edges: Iterable[tuple[Hashable, Hashable]]
         chains[edge] = [edge[0], *bends, edge[1]]
     neighbours = defaultdict(list)
     for chain in chains.values():
-        for one, other in zip(chain, chain[1:], strict=False):
+        for one, other in itertools.pairwise(chain):
             neighbours[one].append(other)
             neighbours[other].append(one)
     x = _side_by_side([_order_and_place(part, neighbours) for part in _parts(layers, neighbours)])
@@ -187,7 +188,7 @@ def _draw(points: list[tuple[float, float]]) -> tuple[str, tuple[float, float]]:
     aside = 0 if down == 1 else NODE_WIDTH / 4
     points = [(x + aside, y + down * half_height), *points[1:-1], (last_x + aside, last_y - down * half_height)]
     path = f"M{points[0][0]:g},{points[0][1]:g}"
-    for (from_x, from_y), (to_x, to_y) in zip(points, points[1:], strict=False):
+    for (from_x, from_y), (to_x, to_y) in itertools.pairwise(points):
         middle = (from_y + to_y) / 2
         path += f" C{from_x:g},{middle:g} {to_x:g},{middle:g} {to_x:g},{to_y:g}"
     # In the gap before the target, where edges from one source are apart already.

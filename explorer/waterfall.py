@@ -36,9 +36,7 @@ def cut(text: str, longest: int) -> str:
 
 
 def _count_values(spans: Iterable[Span]) -> int:
-    return sum(
-        len(part.attributes) for span in spans for part in (span.otlp, *span.otlp.events, *span.otlp.links)
-    )
+    return sum(len(part.attributes) for span in spans for part in (span.otlp, *span.otlp.events, *span.otlp.links))
 
 
 def _process(process: Process, colours: dict[str, int], longest: int) -> dict:

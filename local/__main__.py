@@ -9,6 +9,7 @@
     ./run.sh down           stop it; keep the data
     ./run.sh reset          stop it and delete the data
     ./run.sh test [ARGS]    run the tests (ARGS: pytest's)
+    ./run.sh check [ARGS]   check style, types, SQL, shell scripts and spelling (ARGS: of `pre-commit run`)
     ./run.sh bench [ingest|query [ARGS]]
                             run the benchmarks, or one of them (ARGS: --help lists them)
     ./run.sh help           this
@@ -142,6 +143,12 @@ def test(*arguments: str) -> int:
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
 
 
+def check(*arguments: str) -> int:
+    environment.install("check")
+    os.chdir(CHECKOUT)
+    os.execv(sys.executable, [sys.executable, "-m", "pre_commit", "run", *(arguments or ["--all-files"])])
+
+
 def bench(name: str = "", *arguments: str) -> int:
     names = [name] if name else list(BENCHMARKS)
     if unknown := set(names) - set(BENCHMARKS):
@@ -163,7 +170,7 @@ def help() -> int:
 
 COMMANDS: dict[str, Callable[..., int]] = {
     command.__name__: command
-    for command in (local, docker, original, status, logs, psql, down, reset, test, bench, help)
+    for command in (local, docker, original, status, logs, psql, down, reset, test, check, bench, help)
 }
 
 

@@ -76,7 +76,9 @@ class Compose:
                 self._compose("up", "--detach", "--remove-orphans", what="starting the containers")
             except Trouble as error:
                 name = self._first_unhealthy()
-                raise Trouble(f"{error}; the last word of {name}: {self._last_word(name)!r}" if name else error) from None
+                raise Trouble(
+                    f"{error}; the last word of {name}: {self._last_word(name)!r}" if name else error
+                ) from None
             health.wait_until_healthy(self._first_unhealthy, self._dies, self._last_word, self.store_status)
         health.wait_for_a_trace(self.reach_address(), DATABASE)
         return time.monotonic() - began

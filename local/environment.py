@@ -49,8 +49,21 @@ def install(name: str) -> None:
             python = os.path.realpath(sys.executable)
             _run([python, "-m", "venv", "--clear", VENV])
         _run(
-            [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
-            + ["--require-hashes", "--only-binary", ":all:", "-r", _locked(name)],
+            [
+                PYTHON,
+                "-m",
+                "pip",
+                "install",
+                "--disable-pip-version-check",
+                "--no-input",
+                "--progress-bar",
+                "off",
+                "--require-hashes",
+                "--only-binary",
+                ":all:",
+                "-r",
+                _locked(name),
+            ],
             packages,
         )
         shutil.copyfile(_locked(name), VENV / f"{name}.txt")

@@ -197,8 +197,19 @@ class Cluster:
         """Make a new database. It appears under its name only when it is whole. Raises Trouble with initdb's reason."""
         unfinished = _empty(self._data.with_name("data.unfinished"))
         made = subprocess.run(
-            [self._programs / "initdb", "-D", unfinished.name, "-U", "postgres", "-A", "trust"]
-            + ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"],
+            [
+                self._programs / "initdb",
+                "-D",
+                unfinished.name,
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--locale-provider=builtin",
+                "--builtin-locale=C.UTF-8",
+            ],
             cwd=self._data.parent,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -225,7 +236,9 @@ class Cluster:
             **as_account(),
         )
         if done.returncode:
-            raise Trouble(f"PostgreSQL's roles cannot be set up: {_reason(done.stdout)}; put that right and run it again")
+            raise Trouble(
+                f"PostgreSQL's roles cannot be set up: {_reason(done.stdout)}; put that right and run it again"
+            )
         shutil.copyfile(ACCESS, access)
 
 

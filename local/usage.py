@@ -52,7 +52,11 @@ def report(database: str) -> str:
     lines.append(f"\n{'partition':<34}{'state':<8}{'spans':>12}{'rows':>10}{'indexes':>10}{'lossless':>10}")
     for partition in partitions:
         sizes = (partition.row_bytes, partition.index_bytes, partition.lossless_bytes)
-        times = f"{partition.starts_at:%Y-%m-%d %H:%M} to {partition.ends_at:%H:%M}" if partition.starts_at else "any other time"
+        times = (
+            f"{partition.starts_at:%Y-%m-%d %H:%M} to {partition.ends_at:%H:%M}"
+            if partition.starts_at
+            else "any other time"
+        )
         lines.append(
             f"{times:<34}{'closed' if partition.closed else 'open':<8}{partition.spans:>12}"
             + "".join(f"{_megabytes(size):>10}" for size in sizes)
@@ -60,9 +64,7 @@ def report(database: str) -> str:
     return "\n".join(lines)
 
 
-def _drop_time(
-    partitions: list[Partition], used: int, budget: int, retention: timedelta, now: datetime
-) -> datetime:
+def _drop_time(partitions: list[Partition], used: int, budget: int, retention: timedelta, now: datetime) -> datetime:
     """When the oldest partition will be dropped: for its age, or before that for want of space, if all goes on so."""
     by_age = partitions[0].ends_at + retention
     since = partitions[0].starts_at

@@ -47,7 +47,9 @@ def close_partition(connection: psycopg.Connection, name: str) -> bool:
     with connection.transaction():
         _queries.begin_closing(connection, name=name)
         spans = _queries.copy_spans_densely(connection, name=name)
-        source, target = (sql.Identifier("_promscale", f"{kind}_{name}") for kind in ("traces_data", "closing_traces_data"))
+        source, target = (
+            sql.Identifier("_promscale", f"{kind}_{name}") for kind in ("traces_data", "closing_traces_data")
+        )
         dictionary = _choose_dictionary(connection, source)
         rows = _repack(connection, source, target, dictionary)
     with connection.transaction():

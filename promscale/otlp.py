@@ -254,8 +254,9 @@ def _read_span(export: Export, raw: bytes, source: Source, resource: "_Resource"
         return
     try:
         origin, row = _span_row(span, resource, scope)
-    except RefusedSpan as refused:
-        export.refusals.add(lambda: _refusal(span, refused))
+    except RefusedSpan as error:
+        reason = str(error)
+        export.refusals.add(lambda: _refusal(span, reason))
         return
     export.origins[origin.id] = origin
     export.spans.append(Span(span.trace_id, span.span_id, span.start_time_unix_nano, row, raw, source))
@@ -301,7 +302,9 @@ def traces_data(sources: dict[Source, list[bytes]]) -> bytes:
     """A serialized OTLP TracesData of these spans, each a serialized OTLP Span."""
     message = wire.TracesData()
     for source, raw_spans in sources.items():
-        resource_spans = message.resource_spans.add(resource=source.resource.content, schema_url=source.resource.schema_url)
+        resource_spans = message.resource_spans.add(
+            resource=source.resource.content, schema_url=source.resource.schema_url
+        )
         scope_spans = resource_spans.scope_spans.add(
             scope=source.scope.content, schema_url=source.scope.schema_url, spans=raw_spans
         )
@@ -361,15 +364,16 @@ def _span_row(span, resource: _Resource, scope: _Scope) -> tuple[Origin, bytes]:
     origin = _origin(resource, scope, kind, span.name)
     dropped = (span.dropped_attributes_count, span.dropped_events_count, span.dropped_links_count)
     start_micros = start // 1000
+    fixed = _FIXED.pack(
+        _SPAN_COLUMN_COUNT,
+        16, trace_id,
+        8, span_id,
+        8, start_micros - _EPOCH_MICROS,
+        8, (end - start) / 1e6,
+    )  # fmt: skip
     row = b"".join(
         (
-            _FIXED.pack(
-                _SPAN_COLUMN_COUNT,
-                16, trace_id,
-                8, span_id,
-                8, start_micros - _EPOCH_MICROS,
-                8, (end - start) / 1e6,
-            ),  # fmt: skip
+            fixed,
             # Some senders write eight zero bytes where there is no parent.
             _INT8.pack(8, int.from_bytes(parent_span_id, signed=True)) if any(parent_span_id) else _NULL,
             _INT8.pack(8, origin.id),
@@ -475,7 +479,10 @@ def _member(key_value: bytes) -> bytes:
         attribute = KeyValue.FromString(key_value)
     except DecodeError:
         raise RefusedSpan("an attribute is not a valid OTLP KeyValue (invalid UTF-8 or nested too deep)") from None
-    return b"%b:%b" % (orjson.dumps(attribute.key.replace("\0", "\ufffd")), _json(plain(attribute.value), len(key_value)))
+    return b"%b:%b" % (
+        orjson.dumps(attribute.key.replace("\0", "\ufffd")),
+        _json(plain(attribute.value), len(key_value)),
+    )
 
 
 def _json(value: object, size: int) -> bytes:

@@ -92,9 +92,7 @@ class Server:
         except StoreFull as error:
             # Without RetryInfo a sender would take this for final: OTLP's rules for RESOURCE_EXHAUSTED.
             retry = status_pb2.Status(code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], message=str(error))
-            retry.details.add().Pack(
-                error_details_pb2.RetryInfo(retry_delay=Duration(seconds=RETRY_AFTER_SECONDS))
-            )
+            retry.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=RETRY_AFTER_SECONDS)))
             context.set_trailing_metadata([("grpc-status-details-bin", retry.SerializeToString())])
             self._abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except grpc.RpcError:

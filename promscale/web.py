@@ -10,7 +10,6 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from promscale.store import Store, StoreUnavailable
 from serving import Server
 
-
 log = logging.getLogger(__name__)
 
 

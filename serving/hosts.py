@@ -52,7 +52,7 @@ def only_by(names: Iterable[str], app: Callable) -> Callable:
         if host is None or _is_address(_PORT.sub("", host)) or host_is_trusted(host.lower(), names):
             return app(environ, start_response)
         message = (
-            f"The host {ascii(host[:80])} is not known here: use localhost or an IP address, or start this with the"
+            f"The host {host[:80]!a} is not known here: use localhost or an IP address, or start this with the"
             " name in ALLOWED_HOSTS.\n"
         )
         headers = [("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff")]

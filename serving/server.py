@@ -105,7 +105,7 @@ class _Waitress(TcpWSGIServer):
             with channel.outbuf_lock:
                 waits_for_client = not channel.requests or channel.total_outbufs_len
                 is_silent = channel.last_activity < now - self.adj.channel_timeout
-            if waits_for_client and is_silent or channel.request and channel.request.began < now - REQUEST_SECONDS:
+            if (waits_for_client and is_silent) or (channel.request and channel.request.began < now - REQUEST_SECONDS):
                 channel.will_close = True
                 with suppress(OSError):  # the client has gone
                     # waitress closes when it can write, which is never where nobody reads.

@@ -127,8 +127,12 @@ def test_a_click_on_a_line_leads_to_its_own_traces(explorer, open_page, service)
 
 @pytest.mark.parametrize(
     ("board", "panel", "service"),
-    [("03-request-durations", 0, "load"), ("03-request-durations", 1, "load"), ("02-error-rates", 0, "generator")]
-    + [("06-downstream-spans", 1, "lower")],
+    [
+        ("03-request-durations", 0, "load"),
+        ("03-request-durations", 1, "load"),
+        ("02-error-rates", 0, "generator"),
+        ("06-downstream-spans", 1, "lower"),
+    ],
 )
 def test_a_click_on_other_marks_leads_to_their_traces(explorer, open_page, board, panel, service):
     page = open_page(f"{explorer}/d/{UIDS[board]}/{board}?from=now-1h&refresh=")
@@ -250,7 +254,9 @@ def test_new_data_comes_without_a_reload(explorer, open_page, promscale):
 
 
 def test_back_in_the_history_the_form_says_what_is_shown(explorer, open_page):
-    page = open_page(f"{explorer}/d/SdzI3eJnk/06-downstream-spans?from=2020-01-01T00:00:00Z&to=2020-01-02T00:00:00Z&refresh=")
+    page = open_page(
+        f"{explorer}/d/SdzI3eJnk/06-downstream-spans?from=2020-01-01T00:00:00Z&to=2020-01-02T00:00:00Z&refresh="
+    )
     page.get_by_text("Nothing in this time.").first.wait_for()
     page.locator("[name=from]").select_option("now-1h")
     page.wait_for_url("**from=now-1h**")

@@ -13,6 +13,7 @@ from tests.compose.images import docker
 from tests.stack.checkout import ROOT, wait_for
 from tests.stack.exporter import check, exporting, wait_for_more
 
+
 @pytest.fixture
 def exporters(stack):
     with exporting() as both:

@@ -69,7 +69,9 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "empty events": lambda: span_with(b"\x5a\0" * EMPTY),
     "empty attributes": lambda: span_with(b"\x4a\0" * EMPTY),
     "empty links": lambda: span_with(b"\x6a\0" * EMPTY),
-    "empty values in an attribute": lambda: span_with(field(9, field(1, b"key") + field(2, field(5, b"\x0a\0" * EMPTY)))),
+    "empty values in an attribute": lambda: span_with(
+        field(9, field(1, b"key") + field(2, field(5, b"\x0a\0" * EMPTY)))
+    ),
     "empty attributes of a resource": lambda: field(1, field(1, b"\x0a\0" * EMPTY) + field(2, b"")),
     "unknown fields": lambda: field(1, b"\xaa\x06\0" * (EMPTY * 2 // 3)),
     "a resource for each of 300,000 traces": lambda: spans_of_one_resource(MIB, 300_000),

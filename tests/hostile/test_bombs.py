@@ -71,7 +71,9 @@ def test_messages_of_the_size_limit_at_once(target):
     messages = [passwords.request(time.time_ns()) for _ in range(5)] + [with_resource(16 * MIB - 1000)]
     assert min(map(len, messages)) > 15 * MIB
     answers = attack(target, "16 MiB at once", messages, at_once=6)
-    assert not any(isinstance(answer, grpc.StatusCode) for answer in answers if answer != grpc.StatusCode.RESOURCE_EXHAUSTED)
+    assert not any(
+        isinstance(answer, grpc.StatusCode) for answer in answers if answer != grpc.StatusCode.RESOURCE_EXHAUSTED
+    )
     for message, answer in zip(messages, answers, strict=True):
         if answer == grpc.StatusCode.RESOURCE_EXHAUSTED:
             assert not isinstance(target.export(message), grpc.StatusCode)

@@ -32,7 +32,9 @@ def small_disk(postgres_uri, superuser_uri):
         pytest.skip("only root can mount a small disk, and only for a PostgreSQL that the tests started")
     # Not below pytest's folders, which PostgreSQL's user cannot enter.
     folder = Path(tempfile.mkdtemp(prefix="small-disk-"))
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], capture_output=True, text=True
+    )
     if mounted.returncode:
         folder.rmdir()
         pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
@@ -41,7 +43,9 @@ def small_disk(postgres_uri, superuser_uri):
     with psycopg.connect(superuser_uri, autocommit=True) as connection:
         try:
             connection.execute(f"create tablespace {name} location '{folder}'")
-            connection.execute(sql.SQL("create database {0} owner postgres tablespace {0}").format(sql.Identifier(name)))
+            connection.execute(
+                sql.SQL("create database {0} owner postgres tablespace {0}").format(sql.Identifier(name))
+            )
             yield (
                 make_conninfo(**conninfo_to_dict(postgres_uri) | {"dbname": name}),
                 lambda: subprocess.run(["mount", "-o", "remount,size=200m", folder], check=True),

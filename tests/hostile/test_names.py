@@ -54,7 +54,11 @@ def check_page(page: str, where: str) -> None:
         assert not [name for name in attributes_ if name.startswith("on")], (where, tag, attributes_)
         for name in ("href", "src", "action", "formaction"):
             address = attributes_.get(name) or "/"
-            assert address == "data:," or address.startswith(("/", "#", "?", "http://localhost:")), (where, tag, address)
+            assert address == "data:," or address.startswith(("/", "#", "?", "http://localhost:")), (
+                where,
+                tag,
+                address,
+            )
             assert not address.startswith("//"), (where, tag, address)
 
 
@@ -92,7 +96,9 @@ def test_traces(hostile, promscale):
     pages += [(f"/trace/{id}", {}) for id in hostile]
     for text in TEXTS:
         pages.append(("/search", {"service": text, "operation": text, "tags": json.dumps({text: text})}))
-        pages += [("/search", {name: text}) for name in ("tags", "tag", "minDuration", "limit", "start", "lookback", "end")]
+        pages += [
+            ("/search", {name: text}) for name in ("tags", "tag", "minDuration", "limit", "start", "lookback", "end")
+        ]
         pages.append((f"/trace/{text}", {}))
     for path, parameters in pages:
         answer = browser.get(path, query_string=parameters)

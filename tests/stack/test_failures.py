@@ -70,7 +70,7 @@ def no_folder(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "broken, cause",
+    ("broken", "cause"),
     [
         (emptied, "holds no PostgreSQL database"),
         (of_another_version, "is PostgreSQL 17's"),

@@ -22,7 +22,7 @@ def exporters(own_stack):
 # What the Collector has acknowledged it has in memory only: killing it loses that. And rotel gives up what it was just
 # sending when promscale is killed.
 @pytest.mark.parametrize(
-    "name, collector_may_lose",
+    ("name", "collector_may_lose"),
     [
         ("postgres", False),
         ("promscale", True),
@@ -72,7 +72,9 @@ def test_a_database_away_for_a_while_loses_nothing(own_stack, exporters):
 def test_without_supervisord_all_goes_on_and_the_next_start_takes_over(own_stack):
     supervisord = wait_for(own_stack.pids, "health")["supervisord"]
     os.kill(int(supervisord), signal.SIGKILL)
-    wait_for(lambda: re.search("^supervisord +not running", own_stack.checkout.run("status").stdout, re.M), "its end")
+    wait_for(
+        lambda: re.search("^supervisord +not running", own_stack.checkout.run("status").stdout, re.MULTILINE), "its end"
+    )
     assert own_stack.checkout.run("status").returncode == 1
     started = own_stack.checkout.run("local")
     assert started.returncode == 0, started.stderr

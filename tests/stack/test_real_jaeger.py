@@ -53,7 +53,9 @@ def tags(span: dict) -> dict:
 
 
 def test_services(jaeger, stack):
-    assert sorted(jaeger("services")) == [name for (name,) in stack.rows("select distinct service_name from span order by 1")]
+    assert sorted(jaeger("services")) == [
+        name for (name,) in stack.rows("select distinct service_name from span order by 1")
+    ]
 
 
 def test_operations(jaeger):
@@ -129,8 +131,11 @@ def test_searches(jaeger, search, holds):
 
 LINKS = {link.path(str, "start", "end"): link for board in DASHBOARDS for panel in board.panels for link in panel.links}
 VALUES = {
-    **{"service_name": "digit", "callee": "digit", "span_name": "GET /"},
-    **{"duration_from_ms": "0000000001.584893", "duration_to_ms": "19952.623149688788"},
+    "service_name": "digit",
+    "callee": "digit",
+    "span_name": "GET /",
+    "duration_from_ms": "0000000001.584893",
+    "duration_to_ms": "19952.623149688788",
     **dict.fromkeys(("p50_ms", "p95_ms", "p99_ms"), "1.25"),
 }
 

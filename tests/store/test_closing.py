@@ -52,7 +52,9 @@ def odd_spans(start: int) -> list[Span]:
         dropped_links_count=2**32 - 1,
         status={"code": 2, "message": NASTY},
         events=[
-            Span.Event(time_unix_nano=start + 1, name=NASTY, attributes=attributes({"n": 1}), dropped_attributes_count=3),
+            Span.Event(
+                time_unix_nano=start + 1, name=NASTY, attributes=attributes({"n": 1}), dropped_attributes_count=3
+            ),
             Span.Event(time_unix_nano=0, dropped_attributes_count=4),
             Span.Event(),
         ],
@@ -99,7 +101,9 @@ def test_nothing_that_is_seen_changes(promscale, upkeep, database):
     promscale.export(request(*odd[1::2]))
     upkeep.summarise(quiet_seconds=0)
     before, found_before = shown(promscale, database), searched(promscale)
-    assert [len(ids) > 0 for ids in found_before] == [search != {"attributes": {"map": "nothing"}} for search in SEARCHES]
+    assert [len(ids) > 0 for ids in found_before] == [
+        search != {"attributes": {"map": "nothing"}} for search in SEARCHES
+    ]
     close_all(upkeep, database)
     assert shown(promscale, database) == before
     assert searched(promscale) == found_before
@@ -270,7 +274,9 @@ def test_dictionaries_are_shared_and_go_with_their_partitions(promscale, upkeep,
     for hour in range(2):
         promscale.export(recorded_much.request(start + hour * HOUR))
     # Nothing like the demo's.
-    other = [request(at(start + 2 * HOUR + n, tags={"text": text[n % 3] + text[n % 2]}), service="other") for n in range(200)]
+    other = [
+        request(at(start + 2 * HOUR + n, tags={"text": text[n % 3] + text[n % 2]}), service="other") for n in range(200)
+    ]
     for each in other:
         promscale.export(each)
     close_all(upkeep, database)
@@ -304,7 +310,9 @@ def test_a_large_trace_is_repacked_in_several_rows(promscale, upkeep, database):
     root = at(hours_ago(3), "root")
     for part in range(5):
         promscale.export(
-            request(*(child(root, f"{part}", tags={"text": os.urandom(50_000).hex()}) for _ in range(20)), service=str(part))
+            request(
+                *(child(root, f"{part}", tags={"text": os.urandom(50_000).hex()}) for _ in range(20)), service=str(part)
+            )
         )
     before = shown(promscale, database)
     close_all(upkeep, database)

@@ -82,7 +82,7 @@ def test_a_dashboard_has_its_panels_and_their_sql(client, traffic, board, databa
     for number, panel in enumerate(board.panels):
         assert panel.title in page.text
         assert f'data-source="{url(board, number)}"' in page.text
-    for text in page.text.split("<pre tabindex=\"0\">")[1:]:
+    for text in page.text.split('<pre tabindex="0">')[1:]:
         for statement in unescape(text.partition("</pre>")[0]).split(";\n\n"):
             database.execute(statement)
 
@@ -270,7 +270,9 @@ def panel_of(client, title: str, query: str = ""):
 
 def test_numbers_of_a_table_lead_to_exactly_their_traces(client, browser, requests):
     every = [root for roots in requests.values() for root in roots]
-    rows = {(row["service name"][0], row["span name"][0]): row for row in cells(panel_of(client, "Error rate by operation"))}
+    rows = {
+        (row["service name"][0], row["span name"][0]): row for row in cells(panel_of(client, "Error rate by operation"))
+    }
     expected = {
         ("load", "load.request"): every,
         ("generator", "GET"): every,
@@ -457,7 +459,7 @@ def test_no_csv_cell_is_a_formula(client):
     texts = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "a=1", "'=1"]
     values = ", ".join(f"('{text.replace(chr(39), 2 * chr(39))}', -1)" for text in texts)
     answer = ask(client, f'select text, number as "=number" from (values {values}) as v (text, number)', csv="yes")
-    cells = [row for row in csv.reader(io.StringIO(answer.text, newline=""))]
+    cells = list(csv.reader(io.StringIO(answer.text, newline="")))
     assert cells == [["text", "'=number"], *([f"'{text}", "-1"] for text in texts[:6]), ["a=1", "-1"], ["'=1", "-1"]]
 
 
@@ -545,7 +547,12 @@ def test_a_postgresql_that_stops_during_a_statement_is_named(own_cluster, monkey
 def test_what_sql_sets_is_gone_afterwards(client):
     ask(client, "select set_config('statement_timeout', '0', false), set_config('search_path', 'nowhere', false)")
     for _ in range(5):
-        assert "<td>10s</td>" in ask(client, "select current_setting('statement_timeout') from span right join (select) on true limit 1").text
+        assert (
+            "<td>10s</td>"
+            in ask(
+                client, "select current_setting('statement_timeout') from span right join (select) on true limit 1"
+            ).text
+        )
 
 
 def test_sql_has_an_end(client, monkeypatch, dsn):
@@ -580,14 +587,19 @@ def test_sql_has_an_end(client, monkeypatch, dsn):
 def test_only_a_page_of_its_own_may_post(client, headers, status):
     answer = client.post("/sql", data={"sql": "select 6 * 7"}, headers={"Host": "192.0.2.1:3000"} | headers)
     assert answer.status_code == status
-    assert ("<td class=\"number\">42</td>" in answer.text) == (status == 200)
+    assert ('<td class="number">42</td>' in answer.text) == (status == 200)
     assert ("header Origin: http://192.0.2.1:3000" in answer.text) == (status == 403)
 
 
 @pytest.mark.parametrize(
     ("host", "traces"),
-    [("localhost:3000", "localhost"), ("demo", "demo"), ("127.0.0.1:3000", "127.0.0.1")]
-    + [("[::1]:3000", "[::1]"), ("[::1]", "[::1]")],
+    [
+        ("localhost:3000", "localhost"),
+        ("demo", "demo"),
+        ("127.0.0.1:3000", "127.0.0.1"),
+        ("[::1]:3000", "[::1]"),
+        ("[::1]", "[::1]"),
+    ],
 )
 def test_links_to_the_traces_have_the_name_that_was_asked(client, host, traces):
     assert f'href="http://{traces}:16686/search"' in client.get("/", headers={"Host": host}).text

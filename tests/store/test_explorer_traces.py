@@ -1,8 +1,8 @@
 """The explorer's pages of traces and Jaeger's HTTP API, on a real promscale and PostgreSQL."""
 
 import json
-import signal
 import re
+import signal
 import time
 from html import unescape
 

@@ -503,10 +503,13 @@ def test_a_wrong_setting_ends_with_one_clear_line(variable, value, message):
             variable: f"127.0.0.1:{port}" if value == "taken" else value,
         }
         ended = subprocess.run(
-            [sys.executable, "-m", "promscale"], env=os.environ | environment, capture_output=True, text=True, timeout=60
+            [sys.executable, "-m", "promscale"],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
     assert ended.returncode != 0
     assert message in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr
     assert "s3cret" not in ended.stderr
-

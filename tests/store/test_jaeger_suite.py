@@ -19,7 +19,7 @@ def purger(database):
     """A URL; a POST there empties the store. The product has no such thing, for good reason."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):  # noqa: N802
+        def do_POST(self):
             database.execute("select delete_all_traces()")
             self.send_response(200)
             self.end_headers()

@@ -209,7 +209,15 @@ def test_a_week_of_partitions_leaves_room_for_many_readers_at_once(own_uri):
 
 @pytest.mark.parametrize(
     ("text", "budget"),
-    [("500MB", 500 * 10**6), ("2 GB", 2 * 10**9), ("0", 0), ("12345", 12345), ("7B", 7), ("1kB", 1000), ("1TB", 10**12)],
+    [
+        ("500MB", 500 * 10**6),
+        ("2 GB", 2 * 10**9),
+        ("0", 0),
+        ("12345", 12345),
+        ("7B", 7),
+        ("1kB", 1000),
+        ("1TB", 10**12),
+    ],
 )
 def test_a_budget_is_written_with_a_unit(text, budget):
     assert settings([], {"PROMSCALE_DISK_BUDGET": text}).disk_budget == budget
@@ -279,7 +287,9 @@ def test_disk_usage_adds_up(promscale, upkeep, database):
     assert [(odd, spans) for odd, spans, *_ in found] == [(False, 2), (False, 1), (True, 3)]
     close_all(upkeep, database)
     assert sum(spans for _, spans, *_ in usage(database)) == count(database)
-    assert database.execute("select ps_trace.disk_used() > sum(total_bytes) from ps_trace.disk_usage").fetchone() == (True,)
+    assert database.execute("select ps_trace.disk_used() > sum(total_bytes) from ps_trace.disk_usage").fetchone() == (
+        True,
+    )
 
 
 def test_the_log_is_not_counted_for_an_owner_who_may_not_see_it(dsn, superuser_uri):

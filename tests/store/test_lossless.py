@@ -36,9 +36,7 @@ any_values = st.recursive(
     max_leaves=6,
 )
 attributes = st.lists(st.builds(KeyValue, key=text, value=any_values), max_size=4)
-events = st.builds(
-    Span.Event, time_unix_nano=uint64, name=text, attributes=attributes, dropped_attributes_count=uint32
-)
+events = st.builds(Span.Event, time_unix_nano=uint64, name=text, attributes=attributes, dropped_attributes_count=uint32)
 links = st.builds(
     Span.Link,
     trace_id=st.binary(min_size=16, max_size=16),

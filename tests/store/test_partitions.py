@@ -33,7 +33,8 @@ def partition_of(start: int) -> str:
 def create_partition(database, start: int) -> None:
     """The one of this time's hour, as when the time has come."""
     database.execute(
-        "select _promscale.create_partition(t, t + interval '1 hour') from to_timestamp(%s) as t", [start // HOUR * 3600]
+        "select _promscale.create_partition(t, t + interval '1 hour') from to_timestamp(%s) as t",
+        [start // HOUR * 3600],
     )
 
 
@@ -150,7 +151,9 @@ def test_a_split_partition_keeps_its_spans_and_takes_new_ones_on_both_sides(nati
     before, whole = shown(promscale, database), partition_of(start)
     cuts = [start + number * 300 * SECOND for number in range(repeat)]
     for number, cut in enumerate(cuts):
-        name = whole if number == 0 else datetime.fromtimestamp(cuts[number - 1] // SECOND, UTC).strftime("%Y%m%dT%H%M%S")
+        name = (
+            whole if number == 0 else datetime.fromtimestamp(cuts[number - 1] // SECOND, UTC).strftime("%Y%m%dT%H%M%S")
+        )
         database.execute("select _promscale.split_partition(%s, to_timestamp(%s))", [name, cut // SECOND])
         assert shown(promscale, database) == before
     promscale.export(request(*sent, *(at(minute + 1, f"later {number}") for number, minute in enumerate(minutes))))
@@ -167,7 +170,9 @@ def test_a_cut_outside_of_a_partition_splits_nothing(native, promscale, database
     start = hours_ago(2)
     promscale.export(request(at(start)))
     for cut in (start // HOUR * HOUR, start // HOUR * HOUR + HOUR, start + HOUR):
-        database.execute("select _promscale.split_partition(%s, to_timestamp(%s))", [partition_of(start), cut // SECOND])
+        database.execute(
+            "select _promscale.split_partition(%s, to_timestamp(%s))", [partition_of(start), cut // SECOND]
+        )
     assert database.execute("select count(*) from _promscale.partition").fetchone() == (1,)
 
 

@@ -1,5 +1,6 @@
 """The demo's SQL in queries/: its figures on traces that are known, and each of its three readers."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -77,7 +78,7 @@ def test_request_rates_of_a_long_time_are_of_longer_steps(traces, ask, name, day
     rows = ask(name, time_from=begin, time_to=end)
     assert 500 <= len(rows) <= 1000
     step = rows[1][0] - rows[0][0]
-    assert {later[0] - earlier[0] for earlier, later in zip(rows, rows[1:], strict=False)} == {step}
+    assert {later[0] - earlier[0] for earlier, later in itertools.pairwise(rows)} == {step}
     assert begin <= rows[0][0] < begin + step and end - 2 * step < rows[-1][0] <= end - step
     assert {end - begin for begin, end, _ in rows} == {step}
     assert sum(rate for *_, rate in rows) * step.total_seconds() == pytest.approx(3)

@@ -89,14 +89,19 @@ def export_some(promscale, start: int, seed: int = 1) -> None:
         service, name = choose.choice((("shop", "work"), ("till", "work"), ("till", "pay")))
         export(promscale, begins, places, service, name=name, end_time_unix_nano=begins + duration, **fields)
     # All of the attributes, on one span.
-    export(promscale, start, {place: {f"{place}.key": place} for place in PLACES}, end_time_unix_nano=start + 2 * SECOND)
+    export(
+        promscale, start, {place: {f"{place}.key": place} for place in PLACES}, end_time_unix_nano=start + 2 * SECOND
+    )
 
 
 def results(promscale, start: int) -> list[list[bytes]]:
     """Of each search: over all times, over a part of a minute, and over the two together with a limit."""
     during = {"start_time_min": start + MINUTE + 7, "start_time_max": start + 3 * MINUTE + 7}
     return [
-        [trace.trace_id for trace in promscale.read("FindTraceIDs", query(search_depth=limit, **search, **times))[0].trace_ids]
+        [
+            trace.trace_id
+            for trace in promscale.read("FindTraceIDs", query(search_depth=limit, **search, **times))[0].trace_ids
+        ]
         for search in FINDING + EMPTY
         for times, limit in (({}, 1000), (during, 1000), ({}, 5))
     ]
@@ -143,7 +148,10 @@ def test_few_long_spans_are_looked_for_at_their_own_times(promscale, upkeep, dat
     long = [at(start + n * SECOND, "long", end_time_unix_nano=start + n * SECOND + MINUTE) for n in (3, 5)]
     promscale.export(request(*sent, *long))
     upkeep.summarise(quiet_seconds=0)
-    times = [(starts - datetime.fromtimestamp(start // SECOND, starts.tzinfo)) for starts, _ in times_to_search(database, duration_min=1.0)]
+    times = [
+        (starts - datetime.fromtimestamp(start // SECOND, starts.tzinfo))
+        for starts, _ in times_to_search(database, duration_min=1.0)
+    ]
     assert times == [timedelta(seconds=5), timedelta(seconds=3)]
     assert found(promscale, duration_min=10**6) == [long[1].trace_id, long[0].trace_id]
     assert len(found(promscale, duration_max=10**6, search_depth=1000)) == 100

@@ -63,7 +63,9 @@ def test_views_have_promscales_columns(database, view, expected):
 
 
 def test_enums_and_domains(database):
-    labels = database.execute("select enum_range(null::span_kind)::text, enum_range(null::status_code)::text").fetchone()
+    labels = database.execute(
+        "select enum_range(null::span_kind)::text, enum_range(null::status_code)::text"
+    ).fetchone()
     assert labels == ("{unspecified,internal,server,client,producer,consumer}", "{unset,ok,error}")
 
 
@@ -262,9 +264,7 @@ def test_sibling_spans(database, family):
 
 
 def test_span_tree(database, family):
-    assert family.rows(
-        database, "span_id, dist, is_upstream, is_downstream, path", "span_tree(%s, %s)", "left"
-    ) == {
+    assert family.rows(database, "span_id, dist, is_upstream, is_downstream, path", "span_tree(%s, %s)", "left") == {
         ("root", 1, True, False, "root/left"),
         ("left", 0, False, False, "left"),
         ("leaf", 1, False, True, "left/leaf"),
@@ -333,7 +333,9 @@ def test_time_bucket(database):
 def test_percentiles_as_the_toolkit_writes_them(promscale, database):
     for millis in (1, 2, 3, 4, 100):
         promscale.export(request(span(start_time_unix_nano=0, end_time_unix_nano=millis * 1_000_000)))
-    percentiles = "approx_percentile(0.5, percentile_agg(duration_ms)), approx_percentile(1, percentile_agg(duration_ms))"
+    percentiles = (
+        "approx_percentile(0.5, percentile_agg(duration_ms)), approx_percentile(1, percentile_agg(duration_ms))"
+    )
     assert database.execute(f"select {percentiles} from span").fetchone() == (3, 100)
     assert database.execute(f"select {percentiles} from span where false").fetchone() == (None, None)
 
@@ -410,7 +412,11 @@ def test_a_viewer_cannot_become_more_than_a_reader(reader, dsn):
     with psycopg.connect(dsn, user="trace_viewer", autocommit=True) as connection:
         assert connection.execute("select span_name from span").fetchall() == [("seen",)]
         connection.execute("set default_transaction_read_only = off")
-        for statement in ("set role postgres", "set session authorization postgres", "select ps_trace.delete_all_traces()"):
+        for statement in (
+            "set role postgres",
+            "set session authorization postgres",
+            "select ps_trace.delete_all_traces()",
+        ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(statement)
 

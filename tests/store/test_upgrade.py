@@ -29,7 +29,9 @@ def first(empty_dsn):
         connection.execute(FIRST_MIGRATION.read_text())
         # Without this, the retention period would tell the upgraded promscale to delete what is recorded here.
         connection.execute("select ps_trace.set_trace_retention_period('100 years')")
-        for statement, rows in re.findall(r"^(copy .*?;)\n(.*?)^\\\.$", RECORDED, re.M | re.S | re.I):
+        for statement, rows in re.findall(
+            r"^(copy .*?;)\n(.*?)^\\\.$", RECORDED, re.MULTILINE | re.DOTALL | re.IGNORECASE
+        ):
             with connection.cursor().copy(statement) as copy:
                 copy.write(rows)
         yield connection
@@ -37,7 +39,11 @@ def first(empty_dsn):
 
 def seen(connection) -> dict[str, list[tuple]]:
     """All that the views show."""
-    order = {"span": "trace_id, span_id", "event": "trace_id, span_id, time", "link": "span_id, dropped_link_tags_count"}
+    order = {
+        "span": "trace_id, span_id",
+        "event": "trace_id, span_id, time",
+        "link": "span_id, dropped_link_tags_count",
+    }
     return {
         view: connection.execute(f"select * from ps_trace.{view} order by {columns}").fetchall()
         for view, columns in order.items()

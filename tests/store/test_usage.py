@@ -11,13 +11,17 @@ HOUR = 3600 * 10**9
 
 def test_the_report_names_spans_bytes_budget_and_the_oldest(promscale, upkeep, dsn, database):
     now = time.time_ns()
-    old, recent = ([span(start_time_unix_nano=now - hours * HOUR) for _ in range(count)] for hours, count in ((30, 3), (2, 5)))
+    old, recent = (
+        [span(start_time_unix_nano=now - hours * HOUR) for _ in range(count)] for hours, count in ((30, 3), (2, 5))
+    )
     promscale.export(request(*old, *recent, span(start_time_unix_nano=1_500_000_000 * 10**9)))
     upkeep.close_partition(minutes=0)
     report = usage.report(dsn)
     assert "spans stored so far: 9\n" in report
     assert re.search(r"^disk use: [\d,]+ MB, of 2,000 MB, the disk budget$", report, re.MULTILINE)
-    oldest = re.search(r"^oldest spans: from (\S+ \S+), 1 d [67] h old; dropped at about (\S+ \S+)$", report, re.MULTILINE)
+    oldest = re.search(
+        r"^oldest spans: from (\S+ \S+), 1 d [67] h old; dropped at about (\S+ \S+)$", report, re.MULTILINE
+    )
     assert oldest and oldest[1] < oldest[2]
     states = re.findall(r"^(?:\S+ \S+ to \S+|any other time) +(open|closed) +(\d+)", report, re.MULTILINE)
     assert states == [("closed", "3"), ("open", "5"), ("open", "1")]

@@ -72,7 +72,9 @@ def test_columns_of_tables_have_their_widths():
     """Of two tables at the right of which there was something that nobody saw."""
     for name in ("02-error-rates", "03-request-durations"):
         [panel] = [
-            panel for panel in DASHBOARDS[name]["panels"] if "trace_id" in json.dumps(panel) and panel["type"] == "table"
+            panel
+            for panel in DASHBOARDS[name]["panels"]
+            if "trace_id" in json.dumps(panel) and panel["type"] == "table"
         ]
         widths = dict(overrides(panel, "custom.width"))
         assert widths["trace_id"] >= 280

@@ -188,7 +188,9 @@ def test_the_waiting_has_an_end_and_does_not_fill_the_log(closed, monkeypatch, c
     assert len(caplog.records) == waiting.TRIES / waiting.TRIES_PER_LINE
 
 
-@pytest.mark.parametrize(("name", "value"), [("LOAD_USERS", "0"), ("LOAD_USERS", "many"), ("LOAD_RATE", "-1"), ("LOAD_RATE", "nan")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("LOAD_USERS", "0"), ("LOAD_USERS", "many"), ("LOAD_RATE", "-1"), ("LOAD_RATE", "nan")]
+)
 def test_a_wrong_setting_is_one_clear_line(start, name, value):
     process = start(**{name: value})
     said, _ = process.communicate(timeout=60)

@@ -122,7 +122,7 @@ def test_two_at_the_same_time_while_it_is_set_up(bare):
 
 @pytest.mark.parametrize("command", ["docker", "original"])
 @pytest.mark.parametrize(
-    "scripts, cause",
+    ("scripts", "cause"),
     [
         ({}, "there is no docker on the PATH"),
         ({"docker": "echo cannot connect to it >&2; exit 1"}, "no Docker engine answers (cannot connect to it)"),
@@ -163,7 +163,7 @@ def test_a_start_without_space_on_the_disk_says_how_to_go_on(monkeypatch, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "character, named", [(":", ":"), ('"', '\\"'), ("$", "\\$"), ("`", "\\`"), ("\\", "\\\\"), ("\n", "$'\\n'")]
+    ("character", "named"), [(":", ":"), ('"', '\\"'), ("$", "\\$"), ("`", "\\`"), ("\\", "\\\\"), ("\n", "$'\\n'")]
 )
 def test_a_character_that_its_path_cannot_have_is_named(tmp_path, character, named):
     line = complaint(Checkout(tmp_path / f"a{character}b", packages=False).run("status"))

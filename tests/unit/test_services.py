@@ -75,7 +75,7 @@ def test_a_character_service_answers_with_a_character(name, spans, calm):
     for step in ("random", "process", "render"):
         assert made[f"{step}_{name}"].parent.span_id == made["GET /"].context.span_id
     assert made[f"process_{name}"].attributes["char"] == answer.json["char"]
-    assert [event.name for event in made[f"process_{name}"].events][0] == "loop"
+    assert next(event.name for event in made[f"process_{name}"].events) == "loop"
 
 
 def test_sometimes_there_is_extra_work(spans, monkeypatch):
@@ -127,8 +127,19 @@ def test_a_length_is_honoured(whole, length):
 
 @pytest.mark.parametrize(
     "query",
-    ["length=0", "length=7", "length=129", "length=-1", "length=abc", "length=1e3", "length=", "length=%D9%A1%D9%A6"]
-    + ["length=+16", "length=16&length=16", "length=99999999999999999999"],
+    [
+        "length=0",
+        "length=7",
+        "length=129",
+        "length=-1",
+        "length=abc",
+        "length=1e3",
+        "length=",
+        "length=%D9%A1%D9%A6",
+        "length=+16",
+        "length=16&length=16",
+        "length=99999999999999999999",
+    ],
 )
 def test_a_bad_length_is_a_400(whole, query):
     answer = whole.get(f"/?{query}")
@@ -286,7 +297,9 @@ def test_some_characters_fail_one_time_in_twenty(name, bad, good, monkeypatch, e
         process(bad)
 
 
-@pytest.mark.parametrize(("name", "slow", "fast"), [("digit", "4", "1"), ("upper", "Q", "B"), ("lower", "k", "a"), ("special", "%", "!")])
+@pytest.mark.parametrize(
+    ("name", "slow", "fast"), [("digit", "4", "1"), ("upper", "Q", "B"), ("lower", "k", "a"), ("special", "%", "!")]
+)
 def test_some_characters_take_far_longer(name, slow, fast, monkeypatch, calm):
     service = importlib.import_module(f"{name}.app")
     asked = []
@@ -393,8 +406,12 @@ def test_a_service_stops_though_the_collector_is_away(serving, receiver):
 
 @pytest.mark.parametrize(
     ("environment", "reason"),
-    [({"PORT": ""}, "PORT='' is no port"), ({"PORT": "1e9"}, "no port")]
-    + [({"BIND_ADDRESS": "203.0.113.1"}, "cannot listen"), ({"ALLOWED_HOSTS": "http://x"}, "ALLOWED_HOSTS: 'http://x' is no host name")],
+    [
+        ({"PORT": ""}, "PORT='' is no port"),
+        ({"PORT": "1e9"}, "no port"),
+        ({"BIND_ADDRESS": "203.0.113.1"}, "cannot listen"),
+        ({"ALLOWED_HOSTS": "http://x"}, "ALLOWED_HOSTS: 'http://x' is no host name"),
+    ],
 )
 def test_a_service_that_cannot_start_says_why_in_one_line(environment, reason):
     failed = subprocess.run(
