@@ -16,7 +16,7 @@ from local import health
 from tests.hostile import outcomes
 from tests.stack.checkout import ROOT, wait_for
 
-LINKS = sorted(set(re.findall(r"http://localhost:[^\s>)`]+", (ROOT / "README.md").read_text())))
+LINKS = sorted(set(re.findall(r"[<(](http://localhost:[^\s>)]+)[>)]", (ROOT / "README.md").read_text())))
 QUERIES = sorted(path.name for path in (ROOT / "queries").glob("0*.sql"))
 SERVICES = {"generator", "upper", "lower", "digit", "special"}
 
