@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 def wait_until(condition: Callable[[], Result], what: str, seconds: float = 120) -> Result:
     """Poll `condition` until its value is truthy, and return that value.
 
-    Raises AssertionError naming `what` after `seconds`. The limit only ends a hanging test: it is no statement about speed.
+    Raises AssertionError, which names `what`, after `seconds`: a limit that ends a hanging test and measures nothing.
     """
     deadline = time.monotonic() + seconds
     while not (result := condition()):
