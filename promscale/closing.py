@@ -16,7 +16,8 @@ import psycopg
 import zstandard
 from psycopg import sql
 
-from promscale import otlp, wire
+from promscale import otlp
+from promscale import wire_pb2 as wire
 from promscale.frames import Dictionary
 
 FETCH_ROWS = 500

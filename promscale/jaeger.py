@@ -23,13 +23,14 @@ from psycopg import errors, sql
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from promscale import otlp, wire
+from promscale import jaeger_pb2 as messages
+from promscale import otlp
+from promscale import wire_pb2 as wire
 from promscale.database import conninfo
 from promscale.frames import Dictionary, dictionary_id
-from promscale.jaeger_messages import PACKAGE, messages
 
-TRACE_READER = f"{PACKAGE}.TraceReader"
-DEPENDENCY_READER = f"{PACKAGE}.DependencyReader"
+TRACE_READER = f"{messages.DESCRIPTOR.package}.TraceReader"
+DEPENDENCY_READER = f"{messages.DESCRIPTOR.package}.DependencyReader"
 
 CONNECTIONS = 8
 # Calls at once: those on top of the connections wait for one. The rest of the server's threads are for exports.

@@ -27,7 +27,8 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
-from promscale import metrics, otlp, wire
+from promscale import metrics, otlp
+from promscale import wire_pb2 as wire
 from promscale.database import conninfo, deadline
 from promscale.encoders import Encoders
 from promscale.upgrade import upgrade

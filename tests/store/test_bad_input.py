@@ -7,8 +7,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from promscale import server, wire
-from promscale.jaeger_messages import messages
+from promscale import jaeger_pb2 as messages
+from promscale import server
+from promscale import wire_pb2 as wire
 from promscale.otlp import MalformedRequest, read_exports
 from tests.store.otlp_messages import attributes, request, span
 from tests.store.whole_store import close_all, hours_ago
