@@ -277,7 +277,7 @@ def test_a_message_over_the_size_limit_names_it(promscale, database):
     with pytest.raises(grpc.RpcError) as caught:
         promscale.export(bytes(server.MAX_REQUEST_BYTES + 1))
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert "it has 16,777,217 bytes; the limit is 16,777,216" in caught.value.details()
+    assert "the request has 16,777,217 bytes; the limit is 16,777,216" in caught.value.details()
     with pytest.raises(grpc.RpcError) as caught:
         promscale.export(bytes(server.MAX_RECEIVED_BYTES + 1))
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
