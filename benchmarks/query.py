@@ -27,8 +27,8 @@ import queries
 from benchmarks import store as stores
 from benchmarks.ingest import send
 from benchmarks.recording import Replay
+from promscale import jaeger_pb2 as messages
 from promscale.jaeger import DEPENDENCY_READER, TRACE_READER
-from promscale.jaeger_messages import messages
 
 EXPORT_SPANS = 8192
 HOURS = 24

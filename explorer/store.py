@@ -11,7 +11,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from werkzeug.exceptions import BadRequest, GatewayTimeout, HTTPException, ServiceUnavailable
 
 from explorer.query import Query
-from promscale.jaeger_messages import PACKAGE, messages
+from promscale import jaeger_pb2 as messages
 
 ADDRESS = os.environ.get("EXPLORER_STORE") or "localhost:9202"
 CONNECT_SECONDS = 3
@@ -66,7 +66,7 @@ class Store:
         service = "DependencyReader" if method == "GetDependencies" else "TraceReader"
         answer = TracesData if method in ("GetTraces", "FindTraces") else getattr(messages, f"{method}Response")
         call = self._channel.unary_stream(
-            f"/{PACKAGE}.{service}/{method}",
+            f"/{messages.DESCRIPTOR.package}.{service}/{method}",
             request_serializer=type(request).SerializeToString,
             response_deserializer=answer.FromString,
         )

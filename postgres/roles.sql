@@ -1,11 +1,11 @@
--- Who may do what in the demo's PostgreSQL: run as its superuser when the data folder is new, and idempotent.
+-- Roles and privileges of the demo's PostgreSQL. Idempotent; run by the superuser when a cluster is new, and in
+-- single-user mode, where an empty line ends each statement.
 --
--- The superuser becomes `superuser`, whom pg_hba.conf lets in through a Unix-domain socket only. `postgres`, as which
--- everyone on this machine can log in over TCP, owns the traces and reads everything, but is no superuser: it cannot run
--- programs, read files or reach other databases. An empty line ends each statement, because PostgreSQL's single-user mode
--- wants it so.
+-- The superuser is renamed to `superuser`, which pg_hba.conf admits through a Unix-domain socket only. `postgres`, as
+-- which everyone on this machine can log in over TCP, owns the traces and may read everything, but is no superuser: it
+-- cannot run programs, read files or connect to other databases.
 
--- The first role of a cluster (its oid is 10) stays a superuser for ever, and only another superuser can rename it.
+-- The first role of a cluster (oid 10) always stays a superuser, and only another superuser can rename it.
 do $$
 begin
     if exists (select from pg_roles where oid = 10 and rolname = 'postgres') then
@@ -28,7 +28,7 @@ revoke connect on database template1 from public;
 
 revoke temporary on database postgres from public;
 
--- Readers shall neither leave large objects behind nor hold up others, by advisory locks or by ending their sessions.
+-- Readers must not create large objects, take advisory locks, or end other sessions.
 do $$
 declare
     function regprocedure;
@@ -47,7 +47,8 @@ begin
     end loop;
 end $$;
 
--- Data of the time when `postgres` was the superuser: what the superuser owns besides PostgreSQL and its extensions.
+-- In clusters from before this file, `postgres` was the superuser. Give it the superuser's objects, except those of
+-- PostgreSQL itself and of extensions.
 do $$
 declare
     statement text;
@@ -58,9 +59,9 @@ begin
             union all
             select 'pg_class'::regclass, oid from pg_class
             where relowner = 10 and relkind in ('r', 'p', 'v', 'm', 'f', 'S')
-                -- TimescaleDB's chunks get the owner of their hypertable.
+                -- TimescaleDB's chunks take the owner of their hypertable.
                 and relname !~ '^(_hyper|compress_hyper)_\d+_\d+_chunk$'
-                -- The sequence of an identity column belongs to its table.
+                -- The sequence of an identity column takes the owner of its table.
                 and not (
                     relkind = 'S'
                     and exists (select from pg_depend as d where d.objid = pg_class.oid and d.deptype in ('i', 'a'))
@@ -85,7 +86,7 @@ begin
     end loop;
 end $$;
 
--- Roles of that time, which promscale looks after.
+-- In such clusters, promscale's roles exist already; `postgres` needs the right to change them.
 do $$
 declare
     role_name text;

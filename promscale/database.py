@@ -1,4 +1,4 @@
-"""How promscale connects to its database, and how it, or the explorer, does not wait for one that does not answer."""
+"""Connection settings of promscale, and a deadline for work on a connection, for promscale and the explorer."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-# Whatever is set for its role or database: a `set` of somebody's that outlasts sessions must not stop promscale.
+# These override settings of the role or the database: somebody's `alter role ... set` must not stop promscale.
 _SETTINGS = {
     "search_path": "public",
     "default_transaction_read_only": "off",
@@ -20,9 +20,9 @@ _SETTINGS = {
 
 
 def conninfo(uri: str, application_name: str) -> str:
-    """libpq's connection string for this URI, or other connection string, with promscale's own settings.
+    """A libpq connection string for this URI, or other connection string, with promscale's own settings.
 
-    Raises psycopg.ProgrammingError where it is none.
+    Raises psycopg.ProgrammingError if `uri` is malformed.
     """
     given = conninfo_to_dict(uri).get("options") or ""
     settings = " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items())
@@ -32,14 +32,17 @@ def conninfo(uri: str, application_name: str) -> str:
 
 @contextmanager
 def deadline(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
-    """Raises TimeoutError where what is done with the connection takes longer; it is closed then."""
-    late = threading.Event()
-    # A copy of the socket, which is the same one also when psycopg has closed its own.
-    wire = socket.socket(fileno=os.dup(connection.fileno()))
+    """Limit the time that the body may take with the connection: after `seconds` the connection is cut.
+
+    Raises TimeoutError then.
+    """
+    expired = threading.Event()
+    # A duplicate of the file descriptor stays valid, and no other socket's, after psycopg has closed its own.
+    duplicate = socket.socket(fileno=os.dup(connection.fileno()))
 
     def cut() -> None:
-        late.set()
-        wire.shutdown(socket.SHUT_RDWR)
+        expired.set()
+        duplicate.shutdown(socket.SHUT_RDWR)
 
     timer = threading.Timer(seconds, cut)
     timer.daemon = True
@@ -47,10 +50,10 @@ def deadline(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
     try:
         yield
     except psycopg.OperationalError as error:
-        if late.is_set():
+        if expired.is_set():
             raise TimeoutError from error
         raise
     finally:
         timer.cancel()
         timer.join()
-        wire.close()
+        duplicate.close()

@@ -1,7 +1,7 @@
-"""What Jaeger reads: its remote storage protocol, version 2 (package jaeger.storage.v2), beside OTLP on the same port.
+"""Jaeger's remote storage protocol, version 2 (package jaeger.storage.v2), on the same port as OTLP.
 
-A call is one read-only transaction of prom_reader. What is large goes from the database's cursor to the client as fast
-as the client takes it, and when the client goes away, its statement in the database is cancelled.
+Each call is one read-only transaction as the role prom_reader. Large answers are streamed from a database cursor at the
+speed of the client (backpressure). When the client disconnects, its database statement is cancelled.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 import aiosql
@@ -23,27 +23,28 @@ from psycopg import errors, sql
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from promscale import otlp, wire
+from promscale import jaeger_pb2 as messages
+from promscale import otlp
+from promscale import wire_pb2 as wire
 from promscale.database import conninfo
 from promscale.frames import Dictionary, dictionary_id
-from promscale.jaeger_messages import PACKAGE, messages
 
-TRACE_READER = f"{PACKAGE}.TraceReader"
-DEPENDENCY_READER = f"{PACKAGE}.DependencyReader"
+TRACE_READER = f"{messages.DESCRIPTOR.package}.TraceReader"
+DEPENDENCY_READER = f"{messages.DESCRIPTOR.package}.DependencyReader"
 
 CONNECTIONS = 8
-# Calls at once: those on top of the connections wait for one. The rest of the server's threads are for exports.
+# Concurrent calls, of which some wait for a connection. The server's other threads are left to exports.
 MAX_CALLS = 16
 CONNECTION_SECONDS = 5
 STATEMENT_SECONDS = 60
-# A trace is sent in messages of about this size: gRPC's clients take up to 4 MiB by default.
+# A trace is sent in messages of about this size: gRPC clients accept up to 4 MiB by default.
 CHUNK_BYTES = 2**20
 FETCH_ROWS = 100
 FETCH_TRACES_DATA = 4
-SUMMARIES_A_MESSAGE = 100
+SUMMARIES_PER_MESSAGE = 100
 MAX_SEARCH_DEPTH = 10_000
-DEFAULT_SEARCH_DEPTH = 100  # Jaeger's own
-# What Jaeger shows as attributes although OTLP has fields for it: the filters of attributes do not have it.
+DEFAULT_SEARCH_DEPTH = 100  # the default of Jaeger's own storages
+# Attributes in Jaeger that are fields in OTLP, and so are in none of the Bloom filters of attributes.
 FIELDS_AS_ATTRIBUTES = (
     "error", "span.kind", "otel.status_code", "otel.status_description", "otel.scope.name", "otel.scope.version"
 )  # fmt: skip
@@ -51,26 +52,31 @@ UINT64_MAX = 2**64 - 1
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RESOLUTION = timedelta(microseconds=1)
-# protobuf's limits of a Timestamp, 0001-01-01 and 9999-12-31; the first is also how Go says that there is no time.
+# protobuf's limits of a Timestamp, 0001-01-01 and 9999-12-31; the first is also Go's zero time, which means "not set".
 _MIN_SECONDS, _MAX_SECONDS = -62_135_596_800, 253_402_300_799
 _MAX_DURATION_SECONDS = 315_576_000_000  # protobuf's limit of a Duration: 10,000 years
+
+_Request = TypeVar("_Request", bound=Message)
+_Query = TypeVar("_Query")
+_Item = TypeVar("_Item")
+_SearchRequest = messages.FindTracesRequest | messages.FindTraceIDsRequest | messages.FindTraceSummariesRequest
 
 _queries = aiosql.from_str((resources.files("promscale") / "sql" / "jaeger.sql").read_text(), "psycopg")
 
 
 class BadRequest(ValueError):
-    """A request that Jaeger's protocol does not allow; the message names the field."""
+    """The request is not valid in Jaeger's protocol; the message names the field."""
 
 
 class Attribute(NamedTuple):
-    """An attribute that is asked for: its key, and what its value may be."""
+    """An attribute to search for: its key, and the values that match."""
 
     key: str
     values: list[object]
 
 
 class Search(NamedTuple):
-    """A TraceQueryParameters: what spans are asked for, and in how many traces. Durations are milliseconds."""
+    """The contents of a TraceQueryParameters. `depth` limits the number of traces; durations are milliseconds."""
 
     start_time_min: datetime | None
     start_time_max: datetime | None
@@ -83,14 +89,15 @@ class Search(NamedTuple):
 
 
 class Jaeger:
-    """Reads the store on the database at `uri` for Jaeger. To be closed after the gRPC server."""
+    """Reads the store on the database at `uri` for Jaeger. Call `close` after the gRPC server has stopped."""
 
     def __init__(self, uri: str) -> None:
         self._pool = ConnectionPool(
             conninfo(uri, "promscale-jaeger"),
             kwargs={
                 "autocommit": True,
-                "prepare_threshold": None,  # a generic plan would serve one minute and 24 h alike
+                # No prepared statements: a generic plan would serve one minute and 24 h alike.
+                "prepare_threshold": None,
             },
             configure=_become_reader,
             check=ConnectionPool.check_connection,
@@ -104,8 +111,8 @@ class Jaeger:
     def close(self) -> None:
         self._pool.close()
 
-    def services(self) -> dict[str, dict[str, grpc.RpcMethodHandler]]:
-        """The handlers of each gRPC service's methods, by name."""
+    def services(self) -> "dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]]":
+        """Handlers, by gRPC service and method."""
         stream, unary = self._stream, self._unary
         return {
             TRACE_READER: {
@@ -121,7 +128,12 @@ class Jaeger:
             },
         }
 
-    def _unary(self, request_class: type[Message], read: Callable, answer: Callable) -> grpc.RpcMethodHandler:
+    def _unary(
+        self,
+        request_class: type[_Request],
+        read: Callable[[_Request], _Query],
+        answer: Callable[[psycopg.Connection, _Query], Message],
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         def call(data: bytes, context: grpc.ServicerContext) -> bytes:
             with self._answering(context):
                 request = read(_parse(request_class, data))
@@ -130,7 +142,12 @@ class Jaeger:
 
         return grpc.unary_unary_rpc_method_handler(call)
 
-    def _stream(self, request_class: type[Message], read: Callable, answer: Callable) -> grpc.RpcMethodHandler:
+    def _stream(
+        self,
+        request_class: type[_Request],
+        read: Callable[[_Request], _Query],
+        answer: Callable[[psycopg.Connection, _Query], Iterator[bytes]],
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         def call(data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
             with self._answering(context):
                 request = read(_parse(request_class, data))
@@ -141,15 +158,18 @@ class Jaeger:
 
     @contextlib.contextmanager
     def _answering(self, context: grpc.ServicerContext) -> Iterator[None]:
-        """Answers an error with its gRPC status."""
+        """Limits the number of concurrent calls, and answers an exception with the gRPC status for it."""
         if not self._calls.acquire(blocking=False):
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_CALLS} calls are being answered already")
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"already answering {MAX_CALLS} calls: retry later")
         try:
             yield
         except BadRequest as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except errors.QueryCanceled:
-            context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"a statement took more than {STATEMENT_SECONDS} s")
+            context.abort(
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                f"a statement took more than {STATEMENT_SECONDS} s: search a shorter time",
+            )
         except (PoolTimeout, psycopg.OperationalError, errors.UndefinedTable) as error:
             context.abort(grpc.StatusCode.UNAVAILABLE, f"database: {' '.join(str(error).split())}")
         finally:
@@ -157,7 +177,7 @@ class Jaeger:
 
     @contextlib.contextmanager
     def _connection(self, context: grpc.ServicerContext) -> Iterator[psycopg.Connection]:
-        """A connection in a transaction, whose statement is cancelled when the call ends before it."""
+        """A pooled connection in a transaction. Its statement is cancelled if the call ends before it."""
         reading, lock = True, threading.Lock()
 
         def cancel() -> None:
@@ -168,7 +188,7 @@ class Jaeger:
         with self._pool.connection() as connection:
             try:
                 if not context.add_callback(cancel):
-                    context.abort(grpc.StatusCode.CANCELLED, "the client is gone")
+                    context.abort(grpc.StatusCode.CANCELLED, "the client disconnected")
                 with connection.transaction():
                     yield connection
             finally:
@@ -180,40 +200,43 @@ def _become_reader(connection: psycopg.Connection) -> None:
     _queries.become_reader(connection, milliseconds=str(int(STATEMENT_SECONDS * 1000)))
 
 
-# Requests ---------------------------------------------------------------------------------------------------------------
+# Requests ------------------------------------------------------------------------------------------------------------
 
 
-def _parse(request_class: type[Message], data: bytes) -> Message:
+def _parse(request_class: type[_Request], data: bytes) -> _Request:
     try:
         return request_class.FromString(data)
     except DecodeError as error:
         raise BadRequest(f"not a {request_class.DESCRIPTOR.name}: {error}") from None
 
 
-def _trace_ids(request: Message) -> list[UUID]:
+def _trace_ids(request: messages.GetTracesRequest) -> list[UUID]:
     for number, query in enumerate(request.query):
         if len(query.trace_id) != 16:
             raise BadRequest(f"query[{number}].trace_id has {len(query.trace_id)} bytes instead of 16")
-        # The times are only hints, and a trace's spans may lie outside of them.
+        # Only checked: the times are hints, and spans of the trace may lie outside of them.
         _time_range(query, f"query[{number}].")
     return [UUID(bytes=trace_id) for trace_id in dict.fromkeys(query.trace_id for query in request.query)]
 
 
-def _operation_filter(request: Message) -> dict[str, str | None]:
+def _operation_filter(request: messages.GetOperationsRequest) -> dict[str, str | None]:
     kind = _name(request.span_kind, "span_kind") or None
     if kind and kind not in otlp.SPAN_KINDS:
-        raise BadRequest(f"span_kind {kind[:40]!r} is none of {', '.join(otlp.SPAN_KINDS)}")
+        raise BadRequest(f"span_kind {kind[:40]!r} is not one of {', '.join(otlp.SPAN_KINDS)}")
     return {"service_name": _name(request.service, "service"), "span_kind": kind}
 
 
-def _time_range(request: Message, prefix: str = "", start: str = "start_time", end: str = "end_time") -> dict:
-    begins, ends = _time(request, start, prefix), _time(request, end, prefix)
+def _time_range(
+    message: Message, prefix: str = "", start: str = "start_time", end: str = "end_time"
+) -> dict[str, datetime | None]:
+    """The times in the fields `start` and `end`, by these names; `prefix` precedes them in error messages."""
+    begins, ends = _time(message, start, prefix), _time(message, end, prefix)
     if begins and ends and begins > ends:
         raise BadRequest(f"{prefix}{start} is after {prefix}{end}")
     return {start: begins, end: ends}
 
 
-def _search(request: Message) -> Search:
+def _search(request: _SearchRequest) -> Search:
     query = request.query
     if query.filter:
         raise BadRequest("query.filter is not supported")
@@ -222,7 +245,7 @@ def _search(request: Message) -> Search:
     times = _time_range(query, "query.", "start_time_min", "start_time_max")
     now = datetime.now(UTC)
     if times["start_time_max"] is None and (times["start_time_min"] or now) <= now:
-        times["start_time_max"] = now  # what is dated in the future would come before all that is new
+        times["start_time_max"] = now  # spans with start times in the future (clock skew) would hide the newest ones
     shortest, longest = _milliseconds(query, "duration_min"), _milliseconds(query, "duration_max")
     if shortest and longest and shortest > longest:
         raise BadRequest("query.duration_min is longer than query.duration_max")
@@ -244,10 +267,10 @@ def _attribute(data: bytes, number: int) -> Attribute:
         raise BadRequest(f"query.attributes[{number}] is not a valid KeyValue") from None
     values = [otlp.plain(attribute.value)]
     if isinstance(values[0], str):
-        # As typed in a search box: 123 is the number, too, and true the truth.
+        # Jaeger's search box sends texts only: 123 matches the number as well, and true the boolean.
         with contextlib.suppress(orjson.JSONDecodeError):
-            typed = orjson.loads(values[0])
-            values += [typed] if isinstance(typed, (bool, int, float)) else []
+            parsed = orjson.loads(values[0])
+            values += [parsed] if isinstance(parsed, (bool, int, float)) else []
     return Attribute(attribute.key.replace("\0", "\ufffd"), values)
 
 
@@ -267,7 +290,7 @@ def _jsonb(value: object) -> Jsonb:
 
 def _name(data: bytes, field: str) -> str:
     try:
-        return otlp.name(data.decode())
+        return otlp.truncated_name(data.decode())
     except UnicodeDecodeError:
         raise BadRequest(f"{field} is not valid UTF-8") from None
 
@@ -290,46 +313,48 @@ def _milliseconds(query: Message, name: str) -> float | None:
     return (duration.seconds * 10**9 + duration.nanos) / 1e6 or None
 
 
-# Answers ----------------------------------------------------------------------------------------------------------------
+# Answers -------------------------------------------------------------------------------------------------------------
 
 
-def _services(connection: psycopg.Connection, request: None) -> Message:
+def _services(connection: psycopg.Connection, query: None) -> messages.GetServicesResponse:
     return messages.GetServicesResponse(services=[name for (name,) in _queries.services(connection)])
 
 
-def _operations(connection: psycopg.Connection, request: dict) -> Message:
-    found = _queries.operations(connection, **request)
+def _operations(
+    connection: psycopg.Connection, operation_filter: dict[str, str | None]
+) -> messages.GetOperationsResponse:
+    rows = _queries.operations(connection, **operation_filter)
     return messages.GetOperationsResponse(
-        operations=[messages.Operation(name=name, span_kind=kind) for name, kind in found]
+        operations=[messages.Operation(name=name, span_kind=kind) for name, kind in rows]
     )
 
 
 def _traces(connection: psycopg.Connection, trace_ids: list[UUID]) -> Iterator[bytes]:
-    """OTLP TracesData, serialized."""
+    """The traces as serialized OTLP TracesData."""
     decompress = _Decompressor(connection)
     for trace_id in trace_ids:
         rows = _rows(connection, _queries.traces_data.sql, FETCH_TRACES_DATA, {"trace_id": trace_id})
         parts = (part for data in rows for part in _parts(decompress(data)))
-        # Serialized messages of one kind, one after the other, are one message with all of their parts.
+        # Concatenated messages of one type are one message with the repeated fields of all.
         yield from map(b"".join, _batches(parts, len, CHUNK_BYTES))
 
 
 class _Decompressor:
-    """Decompresses frames; dictionaries are read from the database once in a call."""
+    """Decompresses frames, and caches the dictionaries that they need for the time of a call."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self._connection = connection
         self._decompressors = {0: zstandard.ZstdDecompressor()}
 
     def __call__(self, frame: bytes) -> bytes:
-        id = dictionary_id(frame)
-        if id not in self._decompressors:
-            self._decompressors[id] = Dictionary(_queries.dictionary(self._connection, id=id)).decompressor()
-        return self._decompressors[id].decompress(frame)
+        number = dictionary_id(frame)
+        if number not in self._decompressors:
+            self._decompressors[number] = Dictionary(_queries.dictionary(self._connection, id=number)).decompressor()
+        return self._decompressors[number].decompress(frame)
 
 
 def _parts(data: bytes) -> Iterator[bytes]:
-    """The same TracesData in as many as it takes for each to have less than about CHUNK_BYTES, or but one span."""
+    """Split a serialized TracesData into several of about CHUNK_BYTES at most, or of a single larger span."""
     if len(data) <= CHUNK_BYTES:
         yield data
         return
@@ -338,9 +363,10 @@ def _parts(data: bytes) -> Iterator[bytes]:
             yield otlp.traces_data({source: spans})
 
 
-def _batches(items: Iterable, size_of: Callable[[Any], int], limit: int) -> Iterator[list]:
-    """The items in lists whose sizes sum up to `limit` at the most, or which have but one."""
-    batch, size = [], 0
+def _batches(items: Iterable[_Item], size_of: Callable[[_Item], int], limit: int) -> Iterator[list[_Item]]:
+    """The items in lists with a total size of at most `limit`, or of a single larger item."""
+    batch: list[_Item] = []
+    size = 0
     for item in items:
         if batch and size + size_of(item) > limit:
             yield batch
@@ -355,7 +381,7 @@ def _find_traces(connection: psycopg.Connection, search: Search) -> Iterator[byt
     yield from _traces(connection, _find(connection, search))
 
 
-def _find_trace_ids(connection: psycopg.Connection, search: Search) -> Message:
+def _find_trace_ids(connection: psycopg.Connection, search: Search) -> messages.FindTraceIDsResponse:
     trace_ids = _find(connection, search)
     times = {
         trace_id: (int(start), int(end))
@@ -372,13 +398,14 @@ def _find_trace_ids(connection: psycopg.Connection, search: Search) -> Message:
 
 
 def _find_summaries(connection: psycopg.Connection, search: Search) -> Iterator[bytes]:
-    for trace_ids in _batches(_find(connection, search), lambda trace_id: 1, SUMMARIES_A_MESSAGE):
-        found = {row[0]: row for row in _queries.trace_summaries(connection, trace_ids=trace_ids)}
-        response = messages.FindTraceSummariesResponse(summaries=[_summary(found[trace_id]) for trace_id in trace_ids])
+    for trace_ids in _batches(_find(connection, search), lambda trace_id: 1, SUMMARIES_PER_MESSAGE):
+        rows = {row[0]: row for row in _queries.trace_summaries(connection, trace_ids=trace_ids)}
+        response = messages.FindTraceSummariesResponse(summaries=[_summary(rows[trace_id]) for trace_id in trace_ids])
         yield response.SerializeToString()
 
 
-def _summary(row: tuple) -> Message:
+def _summary(row: tuple[Any, ...]) -> messages.TraceSummary:
+    """A row of the statement trace_summaries as a message."""
     trace_id, service_name, span_name, start, end, spans, errors, orphans, *services = row
     return messages.TraceSummary(
         trace_id=trace_id.bytes,
@@ -396,21 +423,23 @@ def _summary(row: tuple) -> Message:
     )
 
 
-def _dependencies(connection: psycopg.Connection, request: dict) -> Message:
+def _dependencies(
+    connection: psycopg.Connection, times: dict[str, datetime | None]
+) -> messages.GetDependenciesResponse:
     return messages.GetDependenciesResponse(
         dependencies=[
             messages.Dependency(parent=parent, child=child, call_count=count)
-            for parent, child, count in _queries.dependencies(connection, **request)
+            for parent, child, count in _queries.dependencies(connection, **times)
         ]
     )
 
 
 def _find(connection: psycopg.Connection, search: Search) -> list[UUID]:
-    """The traces of matching spans, those with the newest such span first."""
+    """The ids of `search.depth` traces that have a matching span, those with the newest such span first."""
     origin_ids = None
     if search.service_name or search.operation_name:
         names = {"service_name": search.service_name, "operation_name": search.operation_name}
-        origin_ids = [id for (id,) in _queries.origin_ids(connection, **names)]
+        origin_ids = [origin_id for (origin_id,) in _queries.origin_ids(connection, **names)]
     times = _times_to_search(connection, search, origin_ids)
     conditions = [_has_attribute(attribute) for attribute in search.attributes]
     statement = sql.SQL(_queries.matching_spans.sql).format(
@@ -421,24 +450,24 @@ def _find(connection: psycopg.Connection, search: Search) -> list[UUID]:
         origin_ids=origin_ids,
         conditions=sql.SQL(" and ").join(conditions) if conditions else sql.SQL("true"),
     )
-    found: dict[UUID, None] = {}
-    # Read until there are enough: with a cursor, PostgreSQL plans for the first rows to come soon.
+    trace_ids: dict[UUID, None] = {}
+    # For a cursor, PostgreSQL chooses a plan that returns the first rows early; the loop stops when it has enough.
     for trace_id in _rows(connection, statement, FETCH_ROWS) if times else ():
-        found[trace_id] = None
-        if len(found) == search.depth:
+        trace_ids[trace_id] = None
+        if len(trace_ids) == search.depth:
             break
-    return list(found)
+    return list(trace_ids)
 
 
 def _times_to_search(
     connection: psycopg.Connection, search: Search, origin_ids: list[int] | None
 ) -> list[tuple[datetime | str, datetime | str]]:
-    """The parts of the asked time that may have matching spans, both ends included, the latest first."""
+    """The parts of the search's time range that may have matching spans, both ends included, the latest first."""
     first, last = search.start_time_min or "-infinity", search.start_time_max or "infinity"
     attributes = [list(attribute) for attribute in search.attributes if attribute.key not in FIELDS_AS_ATTRIBUTES]
     if origin_ids is None and search.duration_min is None and not attributes:
         return [(first, last)]
-    found = _queries.times(
+    candidates = _queries.times(
         connection,
         start_time_min=first,
         start_time_max=last,
@@ -447,7 +476,7 @@ def _times_to_search(
         attributes=_jsonb(attributes),
     )
     times: list[tuple[datetime | str, datetime | str]] = []
-    for start, end in found:
+    for start, end in candidates:
         if times and times[-1][0] == end + _RESOLUTION:
             times[-1] = start, times[-1][1]
         else:
@@ -456,9 +485,12 @@ def _times_to_search(
 
 
 def _rows(
-    connection: psycopg.Connection, statement: str | sql.Composable, fetch: int, parameters: dict | None = None
-) -> Iterator:
-    """The first column of each row, from a cursor that stays in the database."""
+    connection: psycopg.Connection,
+    statement: str | sql.Composed,
+    fetch: int,
+    parameters: dict[str, object] | None = None,
+) -> Iterator[Any]:
+    """The only column of each row, from a server-side cursor that fetches so many rows at a time."""
     with connection.cursor(name="jaeger") as cursor:
         cursor.itersize = fetch
         cursor.execute(statement, parameters)
@@ -470,6 +502,6 @@ def _uint64(number: int) -> int:
     return min(max(number, 0), UINT64_MAX)
 
 
-def _timestamp(nanos: int) -> Message:
+def _timestamp(nanos: int) -> messages.Timestamp:
     seconds, rest = divmod(_uint64(nanos), 10**9)
     return messages.Timestamp(seconds=seconds, nanos=rest)

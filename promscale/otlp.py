@@ -1,50 +1,53 @@
-"""From an OTLP export to the rows that store it. Nothing here touches the network or the database.
+"""Encodes OTLP export requests as rows of the store's tables, without touching network or database.
 
-Every span becomes two things: a row of `_promscale.span`, which is what SQL asks about, and its own bytes, which are
-kept as they came, one compressed OTLP TracesData a trace, and are what is given back.
+Each span is stored twice: as a row of `_promscale.span`, for SQL, and byte for byte as it was received, in a compressed
+OTLP TracesData per trace, which reads give back.
 
-In the row, what PostgreSQL cannot hold is replaced: a NUL in a text by U+FFFD, NaN and infinities by the strings
-"NaN", "Infinity" and "-Infinity" and bytes by base64 (as protobuf's JSON mapping has them), a count above int's range
-by int's largest; names of services and spans are cut, so that an index can hold them. Times have microseconds there;
-the nanoseconds that are left of the start are a column of their own.
+The row replaces what PostgreSQL cannot hold: a NUL in a text becomes U+FFFD; NaN and infinities become the strings
+"NaN", "Infinity" and "-Infinity", and bytes become base64 (as in protobuf's JSON mapping); a count above the range of
+int becomes the largest int. Names of services and spans are truncated, so that they fit into an index. Times have
+microseconds; a column of its own has the remaining nanoseconds of the start.
 """
 
 import base64
 import json
 import math
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, TypeVarTuple
 
 import orjson
 import zstandard
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-from promscale import wire
+from promscale import copying
+from promscale import wire_pb2 as wire
+from promscale.copying import INT4_MAX, NULL, POSTGRES_EPOCH_MICROS
 
 SPAN_KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
 STATUS_CODES = ("unset", "ok", "error")
 
-# The service's name where a resource has none: OpenTelemetry's semantic conventions for service.name.
+# OpenTelemetry's semantic conventions: the service.name of a resource that has none.
 UNKNOWN_SERVICE = "unknown_service"
 
-# Two of them fit in an index's entry, which has room for 2,704 bytes.
+# An entry of a PostgreSQL index has room for 2,704 bytes, and some indexes have two names.
 MAX_NAME_BYTES = 1000
 
-# Spans that are worked on at a time.
+# Spans are encoded in batches of this size, to bound memory.
 EXPORT_SPANS = 8192
-# Of a request of 16 MiB, spans of 42 bytes in traces of their own make the most rows: 105 MB.
+# The worst request of 16 MiB, spans of 42 bytes that are each a trace of its own, becomes 105 MB of rows.
 MAX_ROWS_BYTES = 128 * 2**20
-_TOO_LARGE = f"its spans would take more than {MAX_ROWS_BYTES // 2**20} MiB, because each trace has its resource again"
-# As many refused spans of a request are named.
+_TOO_LARGE = f"its spans would take more than {MAX_ROWS_BYTES // 2**20} MiB, because each trace repeats its resource"
+# Reasons that are reported for the refused spans of a request.
 MAX_REASONS = 10
+
+_MINUTE_NANOS = 60 * 10**9
 
 
 class MalformedRequest(ValueError):
@@ -52,7 +55,7 @@ class MalformedRequest(ValueError):
 
 
 class TooLarge(MalformedRequest):
-    """What would be stored of the request is many times larger than itself."""
+    """The rows of the request would take more than MAX_ROWS_BYTES."""
 
 
 class RefusedSpan(ValueError):
@@ -60,26 +63,29 @@ class RefusedSpan(ValueError):
 
 
 class Envelope(NamedTuple):
-    """What spans share in an export: their resource or scope and its schema_url, as sent, or None where they were not, and
-    the fields around them that today's OTLP does not know."""
+    """What spans of an export share: the serialized resource or scope and its schema_url, None where the sender left it
+    out, and the fields around them that this version of OTLP does not know."""
 
     content: bytes | None = None
     schema_url: bytes | None = None
     unknown_fields: bytes = b""
 
     @classmethod
-    def of(cls, message: Message, content: str, *parts: str) -> "Envelope":
-        """Of a ResourceSpans or ScopeSpans; `parts` are the names of its other fields, and are cleared if need be."""
-        sent = [getattr(message, name) if message.HasField(name) else None for name in (content, "schema_url")]
+    def of(cls, message: wire.ResourceSpans | wire.ScopeSpans, content_name: str, *part_names: str) -> "Envelope":
+        """The envelope of `message`, which has its content in the field `content_name`. If the message has unknown
+        fields, this clears all of its known fields, `part_names` included."""
+        content, schema_url = (
+            getattr(message, name) if message.HasField(name) else None for name in (content_name, "schema_url")
+        )
         if not len(UnknownFieldSet(message)):
-            return cls(*sent)
-        for name in (content, "schema_url", *parts):
+            return cls(content, schema_url)
+        for name in (content_name, "schema_url", *part_names):
             message.ClearField(name)
-        return cls(*sent, message.SerializeToString())
+        return cls(content, schema_url, message.SerializeToString())
 
 
 class Source(NamedTuple):
-    """Where a span was found in its export."""
+    """Where in its export request a span was."""
 
     resource: Envelope = Envelope()
     scope: Envelope = Envelope()
@@ -89,8 +95,8 @@ class Span(NamedTuple):
     trace_id: bytes
     span_id: bytes
     start_time_unix_nano: int
-    row: bytes
-    raw: bytes  # OTLP Span
+    row: bytes  # of _promscale.span, for COPY
+    raw: bytes  # the serialized OTLP Span
     source: Source
 
     @property
@@ -102,20 +108,20 @@ class Span(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """What many spans share: rows, without their ids, of the tables that hold it, by the hashes that are the ids."""
+    """What many spans share: an operation, a resource and a scope (a row each). Ids are hashes of the rows."""
 
     id: int
     operation_id: int
-    operation: tuple
+    operation: tuple[object, ...]
     resource_id: int
-    resource: tuple
+    resource: tuple[object, ...]
     scope_id: int
-    scope: tuple
+    scope: tuple[object, ...]
 
 
 @dataclass
 class Refusals:
-    """How many spans were refused, and for the first of them why."""
+    """How many spans were refused, and the reasons for the first of them."""
 
     count: int = 0
     reasons: list[str] = field(default_factory=list)
@@ -136,13 +142,13 @@ class Refusals:
 
 @dataclass
 class Rows:
-    """What stores spans: COPY data, by the statements in sql/store.sql, and what the store must know of it."""
+    """Rows that store spans, encoded for COPY, and what else the store must know to commit them."""
 
     count: int = 0
     spans: list[bytes] = field(default_factory=list)
     traces_data: list[bytes] = field(default_factory=list)
     origins: dict[int, Origin] = field(default_factory=dict)
-    minutes: set[int] = field(default_factory=set)  # in which spans start, since 1970
+    minutes: set[int] = field(default_factory=set)  # of the spans' starts, since 1970
     trace_ids: list[bytes] = field(default_factory=list)
 
     def extend(self, others: "Rows") -> None:
@@ -160,14 +166,14 @@ class Rows:
 
 @dataclass
 class Export:
-    """Spans of an export request, and those that were refused."""
+    """Encoded spans of an export request, and its refused ones."""
 
     spans: list[Span] = field(default_factory=list)
     refusals: Refusals = field(default_factory=Refusals)
     origins: dict[int, Origin] = field(default_factory=dict)
 
     def rows(self, spans: list[Span]) -> Rows:
-        """What stores these of its spans. Raises TooLarge."""
+        """The rows of `spans`, which are some or all of this export's. Raises TooLarge."""
         traces = _by_trace(spans)
         return Rows(
             len(spans),
@@ -180,34 +186,34 @@ class Export:
 
 
 def encode(request: bytes) -> tuple[Rows, Refusals]:
-    """What stores a serialized OTLP ExportTraceServiceRequest, and which of its spans cannot be stored.
+    """The rows that store a serialized OTLP ExportTraceServiceRequest, and the spans that cannot be stored.
 
     Raises MalformedRequest, TooLarge and MemoryError.
     """
     rows, refusals, size = Rows(), Refusals(), 0
     for export in read_exports(request):
-        more = export.rows(export.spans)
-        size += more.size()
+        batch = export.rows(export.spans)
+        size += batch.size()
         if size > MAX_ROWS_BYTES:
             raise TooLarge(_TOO_LARGE)
-        rows.extend(more)
+        rows.extend(batch)
         refusals.extend(export.refusals)
     return rows, refusals
 
 
 def read_exports(request: bytes) -> Iterator[Export]:
-    """Read a serialized OTLP ExportTraceServiceRequest, span by span, in parts that take little memory.
+    """Encode a serialized OTLP ExportTraceServiceRequest, in batches of EXPORT_SPANS.
 
     Raises MalformedRequest, TooLarge and MemoryError.
     """
     export = Export()
-    for envelope, found in groupby(sources(_parse(request)), key=lambda each: each[0].resource):
+    for envelope, spans_by_source in groupby(sources(_parse(request)), key=lambda item: item[0].resource):
         try:
             resource = _resource(envelope.content, envelope.schema_url)
         except RefusedSpan as refused:
-            _refuse(export, [raw_spans for _, raw_spans in found], refused)
+            _refuse(export, [raw_spans for _, raw_spans in spans_by_source], refused)
             continue
-        for source, raw_spans in found:
+        for source, raw_spans in spans_by_source:
             try:
                 scope = _scope(source.scope.content, source.scope.schema_url)
             except RefusedSpan as refused:
@@ -221,27 +227,28 @@ def read_exports(request: bytes) -> Iterator[Export]:
     yield export
 
 
-def _parse(request: bytes) -> Message:
+def _parse(request: bytes) -> wire.TracesData:
     try:
         return wire.TracesData.FromString(request)
     except DecodeError as error:
-        if "alloc failed" in str(error):  # protobuf's only sign that memory was short
+        # The text is the only difference that protobuf makes between a lack of memory and a malformed message.
+        if "alloc failed" in str(error):
             raise MemoryError from None
         raise MalformedRequest(f"not an OTLP ExportTraceServiceRequest: {error}") from None
 
 
-def sources(traces_data: Message) -> Iterator[tuple[Source, Sequence[bytes]]]:
-    """The spans of a TracesData, each a serialized OTLP Span, by where they are. Takes the message apart."""
+def sources(traces_data: wire.TracesData) -> Iterator[tuple[Source, Sequence[bytes]]]:
+    """The serialized spans of a TracesData, by source. May clear fields of the message."""
     for resource_spans in traces_data.resource_spans:
-        parts = [*resource_spans.scope_spans, *resource_spans.instrumentation_library_spans]
+        scopes = [*resource_spans.scope_spans, *resource_spans.instrumentation_library_spans]
         resource = Envelope.of(resource_spans, "resource", "scope_spans", "instrumentation_library_spans")
-        for scope_spans in parts:
+        for scope_spans in scopes:
             spans = list(scope_spans.spans)
             yield Source(resource, Envelope.of(scope_spans, "scope", "spans")), spans
 
 
 def _refuse(export: Export, spans: Iterable[Sequence[bytes]], reason: RefusedSpan) -> None:
-    """For what is around them."""
+    """Refuse spans because of their resource or scope."""
     if count := sum(map(len, spans)):
         export.refusals.add(f"span refused: {reason}", count)
 
@@ -262,44 +269,16 @@ def _read_span(export: Export, raw: bytes, source: Source, resource: "_Resource"
     export.spans.append(Span(span.trace_id, span.span_id, span.start_time_unix_nano, row, raw, source))
 
 
-def _refusal(span, reason: object) -> str:
-    name = span.name[:100].decode(errors="replace")
-    return f"span {name!r} (trace {span.trace_id[:16].hex()}, span {span.span_id[:8].hex()}) refused: {reason}"
+def _refusal(span: wire.Span, reason: object) -> str:
+    span_name = span.name[:100].decode(errors="replace")
+    return f"span {span_name!r} (trace {span.trace_id[:16].hex()}, span {span.span_id[:8].hex()}) refused: {reason}"
 
 
-# Rows in COPY's binary format: each field is its length in 4 bytes and its data; the length of NULL is -1. -------------
-
-COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-COPY_TRAILER = b"\xff\xff"
-
-_LENGTH = struct.Struct(">i")
-_FIXED = struct.Struct(">h i16s i8s iq id")
-_INT8 = struct.Struct(">iq")
-_INT2 = struct.Struct(">ih")
-_INT4 = struct.Struct(">ii")
-_TRACES_DATA = struct.Struct(">h i16s iq i")
-_NULL = _LENGTH.pack(-1)
-_NO_DROPS = 3 * _NULL
-_EPOCH_MICROS = 946_684_800_000_000  # PostgreSQL counts from 2000-01-01, OTLP from 1970-01-01
-_INT4_MAX = 2**31 - 1
-_MINUTE_NANOS = 60 * 10**9
-_SPAN_COLUMN_COUNT = 16
-_TRACES_DATA_COLUMN_COUNT = 3
-
-
-def _field(data: bytes) -> bytes:
-    return _LENGTH.pack(len(data)) + data
-
-
-def _label(labels: tuple[str, ...]) -> dict[int, bytes]:
-    return {number: _field(label.encode()) for number, label in enumerate(labels)}
-
-
-_STATUS_FIELDS = _label(STATUS_CODES)
+# Rows of traces_data --------------------------------------------------------------------------------------------------
 
 
 def traces_data(sources: dict[Source, list[bytes]]) -> bytes:
-    """A serialized OTLP TracesData of these spans, each a serialized OTLP Span."""
+    """A serialized OTLP TracesData of serialized OTLP Spans."""
     message = wire.TracesData()
     for source, raw_spans in sources.items():
         resource_spans = message.resource_spans.add(
@@ -321,72 +300,69 @@ def _by_trace(spans: Iterable[Span]) -> dict[bytes, list[Span]]:
 
 
 def _traces_data_rows(traces: dict[bytes, list[Span]]) -> Iterator[bytes]:
-    """The spans as they came, one row a trace. Spans of one trace and source keep their order."""
+    """One row per trace. Spans of one trace and source keep their order."""
     size = 0
     for trace_id, spans in traces.items():
-        sources: dict[Source, list[bytes]] = {}
+        raw_spans: dict[Source, list[bytes]] = {}
         for span in spans:
-            sources.setdefault(span.source, []).append(span.raw)
-        data = zstandard.compress(traces_data(sources), 1)
+            raw_spans.setdefault(span.source, []).append(span.raw)
+        data = zstandard.compress(traces_data(raw_spans), 1)
         last_start = max(span.start_time_unix_nano for span in spans)
         size += len(data)
         if size > MAX_ROWS_BYTES:
             raise TooLarge(_TOO_LARGE)
-        yield traces_data_row(trace_id, last_start // 1000 - _EPOCH_MICROS, data)
+        yield copying.traces_data_row(trace_id, last_start // 1000 - POSTGRES_EPOCH_MICROS, data)
 
 
-def traces_data_row(trace_id: bytes, last_start_time: int, data: bytes) -> bytes:
-    """A row of `_promscale.traces_data`; the time is PostgreSQL's: microseconds since 2000-01-01."""
-    return _TRACES_DATA.pack(_TRACES_DATA_COLUMN_COUNT, 16, trace_id, 8, last_start_time, len(data)) + data
+# Rows of span ---------------------------------------------------------------------------------------------------------
 
 
 class _Resource(NamedTuple):
     id: int
-    row: tuple
+    row: tuple[object, ...]
     service_name: str
-    bytes: int
+    size: int  # bytes of the OTLP message and its schema_url
 
 
 class _Scope(NamedTuple):
     id: int
-    row: tuple
-    bytes: int
+    row: tuple[object, ...]
+    size: int  # bytes of the OTLP message and its schema_url
 
 
-def _span_row(span, resource: _Resource, scope: _Scope) -> tuple[Origin, bytes]:
+_STATUS_FIELDS = {number: copying.field(label.encode()) for number, label in enumerate(STATUS_CODES)}
+_NO_DROPS = 3 * NULL
+
+
+def _span_row(span: wire.Span, resource: _Resource, scope: _Scope) -> tuple[Origin, bytes]:
     trace_id, span_id, parent_span_id = span.trace_id, span.span_id, span.parent_span_id
     _check_id("trace_id", trace_id, 16)
     _check_id("span_id", span_id, 8)
     if parent_span_id and len(parent_span_id) != 8:
         raise RefusedSpan(f"parent_span_id has {len(parent_span_id)} bytes instead of 8")
     start, end = span.start_time_unix_nano, span.end_time_unix_nano
-    kind = span.kind if 0 <= span.kind < len(SPAN_KINDS) else 0  # as OTLP wants of enum values that are not known
+    # OTLP: a receiver that does not know a kind treats it as unspecified.
+    kind = span.kind if 0 <= span.kind < len(SPAN_KINDS) else 0
     origin = _origin(resource, scope, kind, span.name)
     dropped = (span.dropped_attributes_count, span.dropped_events_count, span.dropped_links_count)
     start_micros = start // 1000
-    fixed = _FIXED.pack(
-        _SPAN_COLUMN_COUNT,
-        16, trace_id,
-        8, span_id,
-        8, start_micros - _EPOCH_MICROS,
-        8, (end - start) / 1e6,
-    )  # fmt: skip
+    # In the order of copying.SPAN_COLUMNS.
     row = b"".join(
         (
-            fixed,
+            copying.span_head(trace_id, span_id, start_micros - POSTGRES_EPOCH_MICROS, (end - start) / 1e6),
             # Some senders write eight zero bytes where there is no parent.
-            _INT8.pack(8, int.from_bytes(parent_span_id, signed=True)) if any(parent_span_id) else _NULL,
-            _INT8.pack(8, origin.id),
+            copying.int8_field(int.from_bytes(parent_span_id, signed=True)) if any(parent_span_id) else NULL,
+            copying.int8_field(origin.id),
             _STATUS_FIELDS.get(span.status.code, _STATUS_FIELDS[0]),
-            _INT2.pack(2, start % 1000),
+            copying.int2_field(start % 1000),
             b"".join(map(_count_field, dropped)) if any(dropped) else _NO_DROPS,
             _text_field(span.trace_state, "trace_state"),
             _text_field(span.status.message, "status.message"),
-            _jsonb_field(_attributes(span.attributes)) if span.attributes else _NULL,
-            _jsonb_field(b"[%b]" % b",".join([_event(event, start_micros) for event in span.events]))
+            copying.jsonb_field(_attributes(span.attributes)) if span.attributes else NULL,
+            copying.jsonb_field(b"[%b]" % b",".join([_event(event, start_micros) for event in span.events]))
             if span.events
-            else _NULL,
-            _jsonb_field(b"[%b]" % b",".join(map(_link, span.links))) if span.links else _NULL,
+            else NULL,
+            copying.jsonb_field(b"[%b]" % b",".join(map(_link, span.links))) if span.links else NULL,
         )
     )
     return origin, row
@@ -400,7 +376,7 @@ def _check_id(name: str, value: bytes, length: int) -> None:
 
 
 def _count_field(count: int) -> bytes:
-    return _INT4.pack(4, min(count, _INT4_MAX))
+    return copying.int4_field(min(count, INT4_MAX))
 
 
 def _text(data: bytes, name: str) -> str:
@@ -411,66 +387,37 @@ def _text(data: bytes, name: str) -> str:
 
 
 def _text_field(data: bytes, name: str) -> bytes:
-    return _field(_text(data, name).encode()) if data else _NULL
+    return copying.field(_text(data, name).encode()) if data else NULL
 
 
-def _jsonb_field(json: bytes) -> bytes:
-    return _field(b"\x01" + json)  # 1 is the version of jsonb's binary format
-
-
-def _event(event, start_micros: int) -> bytes:
-    """[microseconds since the span's start, name, {attributes}, dropped attributes], the last two where needed."""
+def _event(event: wire.Event, start_micros: int) -> bytes:
+    """[microseconds since the span's start, name, {attributes}, dropped attributes] without empty values at the end."""
     head = b"[%d,%b" % (event.time_unix_nano // 1000 - start_micros, _event_name(event.name))
     if dropped := event.dropped_attributes_count:
-        return b"%b,%b,%d]" % (head, _attributes(event.attributes), min(dropped, _INT4_MAX))
+        return b"%b,%b,%d]" % (head, _attributes(event.attributes), min(dropped, INT4_MAX))
     return b"%b,%b]" % (head, _attributes(event.attributes)) if event.attributes else head + b"]"
 
 
-def _link(link) -> bytes:
+def _link(link: wire.Link) -> bytes:
+    """{"t": trace id, "s": span id, "a": {attributes}, "d": dropped attributes}, the ids in hex."""
     _text(link.trace_state, "a link's trace_state")
-    # OpenTelemetry allows links with ids that are not valid; they lead nowhere.
+    # OpenTelemetry allows a link with invalid ids: it is stored without ids, and leads to no span.
     ids = b'"t":"%b","s":"%b",' % (link.trace_id.hex().encode(), link.span_id.hex().encode())
+    dropped = link.dropped_attributes_count
     return b'{%b"a":%b%b}' % (
         ids if len(link.trace_id) == 16 and len(link.span_id) == 8 else b"",
         _attributes(link.attributes),
-        _dropped_member(link.dropped_attributes_count),
+        b',"d":%d' % min(dropped, INT4_MAX) if dropped else b"",
     )
 
 
-def _dropped_member(count: int) -> bytes:
-    return b',"d":%d' % min(count, _INT4_MAX) if count else b""
-
-
 def _attributes(key_values: Iterable[bytes]) -> bytes:
-    # The hottest place of all, so without the call that _remember adds.
-    members = [_known_member(item) if len(item) <= _REMEMBERED_BYTES else _member(item) for item in key_values]
+    # The hottest path of ingestion: it calls the cache directly, without the function that _cached would put before it.
+    members = [_cached_member(item) if len(item) <= _CACHED_MEMBER_BYTES else _member(item) for item in key_values]
     return b"{%b}" % b",".join(members)
 
 
-# What is alike in many spans is worked out once. The caches are bounded in bytes, because each has a number of entries, and
-# takes small ones only. In JSON a byte can become six, so that together they have 20 MB as a rule, and 100 MB at most.
-
-_REMEMBERED_BYTES = 256
-_REMEMBERED_ENVELOPE_BYTES = 2048
-_LARGE_BYTES = 2**20
-
-
-def _remember(entries: int, most_bytes: int, size_of: Callable[..., int]) -> Callable[[Callable], Callable]:
-    """For a function: the results for its last arguments are remembered, if these have so many bytes at most."""
-
-    def decorate(function: Callable) -> Callable:
-        known = lru_cache(maxsize=entries)(function)
-
-        def call(*args):
-            return (known if size_of(*args) <= most_bytes else function)(*args)
-
-        return call
-
-    return decorate
-
-
-def _size_of_envelope(content: bytes | None, schema_url: bytes | None) -> int:
-    return len(content or b"") + len(schema_url or b"")
+# Values ---------------------------------------------------------------------------------------------------------------
 
 
 def _member(key_value: bytes) -> bytes:
@@ -486,17 +433,15 @@ def _member(key_value: bytes) -> bytes:
 
 
 def _json(value: object, size: int) -> bytes:
-    """Of what has about that size: orjson would reserve eight times as much for a text."""
-    if size < _LARGE_BYTES:
+    """JSON of a value whose OTLP message has `size` bytes."""
+    # orjson reserves eight times the size of a text, which is too much memory for a large one.
+    if size < _LARGE_VALUE_BYTES:
         return orjson.dumps(value)
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-_known_member = lru_cache(maxsize=16_384)(_member)
-
-
 def plain(value: AnyValue) -> object:
-    """An OTLP value as SQL sees it: what JSON can hold."""
+    """An OTLP value as SQL shows it: a value that JSON can hold."""
     match value.WhichOneof("value"):
         case "string_value":
             return value.string_value.replace("\0", "\ufffd")
@@ -510,12 +455,12 @@ def plain(value: AnyValue) -> object:
             return _plain_map(value.kvlist_value.values)
         case None:
             return None
-        case other:  # bool and int
-            return getattr(value, other)
+        case bool_or_int:
+            return getattr(value, bool_or_int)
 
 
-def name(text: str) -> str:
-    """A service's or a span's name as SQL has it: of MAX_NAME_BYTES at the most."""
+def truncated_name(text: str) -> str:
+    """A service's or a span's name as SQL shows it: without NUL, and with at most MAX_NAME_BYTES of UTF-8."""
     text = text.replace("\0", "\ufffd")
     return text if len(text) * 4 <= MAX_NAME_BYTES else text.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
 
@@ -526,7 +471,7 @@ def _plain_double(number: float) -> float | str:
     return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
 
 
-def _plain_map(key_values: Iterable[KeyValue]) -> dict:
+def _plain_map(key_values: Iterable[KeyValue]) -> dict[str, object]:
     return {item.key.replace("\0", "\ufffd"): plain(item.value) for item in key_values}
 
 
@@ -537,25 +482,59 @@ def _hash(*parts: bytes) -> int:
     return int.from_bytes(digest.digest(), signed=True)
 
 
-@_remember(4096, _REMEMBERED_BYTES, len)
+# Cache encodings of repeated values. Each cache has a limited number of entries and takes only small values, which
+# bounds its memory. One byte can become six in JSON: together the caches have 20 MB as a rule and 100 MB at most.
+
+_CACHED_MEMBER_BYTES = 256
+_CACHED_ENVELOPE_BYTES = 2048
+_LARGE_VALUE_BYTES = 2**20
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
+
+
+def _cached(
+    entries: int, max_bytes: int, size_of: Callable[[*Arguments], int]
+) -> Callable[[Callable[[*Arguments], Result]], Callable[[*Arguments], Result]]:
+    """Decorates a function with an LRU cache that takes results for arguments of at most `max_bytes` only."""
+
+    def decorate(function: Callable[[*Arguments], Result]) -> Callable[[*Arguments], Result]:
+        cached = lru_cache(maxsize=entries)(function)
+
+        def call(*arguments: *Arguments) -> Result:
+            return (cached if size_of(*arguments) <= max_bytes else function)(*arguments)
+
+        return call
+
+    return decorate
+
+
+def _envelope_size(content: bytes | None, schema_url: bytes | None) -> int:
+    return len(content or b"") + len(schema_url or b"")
+
+
+def _origin_size(resource: _Resource, scope: _Scope, kind: int, span_name: bytes) -> int:
+    return resource.size + scope.size + len(span_name)
+
+
+_cached_member = lru_cache(maxsize=16_384)(_member)
+
+
+@_cached(4096, _CACHED_MEMBER_BYTES, bytes.__len__)
 def _event_name(name: bytes) -> bytes:
     return orjson.dumps(_text(name, "an event's name"))
 
 
-@_remember(
-    2048,
-    _REMEMBERED_ENVELOPE_BYTES,
-    lambda resource, scope, kind, span_name: resource.bytes + scope.bytes + len(span_name),
-)
+@_cached(2048, _CACHED_ENVELOPE_BYTES, _origin_size)
 def _origin(resource: _Resource, scope: _Scope, kind: int, span_name: bytes) -> Origin:
-    text = name(_text(span_name, "its name"))
-    operation = (resource.service_name, SPAN_KINDS[kind], text)
-    operation_id = _hash(resource.service_name.encode(), b"%d" % kind, text.encode())
-    id = _hash(b"%d,%d,%d" % (operation_id, resource.id, scope.id))
-    return Origin(id, operation_id, operation, resource.id, resource.row, scope.id, scope.row)
+    name = truncated_name(_text(span_name, "its name"))
+    operation = (resource.service_name, SPAN_KINDS[kind], name)
+    operation_id = _hash(resource.service_name.encode(), b"%d" % kind, name.encode())
+    origin_id = _hash(b"%d,%d,%d" % (operation_id, resource.id, scope.id))
+    return Origin(origin_id, operation_id, operation, resource.id, resource.row, scope.id, scope.row)
 
 
-@_remember(512, _REMEMBERED_ENVELOPE_BYTES, _size_of_envelope)
+@_cached(512, _CACHED_ENVELOPE_BYTES, _envelope_size)
 def _resource(resource: bytes | None, schema_url: bytes | None) -> _Resource:
     try:
         message = Resource.FromString(resource or b"")
@@ -564,17 +543,17 @@ def _resource(resource: bytes | None, schema_url: bytes | None) -> _Resource:
     service_name = UNKNOWN_SERVICE
     for attribute in message.attributes:
         if attribute.key == "service.name" and attribute.value.string_value:
-            service_name = name(attribute.value.string_value)
+            service_name = truncated_name(attribute.value.string_value)
     row = (
         _json(_plain_map(message.attributes), len(resource or b"")).decode(),
-        min(message.dropped_attributes_count, _INT4_MAX),
+        min(message.dropped_attributes_count, INT4_MAX),
         _text(schema_url or b"", "its resource's schema_url") or None,
     )
-    id = _hash(resource or b"", schema_url or b"")
-    return _Resource(id, row, service_name, _size_of_envelope(resource, schema_url))
+    resource_id = _hash(resource or b"", schema_url or b"")
+    return _Resource(resource_id, row, service_name, _envelope_size(resource, schema_url))
 
 
-@_remember(512, _REMEMBERED_ENVELOPE_BYTES, _size_of_envelope)
+@_cached(512, _CACHED_ENVELOPE_BYTES, _envelope_size)
 def _scope(scope: bytes | None, schema_url: bytes | None) -> _Scope:
     try:
         message = InstrumentationScope.FromString(scope or b"")
@@ -586,4 +565,4 @@ def _scope(scope: bytes | None, schema_url: bytes | None) -> _Scope:
         _text(schema_url or b"", "its scope's schema_url") or None,
         _json(_plain_map(message.attributes), len(scope or b"")).decode(),
     )
-    return _Scope(_hash(scope or b"", schema_url or b""), row, _size_of_envelope(scope, schema_url))
+    return _Scope(_hash(scope or b"", schema_url or b""), row, _envelope_size(scope, schema_url))

@@ -1,9 +1,10 @@
-"""The gRPC server: OTLP's TraceService, what Jaeger reads, and the standard health service beside them."""
+"""The gRPC server: OTLP's TraceService, Jaeger's remote storage protocol, and gRPC's standard health service."""
 
 import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -22,22 +23,22 @@ from promscale.store import MAX_REQUEST_BYTES, Store, StoreFull, StoreUnavailabl
 log = logging.getLogger(__name__)
 
 TRACE_SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
-# gRPC itself answers larger ones with RESOURCE_EXHAUSTED, which some senders repeat although it is final. So it lets in a
-# little more than the store takes, as much as rotel passes on, to be answered with INVALID_ARGUMENT.
+# gRPC answers a larger message with RESOURCE_EXHAUSTED, which some senders retry although no retry can succeed. So gRPC
+# admits as much as rotel forwards, and promscale answers what is above its own limit with INVALID_ARGUMENT.
 MAX_RECEIVED_BYTES = MAX_REQUEST_BYTES + 8 * 2**20
-# How long a sender may take for its request, which has its room in memory meanwhile.
+# How long a sender may take to transmit its request, for which memory is reserved meanwhile.
 RECEIVE_SECONDS = 10
-# Threads: for exports, and for what Jaeger may take of them at most.
+# Threads: 32 for exports, besides those for Jaeger's calls.
 HANDLERS = 32 + MAX_CALLS
-# Calls at once, most of which wait for a thread; gRPC holds the first 64 KiB of each.
+# Concurrent calls, most of which wait for a thread; gRPC buffers the first 64 KiB of each.
 MAX_WAITING_CALLS = 512
 RETRY_AFTER_SECONDS = 1
 
 
 class Server:
-    """Serves `store` and `jaeger` at `address` ("host:port", port 0 for any free one; `port` says which).
+    """Serves `store` and `jaeger` at `address` ("host:port"; port 0: any free port, which is then in `port`).
 
-    By its health service it is not serving until `serve`. Raises RuntimeError where it cannot listen.
+    The health service answers NOT_SERVING until `serve`. Raises RuntimeError if it cannot listen.
     """
 
     def __init__(self, store: Store, jaeger: Jaeger, address: str) -> None:
@@ -48,15 +49,16 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
                 ("grpc.so_reuseport", 0),
-                ("grpc.http2.bdp_probe", 0),  # it makes gRPC receive more of a request before it is asked for
+                ("grpc.http2.bdp_probe", 0),  # the probe makes gRPC buffer more of a request before it is read
             ],
             maximum_concurrent_rpcs=MAX_WAITING_CALLS,
         )
-        # Requests are taken as bytes: what is wrong with them is for the store to say. And as a stream, though it is of one,
-        # because that is not read before it is asked for.
-        export = grpc.stream_unary_rpc_method_handler(
+        # Backpressure: unlike a unary request, a stream (here of one request) is not read before its handler does so.
+        # Without a deserializer the request stays bytes, so that the store reports what is wrong with it.
+        export: grpc.RpcMethodHandler[bytes, ExportTraceServiceResponse] = grpc.stream_unary_rpc_method_handler(
             self._export, response_serializer=ExportTraceServiceResponse.SerializeToString
         )
+        services: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]]
         services = {TRACE_SERVICE: {"Export": export}, **jaeger.services()}
         for service, methods in services.items():
             self._grpc.add_registered_method_handlers(service, methods)
@@ -71,7 +73,7 @@ class Server:
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     def close(self, grace_seconds: float) -> None:
-        """Take no new exports, and let those under way end."""
+        """Graceful shutdown: refuse new calls, and give running ones time to end."""
         self._health.enter_graceful_shutdown()
         self._grpc.stop(grace_seconds).wait()
 
@@ -90,18 +92,18 @@ class Server:
         except StoreUnavailable as error:
             self._abort(context, grpc.StatusCode.UNAVAILABLE, str(error))
         except StoreFull as error:
-            # Without RetryInfo a sender would take this for final: OTLP's rules for RESOURCE_EXHAUSTED.
+            # OTLP specification: senders retry after RESOURCE_EXHAUSTED only if it comes with RetryInfo.
             retry = status_pb2.Status(code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], message=str(error))
             retry.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=RETRY_AFTER_SECONDS)))
-            context.set_trailing_metadata([("grpc-status-details-bin", retry.SerializeToString())])
+            context.set_trailing_metadata((("grpc-status-details-bin", retry.SerializeToString()),))
             self._abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except grpc.RpcError:
             metrics.exports.labels(grpc.StatusCode.CANCELLED.name).inc()
             raise
         except Exception as error:
-            # gRPC would make UNKNOWN of it, which is final to a sender.
-            log.exception("An export has failed")
-            self._abort(context, grpc.StatusCode.UNAVAILABLE, f"promscale has failed: {type(error).__name__}")
+            # gRPC would answer UNKNOWN, after which senders drop the export instead of retrying.
+            log.exception("An export failed")
+            self._abort(context, grpc.StatusCode.UNAVAILABLE, f"error in promscale: {type(error).__name__}")
         metrics.exports.labels(grpc.StatusCode.OK.name).inc()
         response = ExportTraceServiceResponse()
         if refusals.count:
@@ -118,16 +120,16 @@ class Server:
 
 
 def _receive(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-    """The request. Raises MalformedRequest, and grpc.RpcError where the sender goes away or takes too long."""
-    late = threading.Timer(RECEIVE_SECONDS, context.cancel)
-    late.daemon = True
-    late.start()
+    """The call's request. Raises MalformedRequest, and grpc.RpcError if the sender disconnects or takes too long."""
+    timeout = threading.Timer(RECEIVE_SECONDS, context.cancel)
+    timeout.daemon = True
+    timeout.start()
     try:
         request = next(requests, None)
     finally:
-        late.cancel()
+        timeout.cancel()
     if request is None:
-        raise MalformedRequest("there is no message in the call")
+        raise MalformedRequest("the call has no request")
     if len(request) > MAX_REQUEST_BYTES:
-        raise MalformedRequest(f"it has {len(request):,} bytes; the limit is {MAX_REQUEST_BYTES:,}")
+        raise MalformedRequest(f"the request has {len(request):,} bytes; the limit is {MAX_REQUEST_BYTES:,}")
     return request

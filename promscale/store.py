@@ -1,8 +1,8 @@
-"""The trace store: exports in, committed rows out.
+"""The trace store: writes exports to the database.
 
-Several exports that wait at the same time share one transaction (group commit). `Store.write` returns after COMMIT and
-never before; where it raises, nothing is promised, and the sender is to send again: what then turns out to be stored
-already is not stored twice.
+Exports that wait at the same time share one transaction (group commit). `Store.write` returns after COMMIT, never
+before. If it raises, some spans may be stored or none, and the sender should retry: delivery is at least once, and
+writing is idempotent, because spans that are stored already are not stored again (deduplication).
 """
 
 import contextlib
@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from importlib import resources
-from itertools import chain
 from typing import NamedTuple
 from uuid import UUID
 
@@ -27,7 +26,8 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
-from promscale import metrics, otlp, wire
+from promscale import copying, metrics, otlp
+from promscale import wire_pb2 as wire
 from promscale.database import conninfo, deadline
 from promscale.encoders import Encoders
 from promscale.upgrade import upgrade
@@ -35,57 +35,57 @@ from promscale.upgrade import upgrade
 log = logging.getLogger(__name__)
 
 WRITERS = 2
-# Of a serialized request, as the Collector's.
+# The largest serialized request: the Collector's limit.
 MAX_REQUEST_BYTES = 16 * 2**20
-# Bytes of requests and of the rows that they become, which may be held before there is room for another request; and
-# bytes of requests that one transaction may take.
+# Backpressure: no further request is received while the requests at hand and their rows take more than this.
 MAX_HELD_BYTES = 32 * 2**20
+# Bytes of requests in one transaction.
 MAX_COMMIT_BYTES = 8 * 2**20
-# How long a request waits for others to leave it room.
+# How long a request waits for memory before StoreFull.
 ROOM_SECONDS = 2
 DEFAULT_DISK_BUDGET = 2 * 10**9
-# Origins and hours that are remembered as written; a store with more of them writes some of them again.
+# Size of the cache of origins and hours that are in the database. Beyond it, some of them are written again.
 MAX_KNOWN = 65_536
-# How often a duplicate may turn up while spans are stored that were just looked for.
+# Retries after a concurrent writer stored the same spans between the lookup and the COPY.
 MAX_RACES = 3
-# An error that goes on is logged at most so often; a full disk is assumed to be full for so long.
+# A lasting error is logged once per this time; a full disk is taken to be full for this time.
 REPORT_SECONDS = 60
-# How long it is known that an export can be stored, or not; and how long the database may take to say so.
+# How long a result of `Store.check` is valid, and how long the database may take for it.
 CHECK_SECONDS = 3
-CHECK_PATIENCE_SECONDS = 5
+CHECK_TIMEOUT_SECONDS = 5
 _HOUR_MINUTES = 60
 
 _SQL = resources.files("promscale") / "sql"
 _queries = aiosql.from_str((_SQL / "store.sql").read_text(), "psycopg")
 
-# PostgreSQL's ways to say that a value is beyond it, which no retry will change.
+# PostgreSQL's errors for values that it cannot store; a retry would fail as well (poison messages).
 _UNSTORABLE = (errors.DataError, errors.IntegrityError, errors.ProgramLimitExceeded, errors.StatementTooComplex)
 
 
 class StoreUnavailable(Exception):
-    """The database is away, or not ready; sending again later is right."""
+    """The database does not answer, or cannot store; the sender should retry."""
 
 
 class StoreFull(Exception):
-    """Too much is waiting for the database already; sending again later is right."""
+    """Too many exports wait for the database; the sender should retry."""
 
 
 class SchemaMismatch(Exception):
-    """The database's schema is of a later promscale than this one, or of an edited one."""
+    """The database's schema is from a later version of promscale, or from an edited migration."""
 
 
 class _GenerationChanged(Exception):
-    """Shared rows that were known to be there have been deleted."""
+    """Shared rows were deleted, so that `_Known` is no longer valid."""
 
 
 class _MayBeClosed(Exception):
-    """Some of the spans start in a time whose partitions have no index of identities."""
+    """Some of the spans belong into partitions that may be closed, without an identity index for deduplication."""
 
 
 class _Known(NamedTuple):
-    """What is known to be in the database, as long as the store's generation is this one: origins, partitions' hours.
+    """A cache of the origins in the database and of the hours with a partition, valid for one generation of the store.
 
-    Replaced as a whole and never changed, so that a writer's transaction goes by one state of it.
+    Immutable: a writer's transaction uses one state of it.
     """
 
     generation: UUID | None = None
@@ -94,7 +94,7 @@ class _Known(NamedTuple):
 
 
 class _Pending(NamedTuple):
-    """An export on its way into the database."""
+    """An export that waits for its COMMIT."""
 
     request: bytes
     rows: otlp.Rows
@@ -105,9 +105,9 @@ class _Pending(NamedTuple):
 class Store:
     """A trace store on the database at `uri` (a postgres URI or any other libpq connection string).
 
-    `disk_budget`: bytes, 0 for no limit; what `ps_trace.set_trace_disk_budget` sets comes before it.
+    `disk_budget`: bytes, 0 for no limit; `ps_trace.set_trace_disk_budget` overrides it.
 
-    Call `migrate` and exhaust `upgrade` until both succeed, then `start`; `write` may then be called from any thread, until `close`.
+    Call `migrate`, exhaust `upgrade`, and call `start`. Then `write` may be called from any thread, until `close`.
     """
 
     def __init__(self, uri: str, disk_budget: int = DEFAULT_DISK_BUDGET) -> None:
@@ -115,8 +115,8 @@ class Store:
         self._disk_budget = disk_budget
         self._connect = partial(psycopg.connect, conninfo(uri, "promscale"), autocommit=True)
         lock = threading.RLock()
-        self._changed = threading.Condition(lock)  # the queue: for the writers
-        self._freed = threading.Condition(lock)  # memory: for those who wait for room
+        self._changed = threading.Condition(lock)  # of the queue: writers wait for it
+        self._freed = threading.Condition(lock)  # memory: requests wait for it
         self._queue: deque[_Pending] = deque()
         self._held_bytes = 0
         self._closing = False
@@ -130,12 +130,12 @@ class Store:
 
     @property
     def address(self) -> str:
-        """Where the database is, without secrets."""
+        """host:port/database, without user and password."""
         parts = conninfo_to_dict(self._uri)
         return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
 
     def migrate(self) -> None:
-        """Create the schema, or bring it up to date. Raises StoreUnavailable and SchemaMismatch."""
+        """Apply the migrations that the database does not have yet. Raises StoreUnavailable and SchemaMismatch."""
         files = {int(file.name[:3]): file for file in (_SQL / "migrations").iterdir()}
         with self._unavailable_on_error(), self._connect() as connection, connection.transaction():
             _queries.lock_migrations(connection)
@@ -143,7 +143,7 @@ class Store:
             applied = {number: (name, sha256) for number, name, sha256 in _queries.applied_migrations(connection)}
             if unknown := applied.keys() - files.keys():
                 raise SchemaMismatch(
-                    f"the schema at {self.address} has version {max(unknown)}, and this promscale knows up to "
+                    f"the schema at {self.address} has version {max(unknown)}, this promscale knows versions up to "
                     f"{max(files)}: run the later promscale"
                 )
             for number, file in sorted(files.items()):
@@ -154,13 +154,13 @@ class Store:
                     _queries.record_migration(connection, number=number, file_name=file.name, sha256=sha256)
                 elif applied[number][1] not in (sha256, None):
                     raise SchemaMismatch(
-                        f"migration {file.name} was edited after it had been applied to {self.address}: restore the file, "
-                        "and put the change into a new migration"
+                        f"migration {file.name} was edited after it had been applied to {self.address}: restore the "
+                        "file and put the change into a new migration"
                     )
             _queries.set_default_disk_budget(connection, disk_budget=self._disk_budget)
 
     def upgrade(self) -> Iterator[tuple[int, int]]:
-        """Copy spans of the first schema; yields how many are copied, and of how many. Raises StoreUnavailable."""
+        """Copy the spans of the first schema; yields the numbers of copied and all spans. Raises StoreUnavailable."""
         with self._unavailable_on_error(), self._connect() as connection:
             yield from upgrade(connection)
 
@@ -172,7 +172,7 @@ class Store:
             writer.start()
 
     def close(self) -> None:
-        """Commit what is waiting, then stop."""
+        """Graceful shutdown: commit the waiting exports, then stop the writers."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -181,7 +181,7 @@ class Store:
         self._encoders.close()
 
     def check(self) -> None:
-        """Raises StoreUnavailable where an export could not be stored. The database is asked once in a few seconds."""
+        """Readiness: raises StoreUnavailable if an export could not be stored. Caches the result for a few seconds."""
         with self._checking:
             now = time.monotonic()
             if self._disk_full and now - self._disk_full[1] < REPORT_SECONDS:
@@ -197,23 +197,27 @@ class Store:
                 raise self._checked[0]
 
     def _rehearse(self) -> None:
-        """Do all that an export does but COMMIT. Raises StoreUnavailable."""
+        """Write a span as an export does, then roll back. Raises StoreUnavailable."""
         now = time.time_ns()
         span = wire.Span(
             trace_id=os.urandom(16), span_id=os.urandom(8), start_time_unix_nano=now, end_time_unix_nano=now
         ).SerializeToString()
         rows, _ = otlp.encode(otlp.traces_data({otlp.Source(): [span]}))
-        with self._unavailable_on_error(), self._connect() as connection, deadline(connection, CHECK_PATIENCE_SECONDS):
-            with connection.transaction(force_rollback=True):
-                _insert_origins(connection, list(rows.origins.values()))
-                copy_rows(connection, [rows])
-                _touch(connection, rows.minutes, [rows])
+        with (
+            self._unavailable_on_error(),
+            self._connect() as connection,
+            deadline(connection, CHECK_TIMEOUT_SECONDS),
+            connection.transaction(force_rollback=True),
+        ):
+            _insert_origins(connection, list(rows.origins.values()))
+            copy_rows(connection, [rows])
+            _touch(connection, rows.minutes, [rows])
 
     @contextlib.contextmanager
     def room(self) -> Iterator[Callable[[int], None]]:
-        """Room in memory for a request of MAX_REQUEST_BYTES, before it is received. Call what is given with its real size.
+        """Reserve memory for a request before it is received; yields a function to call with its real size, in bytes.
 
-        Raises StoreFull.
+        Raises StoreFull: backpressure.
         """
         held = MAX_REQUEST_BYTES
 
@@ -227,7 +231,7 @@ class Store:
         with self._freed:
             if not self._freed.wait_for(lambda: self._held_bytes + held <= MAX_HELD_BYTES, ROOM_SECONDS):
                 raise StoreFull(
-                    f"{self._held_bytes} bytes of exports wait for the database; the limit is {MAX_HELD_BYTES}"
+                    f"{self._held_bytes:,} bytes of exports wait for the database; the limit is {MAX_HELD_BYTES:,}"
                 )
             self._held_bytes += held
         try:
@@ -236,9 +240,9 @@ class Store:
             hold(0)
 
     def write(self, request: bytes) -> otlp.Refusals:
-        """Store a serialized ExportTraceServiceRequest; return, after COMMIT, which of its spans were refused.
+        """Store a serialized ExportTraceServiceRequest; returns its refused spans, after COMMIT.
 
-        Raises otlp.MalformedRequest and StoreUnavailable; nothing is promised then.
+        Raises otlp.MalformedRequest and StoreUnavailable. After the latter, some of the spans may be stored.
         """
         rows, refusals = self._encoders.encode(request)
         if rows.count:
@@ -264,7 +268,7 @@ class Store:
         except psycopg.Error as error:
             raise StoreUnavailable(f"database {self.address}: {' '.join(str(error).split())}") from error
         except TimeoutError as error:
-            raise StoreUnavailable(f"database {self.address}: it does not answer") from error
+            raise StoreUnavailable(f"database {self.address}: no answer") from error
 
     # The writers' threads -------------------------------------------------------------------------------------------
 
@@ -281,32 +285,33 @@ class Store:
                 if isinstance(error, StoreUnavailable):
                     self._report(error)
                 else:
-                    log.exception("Not stored")
+                    log.exception("An export could not be stored")
                 if connection is not None:
                     connection.close()
                 for pending in group:
                     if not pending.committed.done():
                         pending.committed.set_exception(error)
-            group.clear()  # they are not kept in memory until the next ones come
+            group.clear()  # frees their memory while this thread waits for more
         if connection is not None:
             connection.close()
 
     def _report(self, error: StoreUnavailable) -> None:
-        """Log it, once a minute as long as it is of the same kind, and remember a full disk."""
-        # libpq gives no SQLSTATE with an error on connecting: its text alone says that the disk is full.
+        """Log an error, each kind of error once a minute, and remember a full disk."""
+        # libpq gives no SQLSTATE for an error on connecting, so that only the text tells a full disk.
         full = os.strerror(errno.ENOSPC) in str(error.__cause__)
         kind, now = errors.DiskFull if full else type(error.__cause__), time.monotonic()
         if now - self._reported.get(kind, -math.inf) >= REPORT_SECONDS:
-            log.warning("Not stored, to be sent again: %s", error)
+            log.warning("An export could not be stored, its sender should retry: %s", error)
             self._reported[kind] = now
         if kind is errors.DiskFull:
             self._disk_full = error, now
 
     def _next_group(self) -> list[_Pending]:
-        """Wait for exports, and take those that fit in one transaction. Empty when all is done."""
+        """Wait for exports and take as many as fit in one transaction. Empty when the store is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing)
-            group, size = [], 0
+            group: list[_Pending] = []
+            size = 0
             while self._queue and (not group or size + len(self._queue[0].request) <= MAX_COMMIT_BYTES):
                 group.append(self._queue.popleft())
                 size += len(group[-1].request)
@@ -314,10 +319,12 @@ class Store:
 
     def _commit_group(self, connection: psycopg.Connection, group: list[_Pending]) -> None:
         try:
-            all_rows = [pending.rows for pending in group]
-            self._create_partitions(connection, all_rows)
-            origins = {id: origin for rows in all_rows for id, origin in rows.origins.items()}
-            self._commit(connection, origins, lambda: all_rows)
+            group_rows = [pending.rows for pending in group]
+            self._create_partitions(connection, group_rows)
+            origins: dict[int, otlp.Origin] = {}
+            for rows in group_rows:
+                origins |= rows.origins
+            self._commit(connection, origins, lambda: group_rows)
         except (_MayBeClosed, *_UNSTORABLE):
             for pending in group:
                 for export in otlp.read_exports(pending.request):
@@ -328,13 +335,13 @@ class Store:
                 pending.committed.set_result(None)
 
     def _create_partitions(self, connection: psycopg.Connection, group: list[otlp.Rows]) -> None:
-        """Have partitions for the hours of these rows. What is of the future goes into the default partition."""
+        """Create the missing partitions for these rows. Spans of future hours go into the default partition."""
         known = self._known
         hours = {minute // _HOUR_MINUTES for rows in group for minute in rows.minutes} - known.hours
-        if hours := [hour for hour in hours if hour <= time.time() // 3600]:
-            for hour in sorted(hours, reverse=True):
+        if past_hours := [hour for hour in hours if hour <= time.time() // 3600]:
+            for hour in sorted(past_hours, reverse=True):
                 _queries.create_partition(connection, hour=hour)
-            self._known = known._replace(hours=_remember(known.hours, hours))
+            self._known = known._replace(hours=_remember(known.hours, past_hours))
 
     def _commit_new(
         self,
@@ -344,9 +351,9 @@ class Store:
         spans: list[otlp.Span],
         races: int = 0,
     ) -> None:
-        """Store those spans that are not stored yet, and add those to the refusals that PostgreSQL does not take.
+        """Store the spans that are not stored yet; spans that PostgreSQL rejects are added to the refusals.
 
-        The slow way, for what was sent before, is late, or is not as PostgreSQL wants it.
+        The slow path: for retries, for late spans, and to find the poison message in an export by bisection.
         """
 
         def new_spans() -> list[otlp.Rows]:
@@ -360,7 +367,7 @@ class Store:
         try:
             stored = self._commit(connection, export.origins, new_spans, late=True)
         except (errors.UniqueViolation, *_UNSTORABLE) as error:
-            # Another promscale stored some of them since they were looked for; the next time they are found.
+            # Another promscale stored some of the spans after `new_spans` looked for them: look again.
             if isinstance(error, errors.UniqueViolation) and races < MAX_RACES:
                 self._commit_new(connection, refusals, export, spans, races + 1)
             elif len(spans) == 1:
@@ -379,21 +386,21 @@ class Store:
         choose: Callable[[], list[otlp.Rows]],
         late: bool = False,
     ) -> int:
-        """One transaction: all of the rows that `choose` returns in it, or an error and none. Returns how many spans.
+        """Store the rows that `choose` returns in one transaction, in which it is called. Returns the number of spans.
 
-        Raises _MayBeClosed, unless `late` says that `choose` has looked for what is stored already.
+        Raises _MayBeClosed, unless `late`: then `choose` leaves out spans that are stored already.
         """
         while True:
             known = self._known
             with contextlib.suppress(_GenerationChanged), metrics.commit_seconds.time(), connection.transaction():
-                # Before `choose` reads spans: delete_all_traces locks origins first, and then spans.
-                new_origins = [origins[id] for id in origins.keys() - known.origins]
+                # Before `choose` reads spans, because delete_all_traces locks origins before spans.
+                new_origins = [origins[origin_id] for origin_id in origins.keys() - known.origins]
                 _insert_origins(connection, new_origins)
                 group = choose()
                 if not group:
                     return 0
                 copy_rows(connection, group)
-                minutes = set().union(*(rows.minutes for rows in group))
+                minutes = {minute for rows in group for minute in rows.minutes}
                 generation, closed_until = _touch(connection, minutes, group)
                 if known.generation not in (generation, None):
                     self._known = _Known(generation)
@@ -415,26 +422,24 @@ def _remember(known: frozenset[int], more: Iterable[int]) -> frozenset[int]:
 
 
 def copy_rows(connection: psycopg.Connection, group: list[otlp.Rows]) -> None:
-    """COPY spans and their bytes into their tables, in the caller's transaction. Raises psycopg.Error."""
-    _copy(connection, _queries.copy_spans.sql, chain.from_iterable(rows.spans for rows in group))
-    _copy(connection, _queries.copy_traces_data.sql, chain.from_iterable(rows.traces_data for rows in group))
-
-
-def _copy(connection: psycopg.Connection, statement: str, rows: Iterable[bytes]) -> None:
-    with connection.cursor().copy(statement) as copy:
-        for data in chain([otlp.COPY_HEADER], rows, [otlp.COPY_TRAILER]):
-            copy.write(data)
+    """COPY spans and their OTLP bytes into their tables, in the caller's transaction. Raises psycopg.Error."""
+    spans = (data for rows in group for data in rows.spans)
+    traces_data = (data for rows in group for data in rows.traces_data)
+    copying.copy_rows(connection, copying.SPAN_TABLE, copying.SPAN_COLUMNS, spans)
+    copying.copy_rows(connection, copying.TRACES_DATA_TABLE, copying.TRACES_DATA_COLUMNS, traces_data)
 
 
 def _touch(connection: psycopg.Connection, minutes: set[int], group: list[otlp.Rows]) -> tuple[UUID, float]:
-    """The store's generation, and until when partitions may be closed, in seconds since 1970."""
-    trace_ids = {UUID(bytes=id) for rows in group for id in rows.trace_ids}
-    return _queries.touch_minutes(connection, minutes=list(minutes), trace_ids=list(trace_ids))
+    """Record that these minutes have new spans. Returns the store's generation, and the end of the time in which
+    partitions may be closed, in seconds since 1970."""
+    trace_ids = {UUID(bytes=trace_id) for rows in group for trace_id in rows.trace_ids}
+    state: tuple[UUID, float] = _queries.touch_minutes(connection, minutes=list(minutes), trace_ids=list(trace_ids))
+    return state
 
 
 def _insert_origins(connection: psycopg.Connection, origins: list[otlp.Origin]) -> None:
-    """Insert them, with what they refer to."""
-    # delete_all_traces locks the tables in this order too, so that the two cannot wait for one another.
+    """Insert origins with their operations, resources and scopes."""
+    # In the order in which delete_all_traces locks the tables, to avoid a deadlock with it.
     inserts = (
         (_queries.insert_resources, {origin.resource_id: origin.resource for origin in origins}),
         (_queries.insert_scopes, {origin.scope_id: origin.scope for origin in origins}),
@@ -448,6 +453,6 @@ def _insert_origins(connection: psycopg.Connection, origins: list[otlp.Origin]) 
         ),
     )
     for insert, rows in inserts:
-        # Sorted, so that two transactions cannot wait for one another.
+        # Sorted, to avoid a deadlock of two transactions.
         if rows:
-            insert(connection, [(id, *row) for id, row in sorted(rows.items())])
+            insert(connection, [(row_id, *row) for row_id, row in sorted(rows.items())])

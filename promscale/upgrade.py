@@ -1,7 +1,7 @@
-"""Copies the spans of the first schema into the second, an hour of them in each transaction.
+"""Copies the spans of the first schema into today's tables, one hour per transaction.
 
-A promscale that is killed meanwhile goes on where it was. The first schema's tables are dropped at the end, so that the
-copy needs about as much free space on disk as they take.
+After an interruption the copy continues with the next hour. The first schema's tables are dropped at the end, so the
+copy needs about as much free disk space as they take.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ _queries = aiosql.from_str((resources.files("promscale") / "sql" / "upgrade.sql"
 
 
 def upgrade(connection: psycopg.Connection) -> Iterator[tuple[int, int]]:
-    """Copy what is left to copy, on a connection in autocommit mode; after each hour, yield how many spans are copied,
-    and of how many. Raises psycopg.Error.
+    """Copy the spans that are not copied yet, on a connection in autocommit mode. After each hour, yields the number of
+    copied spans and of all spans. Raises psycopg.Error.
     """
     if not _queries.is_needed(connection):
         return
@@ -28,7 +28,7 @@ def upgrade(connection: psycopg.Connection) -> Iterator[tuple[int, int]]:
 
 def _copy_hour(connection: psycopg.Connection) -> tuple[int, int] | None:
     with connection.transaction():
-        # Several promscales may start at once on one database.
+        # Several promscales may start on one database at the same time.
         _queries.lock(connection)
         if not _queries.is_needed(connection):
             return None
@@ -40,4 +40,5 @@ def _copy_hour(connection: psycopg.Connection) -> tuple[int, int] | None:
         spans = _queries.copy_spans(connection, hour=hour)
         _queries.copy_traces_data(connection, hour=hour)
         _queries.touch_minutes(connection, hour=hour)
-        return _queries.record_progress(connection, hour=hour, spans=spans)
+        progress: tuple[int, int] = _queries.record_progress(connection, hour=hour, spans=spans)
+        return progress

@@ -1,9 +1,10 @@
-"""HTTP for those who watch over promscale: /healthz, /readyz and /metrics."""
+"""HTTP endpoints for monitoring: /healthz (liveness), /readyz (readiness) and /metrics (Prometheus)."""
 
 import logging
 from threading import Thread
 
 from flask import Flask
+from flask.typing import ResponseReturnValue
 from prometheus_client import make_wsgi_app
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
@@ -14,7 +15,10 @@ log = logging.getLogger(__name__)
 
 
 class Web:
-    """The HTTP server at `address` ("host:port"). /healthz: it runs; /readyz: it runs, and can store."""
+    """The HTTP server at `address` ("host:port"), which starts at once. /readyz answers 503 unless spans can be stored.
+
+    Raises OSError if it cannot listen, and ValueError for a malformed variable ALLOWED_HOSTS.
+    """
 
     def __init__(self, store: Store, address: str) -> None:
         app = Flask(__name__)
@@ -22,11 +26,11 @@ class Web:
         self._status = "starting"
 
         @app.get("/healthz")
-        def healthz():
+        def healthz() -> ResponseReturnValue:
             return {"status": "ok"}
 
         @app.get("/readyz")
-        def readyz():
+        def readyz() -> ResponseReturnValue:
             if not self._serving:
                 return {"status": self._status}, 503
             try:
@@ -35,22 +39,22 @@ class Web:
                 return {"status": str(error)}, 503
             return {"status": "ok"}
 
-        app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/metrics": make_wsgi_app()})
         host, _, port = address.rpartition(":")
-        self._server = Server(app, host.strip("[]"), int(port))
+        application = DispatcherMiddleware(app, {"/metrics": make_wsgi_app()})
+        self._server = Server(application, host.strip("[]"), int(port))
         self._thread = Thread(target=self._server.run, name="web", daemon=True)
         self._thread.start()
 
     def report(self, status: str) -> None:
-        """Log what is being done before `serve`, and have /readyz say it."""
+        """Log the progress of the start, and show it in /readyz."""
         log.info("%s", status)
         self._status = status
 
     def serve(self) -> None:
         self._serving = True
 
-    def refuse(self) -> None:
-        """Have /readyz say that it stops, before it does."""
+    def report_stopping(self) -> None:
+        """Make /readyz answer 503, so that senders go elsewhere before promscale stops."""
         self._status, self._serving = "stopping", False
 
     def close(self) -> None:

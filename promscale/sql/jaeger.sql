@@ -1,12 +1,12 @@
--- What promscale asks the database for Jaeger, by name. It asks as prom_reader: through the views ps_trace.jaeger_*.
+-- The statements of promscale/jaeger.py, run as prom_reader, which may read the views ps_trace.jaeger_* only.
 
 -- name: become_reader(milliseconds)$
--- For a connection's whole life. The time-out is also how long a client may let a transaction wait for it.
+-- For the connection's lifetime. The timeout also limits how long a slow client can keep a transaction open.
 select
     set_config('role', 'prom_reader', false),
     set_config('default_transaction_read_only', 'on', false),
     set_config('default_transaction_isolation', 'repeatable read', false),
-    set_config('jit', 'off', false), -- compilation takes longer than it saves
+    set_config('jit', 'off', false), -- its compilation takes longer than it saves
     set_config('statement_timeout', :milliseconds, false),
     set_config('idle_in_transaction_session_timeout', :milliseconds, false);
 
@@ -39,15 +39,15 @@ where (cast(:service_name as text) is null or service_name = :service_name)
     and (cast(:operation_name as text) is null or span_name = :operation_name);
 
 -- name: times(start_time_min, start_time_max, origin_ids, duration_min, attributes)
--- Times that may have matching spans, both ends included, the latest first.
+-- Time ranges that may have matching spans, both ends included, the latest first.
 select starts, ends
 from ps_trace.jaeger_times(
     :start_time_min, :start_time_max, cast(:origin_ids as bigint[]), :duration_min, :attributes
 );
 
 -- name: matching_spans()
--- {conditions} are has_attribute, for each attribute that is asked for. All must hold on the same span. The times come
--- one after the other, in their order.
+-- {conditions} is has_attribute for each attribute of the search; a span must fulfil all. The time ranges are searched
+-- one after the other, in the order of {starts}.
 select span.trace_id
 from unnest(cast({starts} as timestamptz[]), cast({ends} as timestamptz[])) as times (starts, ends)
 cross join lateral (
@@ -61,9 +61,9 @@ cross join lateral (
 ) as span;
 
 -- name: has_attribute#
--- A part of matching_spans. {values} is what the attribute may be, {events} and {links} are jsonb that events and links
--- contain if they have it: this fast check comes first. Some keys are what Jaeger shows as attributes although OTLP has
--- fields for it.
+-- A condition of matching_spans. {values} are the attribute's matching values. {events} and {links} are jsonb that a
+-- span's events or links contain if they have the attribute, which is a fast check before the exact one. Some keys are
+-- attributes in Jaeger and fields in OTLP.
 (
     own_tags -> {key} = any({values})
     or tag_set_id in (select id from ps_trace.jaeger_tag_set where tags -> {key} = any({values}))
@@ -105,7 +105,7 @@ where trace_id = any(:trace_ids)
 group by trace_id;
 
 -- name: trace_summaries(trace_ids)
--- An orphan is a span whose parent is not stored. The root is the first span that has no parent.
+-- An orphan is a span whose parent is not stored. The root span is the first one without a parent.
 with spans as (
     select
         trace_id, span_id, parent_span_id, service_name, span_name, start_unix_nano, end_unix_nano,
@@ -155,7 +155,7 @@ left join orphans using (trace_id)
 group by trace_id, roots.service_name, roots.span_name, orphan_count;
 
 -- name: dependencies(start_time, end_time)
--- Calls from one service to another whose callee started in the given time. The caller may have started earlier.
+-- Calls between services whose callee started in the time range. The caller may have started earlier.
 select caller.service_name as parent, callee.service_name as child, cast(sum(calls.cnt) as bigint) as call_count
 from ps_trace.operation_calls(
     coalesce(:start_time, timestamptz '-infinity'),

@@ -1,11 +1,11 @@
--- What promscale's writers ask of the database, by name.
+-- The statements of promscale/store.py: migrations, and writing spans.
 
 -- name: prepare_migrations()#
 create schema if not exists _ps_trace;
 create schema if not exists _promscale;
 do $$
 begin
-    -- Where the first schema kept it.
+    -- The first schema kept this table in the schema _ps_trace.
     if to_regclass('_ps_trace.migration') is not null then
         alter table _ps_trace.migration set schema _promscale;
     end if;
@@ -18,11 +18,11 @@ create table if not exists _promscale.migration (
 alter table _promscale.migration add column if not exists sha256 text;
 
 -- name: lock_migrations()$
--- Several promscales may start at once on one database: held until the transaction ends.
+-- Several promscales may start on one database at the same time. The lock is held until the transaction ends.
 select pg_advisory_xact_lock(hashtext('_promscale.migration'));
 
 -- name: applied_migrations()
--- The first promscale recorded no checksum.
+-- sha256 is null for a migration that the first version of promscale applied.
 select number, file_name, sha256 from _promscale.migration;
 
 -- name: record_migration(number, file_name, sha256)!
@@ -34,12 +34,12 @@ set default_disk_budget = :disk_budget
 where default_disk_budget <> :disk_budget;
 
 -- name: commit_to_disk()$
--- An acknowledged span is on disk, also where the database's own default is to wait for less.
+-- Durability: an acknowledged span is on disk, even if the database's default is synchronous_commit = off.
 select set_config('synchronous_commit', 'on', false)
 where current_setting('synchronous_commit') = 'off';
 
 -- name: create_partition(hour)$
--- Of that hour since 1970.
+-- `hour` counts from 1970.
 select _promscale.create_partitions(array[timestamptz 'epoch' + :hour * interval '1 hour']);
 
 -- name: insert_resources()*!
@@ -62,29 +62,18 @@ insert into _promscale.origin (id, operation_id, resource_id, scope_id, service_
 values (%s, %s, %s, %s, %s, %s, %s)
 on conflict do nothing;
 
--- name: copy_spans()!
--- The columns are in the order of promscale/otlp.py's rows.
-copy _promscale.span (
-    trace_id, span_id, start_time, duration_ms, parent_span_id, origin_id, status_code, start_ns,
-    dropped_tags_count, dropped_events_count, dropped_link_count, trace_state, status_message,
-    span_tags, events, links
-) from stdin (format binary);
-
--- name: copy_traces_data()!
-copy _promscale.traces_data (trace_id, last_start_time, data) from stdin (format binary);
-
 -- name: touch_minutes(minutes, trace_ids)^
--- The last statement of a transaction that stores spans, with their minutes since 1970. Returns the store's generation,
--- and until when partitions may be closed, in seconds since 1970.
+-- The last statement of a transaction that stores spans; `minutes` count from 1970. Returns the store's generation and
+-- the end of the time in which partitions may be closed, in seconds since 1970.
 select generation, closed_until
 from _promscale.touch_minutes(cast(:minutes as bigint[]), cast(:trace_ids as uuid[]));
 
 -- name: lock_late_spans()$
--- Closed partitions have no index of identities: one writer at a time looks for them and stores what is new.
+-- Closed partitions have no identity index, so that only one writer at a time may look up and store late spans.
 select pg_advisory_xact_lock(hashtext('_promscale.late_spans'));
 
 -- name: stored_identities(trace_ids)
--- Trace id, span id and start, in nanoseconds since 1970, of what is stored of these traces.
+-- The identities of the stored spans of these traces; the start is in nanoseconds since 1970.
 select
     trace_id,
     span_id,

@@ -1,10 +1,10 @@
--- How spans of the first schema come into the second, by name.
+-- The statements of promscale/upgrade.py. The first schema's tables are _promscale.first_span and first_traces_data.
 
 -- name: is_needed()$
 select to_regclass('_promscale.first_span') is not null;
 
 -- name: prepare()#
--- Once: a place to remember how far the copy has come, and an index that leads through it.
+-- Creates a table for the copy's progress, an index on its order, and the origins of all spans.
 create table if not exists _promscale.upgrade (
     only_row boolean primary key default true check (only_row),
     copied_until timestamptz not null default '-infinity',
@@ -29,7 +29,7 @@ on conflict do nothing;
 select pg_advisory_xact_lock(hashtext('_promscale.upgrade'));
 
 -- name: next_hour()$
--- The first hour that is not yet copied and has something; null when all is copied.
+-- The first hour with data that is not copied yet; null when all is copied.
 select date_bin('1 hour', least(
     (select min(s.start_time) from _promscale.first_span as s where s.start_time >= u.copied_until),
     (select min(t.last_start_time) from _promscale.first_traces_data as t where t.last_start_time >= u.copied_until)
@@ -50,23 +50,23 @@ select
     hashtextextended(concat_ws(',', o.id, s.resource_id, s.scope_id), 0),
     s.status_code, s.start_ns,
     s.dropped_tags_count, s.dropped_events_count, s.dropped_link_count, s.trace_state, s.status_message,
-    nullif(s.span_tags, '{}'), e.events, s.links
+    nullif(s.span_tags, '{}'), converted.events, s.links
 from _promscale.first_span as s
 inner join _promscale.operation as o using (service_name, span_kind, span_name)
 cross join lateral (
     select jsonb_agg(
         case
-            when event ? 'd' then jsonb_build_array(micros, event -> 'n', event -> 'a', event -> 'd')
-            when event -> 'a' <> '{}' then jsonb_build_array(micros, event -> 'n', event -> 'a')
-            else jsonb_build_array(micros, event -> 'n')
+            when e.event ? 'd' then jsonb_build_array(micros, e.event -> 'n', e.event -> 'a', e.event -> 'd')
+            when e.event -> 'a' <> '{}' then jsonb_build_array(micros, e.event -> 'n', e.event -> 'a')
+            else jsonb_build_array(micros, e.event -> 'n')
         end
-        order by number
+        order by e.number
     )
-    from jsonb_array_elements(s.events) with ordinality as each (event, number)
+    from jsonb_array_elements(s.events) with ordinality as e (event, number)
     cross join lateral (
-        select cast(event ->> 't' as bigint) - cast(extract(epoch from s.start_time) * 1000000 as bigint)
+        select cast(e.event ->> 't' as bigint) - cast(extract(epoch from s.start_time) * 1000000 as bigint)
     ) as offset_of (micros)
-) as e (events)
+) as converted (events)
 where s.start_time >= :hour and s.start_time < cast(:hour as timestamptz) + interval '1 hour';
 
 -- name: copy_traces_data(hour)!
@@ -87,7 +87,7 @@ set copied_until = cast(:hour as timestamptz) + interval '1 hour', copied_spans 
 returning copied_spans, spans;
 
 -- name: finish()#
--- TimescaleDB drops a hypertable only by itself.
+-- One statement each: TimescaleDB cannot drop a hypertable together with other tables.
 drop table _promscale.first_span;
 drop table _promscale.first_traces_data;
 drop table _promscale.upgrade;

@@ -1,20 +1,21 @@
--- What promscale's upkeep asks of the database, by name.
+-- The statements of promscale/upkeep.py.
 
 -- name: try_lock()$
--- Of several promscales on one database one at a time does the upkeep: held as long as the connection is.
+-- Of several promscales on one database, the one that holds this advisory lock does the upkeep. The lock is held until
+-- the connection is closed.
 select pg_try_advisory_lock(hashtext('_promscale.upkeep'));
 
 -- name: configure()$
--- What waits for an exclusive lock makes all others wait. JIT compilation takes longer than it saves: with it, the
--- attributes of a minute are read in 0.9 s instead of 0.1.
+-- Lock timeout: a statement that waits for an exclusive lock blocks all later ones. No JIT, because its compilation
+-- takes too long: reading the attributes of a minute takes 0.9 s with it and 0.1 s without.
 select set_config('lock_timeout', '2s', false), set_config('jit', 'off', false);
 
 -- name: create_partitions_ahead()$
 select _promscale.create_partitions(array[now(), now() + interval '59 minutes']);
 
 -- name: due_minutes(quiet_seconds, limit)
--- Minutes to be summarised, with the records of their having been touched: those that nothing has touched for a while,
--- and those that are over and have waited for a minute.
+-- Minutes to summarise, with the ids of the rows that record new spans: minutes without new spans for `quiet_seconds`,
+-- and past minutes that have waited for a minute.
 select minute, array_agg(id) as touched_ids
 from _promscale.touched_minute
 group by minute
@@ -42,7 +43,7 @@ select _promscale.refresh_statistics();
 select _promscale.restore_readers();
 
 -- name: delete_old_spans()$
--- Whether there were any.
+-- Returns whether there were any.
 select _promscale.delete_old_spans();
 
 -- name: outdated_partitions()
@@ -61,21 +62,21 @@ select ps_trace.get_trace_disk_budget();
 select ps_trace.disk_used();
 
 -- name: partition_sizes()
--- Of each partition, the oldest first: its start, its name, its bytes, and whether it is over.
+-- The start, name, size in bytes and end (in the past or not) of each partition, the oldest first.
 select u.starts_at, p.name, u.row_bytes + u.index_bytes + u.lossless_bytes as bytes, u.ends_at <= now() as over
 from ps_trace.disk_usage as u
 inner join _promscale.partition as p on p.starts_at = u.starts_at
 order by u.starts_at;
 
 -- name: split_partition(name, seconds)$
--- Ends the partition that many seconds from now.
+-- Ends the partition `seconds` from now.
 select _promscale.split_partition(:name, date_trunc('second', now()) + :seconds * interval '1 second');
 
 -- name: delete_unused_origins()$
 select _promscale.delete_unused_origins();
 
 -- name: partitions_to_close(minutes)
--- Those that have been over for that long.
+-- Open partitions that ended at least `minutes` ago, the oldest first.
 select name
 from _promscale.partition
 where closed_at is null and ends_at < now() - :minutes * interval '1 minute'

@@ -8,7 +8,7 @@ from collections import Counter
 import grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from promscale import wire
+from promscale import wire_pb2 as wire
 from tests.hostile import outcomes
 from tests.store.otlp_messages import add_service, attributes, child, request, span
 

@@ -4,8 +4,8 @@ import grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
+from promscale import jaeger_pb2 as messages
 from promscale.jaeger import DEPENDENCY_READER, TRACE_READER, Jaeger
-from promscale.jaeger_messages import messages
 from promscale.server import TRACE_SERVICE, Server
 from promscale.store import Store
 

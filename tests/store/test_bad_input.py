@@ -7,8 +7,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from promscale import server, wire
-from promscale.jaeger_messages import messages
+from promscale import jaeger_pb2 as messages
+from promscale import server
+from promscale import wire_pb2 as wire
 from promscale.otlp import MalformedRequest, read_exports
 from tests.store.otlp_messages import attributes, request, span
 from tests.store.whole_store import close_all, hours_ago
@@ -276,7 +277,7 @@ def test_a_message_over_the_size_limit_names_it(promscale, database):
     with pytest.raises(grpc.RpcError) as caught:
         promscale.export(bytes(server.MAX_REQUEST_BYTES + 1))
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert "it has 16,777,217 bytes; the limit is 16,777,216" in caught.value.details()
+    assert "the request has 16,777,217 bytes; the limit is 16,777,216" in caught.value.details()
     with pytest.raises(grpc.RpcError) as caught:
         promscale.export(bytes(server.MAX_RECEIVED_BYTES + 1))
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED

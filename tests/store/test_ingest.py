@@ -24,8 +24,9 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from promscale import encoders, metrics, server, wire
+from promscale import encoders, metrics, server
 from promscale import store as store_module
+from promscale import wire_pb2 as wire
 from promscale.server import TRACE_SERVICE
 from promscale.store import SchemaMismatch, Store, StoreUnavailable
 from tests.store.otlp_messages import request, span

@@ -10,7 +10,7 @@ from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from promscale import jaeger
-from promscale.jaeger_messages import messages
+from promscale import jaeger_pb2 as messages
 from tests.store.otlp_messages import add_service, attributes, child, request, span
 from tests.store.running import Promscale
 

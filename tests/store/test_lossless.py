@@ -9,7 +9,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, Instr
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
-from promscale.jaeger_messages import messages
+from promscale import jaeger_pb2 as messages
 
 # With NUL and all that JSON and SQL find hard; a lone surrogate is no valid protobuf string.
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
