@@ -140,7 +140,7 @@ def reset() -> int:
 def test(*arguments: str) -> int:
     environment.install("test")
     os.chdir(CHECKOUT)
-    os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", "--numprocesses=auto", "--maxprocesses=4", *arguments])
 
 
 def check(*arguments: str) -> int:
