@@ -1,5 +1,6 @@
 """What the documents say of the project's files is true."""
 
+import ast
 import json
 import re
 import tomllib
@@ -32,3 +33,23 @@ def test_the_dev_container_forwards_the_ports_of_the_links():
     container = json.loads((CHECKOUT / ".devcontainer" / "devcontainer.json").read_text())
     linked = re.findall(r"[<(]http://localhost:(\d+)", (CHECKOUT / "README.md").read_text())
     assert {int(port) for port in linked} <= set(container["forwardPorts"])
+
+
+def imported_packages(package: str) -> set[str]:
+    """The first part of the name of each module that the package's files import."""
+    nodes = [node for file in (CHECKOUT / package).glob("*.py") for node in ast.walk(ast.parse(file.read_text()))]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return {name.partition(".")[0] for name in names}
+
+
+def test_packages_import_no_more_than_the_architecture_says():
+    table = re.findall(
+        r"^\| (`.+) \| .+ \| (.*) \|$", (CHECKOUT / "docs" / "architecture.md").read_text(), re.MULTILINE
+    )
+    rows = [[re.findall(r"`(\w+)`", cell) for cell in row] for row in table]
+    packages = {package for row in rows for package in row[0]}
+    assert packages == {path.parent.name for path in CHECKOUT.glob("*/*.py")} - {"tests", "benchmarks"}
+    for names, allowed in rows:
+        for name in names:
+            assert imported_packages(name) & packages <= {name, *allowed}, name
