@@ -284,7 +284,7 @@ def test_a_hostile_name_is_only_a_value(hostile, ask, dashboard):
 
 
 def choices(grafana, dashboard: str, name: str, **variables: str) -> list[tuple]:
-    sql = interpolate(VARIABLES[dashboard, name]["query"], **ALL, **variables)
+    sql = interpolate(VARIABLES[dashboard, name]["query"], ALL["time_from"], ALL["time_to"], **variables)
     return grafana.execute(sql).fetchall()
 
 

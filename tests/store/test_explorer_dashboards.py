@@ -12,7 +12,7 @@ from html import unescape
 import psycopg
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 import queries
 from explorer import database as database_module
@@ -32,8 +32,7 @@ PANELS = [(dashboard, number, panel) for dashboard in DASHBOARDS for number, pan
 
 @pytest.fixture
 def client(dsn, promscale):
-    viewer = {name: value for name, value in conninfo_to_dict(dsn).items() if name != "password"}
-    return create_dashboards(make_conninfo(**viewer | {"user": "explorer"})).test_client()
+    return create_dashboards(make_conninfo(dsn, user="explorer")).test_client()
 
 
 @pytest.fixture
@@ -192,7 +191,7 @@ EVIL = 'a&b=c #"{start}{0} %41 <b>'
 def requests(promscale):
     """Nine requests of the last minutes with different durations, every third of which failed: their root spans, by the
     operation that was called last. The service of one of these operations has the same hostile name."""
-    roots: dict[str, list[Span]] = {"GET /": [], EVIL: []}
+    roots = {"GET /": [], EVIL: []}
     for number in range(9):
         start = time.time_ns() - (60 + number * 40) * 10**9
         times = {"start_time_unix_nano": start, "end_time_unix_nano": start + (number + 1) ** 3 * 10**6}
@@ -256,11 +255,12 @@ def points(figure: dict) -> list[tuple[str, float, str]]:
 
 
 def link_of(about: dict, row: int, step: int) -> str:
-    fields = dict(enumerate(about["values"][row])) if "values" in about else {}
+    values = about["values"][row] if "values" in about else []
+    fields = {f"{index}": text for index, text in enumerate(values)}
     if "step" in about:
         begin = about["begin"] + step * about["step"]
         fields |= {"start": f"{begin}", "end": f"{begin + about['step'] - 1}"}
-    path = re.sub(r"\{(\w+)\}", lambda name: fields[int(name[1]) if name[1].isdecimal() else name[1]], about["url"])
+    path = re.sub(r"\{(\w+)\}", lambda match: fields[match[1]], about["url"])
     return f"http://localhost:16686/{path}"
 
 
@@ -318,7 +318,7 @@ def test_trace_ids_in_a_table_link_to_their_pages(client, browser, requests, tit
 
 
 def test_points_of_a_line_link_to_the_traces_that_failed_then(client, browser, requests):
-    seen: dict[str, list[set[str]]] = {}
+    seen = {}
     for name, _, link in points(panel_of(client, "Error rate over time")):
         seen.setdefault(name, []).append(search(browser, link))
     for name, roots in (("lower", requests["GET /"]), (EVIL, requests[EVIL])):
@@ -340,7 +340,7 @@ def test_slices_link_to_their_traces(client, browser, requests):
 
 @pytest.mark.parametrize("title", ["Requests by duration, over time", "Requests by duration"])
 def test_bars_and_cells_link_to_as_many_traces_as_they_count(client, browser, requests, title):
-    seen: list[str] = []
+    seen = []
     for _, value, link in points(panel_of(client, title)):
         traces = search(browser, link)
         assert len(traces) == value
@@ -349,7 +349,7 @@ def test_bars_and_cells_link_to_as_many_traces_as_they_count(client, browser, re
 
 
 def test_points_of_a_rate_link_to_the_passwords_of_that_time(client, browser, requests):
-    seen: list[str] = []
+    seen = []
     for _, value, link in points(panel_of(client, "Requests per second, by minute")):
         traces = search(browser, link)
         assert len(traces) == round(60 * value)

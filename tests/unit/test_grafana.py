@@ -126,7 +126,7 @@ def test_plain_counts_can_be_drawn_as_a_series(texts):
 
 def test_a_service_has_one_colour():
     assert len(set(COLOURS)) == len(COLOURS)
-    colours: dict[str, set[str]] = {}
+    colours = {}
     for param in PANELS:
         [panel] = param.values
         for field, colour in overrides(panel, "color"):
