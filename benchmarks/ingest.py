@@ -1,7 +1,7 @@
-"""How fast spans are stored.
+"""Measures how fast spans are stored.
 
-python -m benchmarks.ingest                                           our own store, started for it
-python -m benchmarks.ingest --endpoint HOST:PORT --dsn DSN            any that takes OTLP/gRPC and has the view span
+python -m benchmarks.ingest                                     starts a PostgreSQL and a promscale, and measures them
+python -m benchmarks.ingest --endpoint HOST:PORT --dsn DSN      any running store with OTLP/gRPC and the view `span`
 """
 
 import argparse
@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from itertools import count
 
 import grpc
+import psutil
 import psycopg
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from benchmarks import store as stores
 from benchmarks.recording import Replay
@@ -28,12 +29,13 @@ EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 SENDERS = 4
 CEILING_CONNECTIONS = 2
 CEILING_SPANS = 300_000
-# A sender that is told that the store is full asks again after so many seconds.
-RETRY_SECONDS = 0.1
+RETRY_SECONDS = 0.1  # the pause of a sender after RESOURCE_EXHAUSTED (backpressure)
 
 
 @dataclass
 class Sent:
+    """What the senders have sent, and the response time of each export in seconds."""
+
     spans: int = 0
     bytes: int = 0
     retries: int = 0
@@ -41,8 +43,8 @@ class Sent:
     latencies: list[float] = field(default_factory=list)
 
 
-def now_and_again(seconds: float, interval: float) -> Iterator[int]:
-    """The time, in nanoseconds since 1970, for so many seconds, at most once in an interval of seconds."""
+def current_times(seconds: float, interval: float) -> Iterator[int]:
+    """The current time in nanoseconds since 1970, at most once per `interval` seconds, until `seconds` have passed."""
     began = time.monotonic()
     for turn in count():
         time.sleep(max(0.0, began + turn * interval - time.monotonic()))
@@ -52,55 +54,59 @@ def now_and_again(seconds: float, interval: float) -> Iterator[int]:
 
 
 def send(endpoint: str, spans: int, times: Iterator[int]) -> Sent:
-    """An export of that many spans for each of the times at which they are to have happened; waits for every answer."""
+    """Send an export of about `spans` spans that end at each of the `times`, from several threads."""
     sent = Sent()
-    lock, turn = threading.Lock(), threading.Lock()
+    lock, times_lock = threading.Lock(), threading.Lock()
     began = time.monotonic()
 
     def sender() -> None:
         replay = Replay(spans)
         with grpc.insecure_channel(endpoint, options=[("grpc.max_send_message_length", -1)]) as channel:
-            export = channel.unary_unary(EXPORT, response_deserializer=ExportTraceServiceResponse.FromString)
+            export: grpc.UnaryUnaryMultiCallable = channel.unary_unary(
+                EXPORT, response_deserializer=ExportTraceServiceResponse.FromString
+            )
             while True:
-                with turn:
-                    at = next(times, None)
-                if at is None:
+                with times_lock:
+                    end = next(times, None)
+                if end is None:
                     return
-                request = replay.request(at)
+                request = replay.request(end)
                 started = time.monotonic()
                 retries = export_until_stored(export, request)
-                took = time.monotonic() - started
+                latency = time.monotonic() - started
                 with lock:
                     sent.spans += replay.spans
                     sent.bytes += len(request)
                     sent.retries += retries
-                    sent.latencies.append(took)
+                    sent.latencies.append(latency)
 
     with ThreadPoolExecutor(SENDERS) as threads:
-        for ended in [threads.submit(sender) for _ in range(SENDERS)]:
-            ended.result()
+        for future in [threads.submit(sender) for _ in range(SENDERS)]:
+            future.result()
     sent.seconds = time.monotonic() - began
     return sent
 
 
-def export_until_stored(export, request: bytes) -> int:
-    """Returns how often the store asked to send again. Raises grpc.RpcError for any other failure."""
-    for retries in count():
+def export_until_stored(export: grpc.UnaryUnaryMultiCallable, request: bytes) -> int:
+    """The number of retries after RESOURCE_EXHAUSTED. Raises grpc.RpcError for any other failure."""
+    retries = 0
+    while True:
         try:
-            answer = export(request, timeout=60)
+            response = export(request, timeout=60)
         except grpc.RpcError as error:
             if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
                 raise
+            retries += 1
             time.sleep(RETRY_SECONDS)
         else:
-            if answer.partial_success.rejected_spans:
-                raise RuntimeError(answer.partial_success.error_message)
+            if response.partial_success.rejected_spans:
+                raise RuntimeError(response.partial_success.error_message)
             return retries
 
 
 def ceiling(dsn: str, spans: int) -> float:
-    """Spans a second when the same rows, encoded beforehand, are copied into the same tables of another database."""
-    scratch = make_conninfo(**conninfo_to_dict(dsn) | {"dbname": "copy_ceiling"})
+    """Spans per second when the same rows, encoded in advance, are copied into the same tables of another database."""
+    scratch = make_conninfo(dsn, dbname="copy_ceiling")
     name = sql.Identifier("copy_ceiling")
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(sql.SQL("create database {}").format(name))
@@ -114,14 +120,14 @@ def ceiling(dsn: str, spans: int) -> float:
             lock = threading.Lock()
 
             def writer() -> None:
-                with psycopg.connect(scratch, autocommit=True) as own:
+                with psycopg.connect(scratch, autocommit=True) as writer_connection:
                     while True:
                         with lock:
                             rows = next(waiting, None)
                         if rows is None:
                             return
-                        with own.transaction():
-                            copy_rows(own, [rows])
+                        with writer_connection.transaction():
+                            copy_rows(writer_connection, [rows])
 
             threads = [threading.Thread(target=writer) for _ in range(CEILING_CONNECTIONS)]
             began = time.monotonic()
@@ -134,83 +140,85 @@ def ceiling(dsn: str, spans: int) -> float:
             connection.execute(sql.SQL("drop database {} with (force)").format(name))
 
 
-class Peak(threading.Thread):
-    """The most memory that the store held while this ran."""
+class PeakMemory(threading.Thread):
+    """Samples the memory of a process; `stop` returns the maximum in bytes."""
 
-    def __init__(self, process) -> None:
+    def __init__(self, process: psutil.Process) -> None:
         super().__init__(daemon=True)
         self._process = process
-        self._done = threading.Event()
+        self._stopped = threading.Event()
         self.bytes = 0
 
     def run(self) -> None:
-        while not self._done.wait(0.5):
+        while not self._stopped.wait(0.5):
             self.bytes = max(self.bytes, stores.memory_bytes(self._process))
 
     def stop(self) -> int:
-        self._done.set()
+        self._stopped.set()
         self.join()
         return self.bytes
 
 
 def measure(target: stores.Target, spans: int, seconds: float, rate: float | None) -> dict[str, str]:
-    """One run, as rows of a table."""
+    """One run: the rows of the report."""
     with psycopg.connect(target.dsn, autocommit=True) as connection:
 
         def stored() -> tuple[int, int]:
-            return connection.execute("select count(*), pg_database_size(current_database()) from span").fetchone()
+            [(count, size)] = connection.execute("select count(*), pg_database_size(current_database()) from span")
+            return count, size
 
         processes = {"store": target.store, "database": target.database}
         spans_before, bytes_before = stored()
-        before = {name: stores.cpu_seconds(process) for name, process in processes.items() if process}
-        peak = Peak(target.store) if target.store else None
+        measured = {name: process for name, process in processes.items() if process}
+        cpu_before = {name: stores.cpu_seconds(process) for name, process in measured.items()}
+        peak = PeakMemory(target.store) if target.store else None
         if peak:
             peak.start()
         interval = Replay(spans).spans / rate if rate else 0
-        sent = send(target.endpoint, spans, now_and_again(seconds, interval))
-        used = {name: stores.cpu_seconds(processes[name]) - cpu for name, cpu in before.items()}
+        sent = send(target.endpoint, spans, current_times(seconds, interval))
+        cpu_used = {name: stores.cpu_seconds(process) - cpu_before[name] for name, process in measured.items()}
         memory = peak.stop() if peak else 0
         spans_after, bytes_after = stored()
     if spans_after - spans_before != sent.spans:
-        raise RuntimeError(f"{sent.spans} spans were acknowledged, and {spans_after - spans_before} are there")
+        raise RuntimeError(f"{sent.spans} spans were acknowledged, but {spans_after - spans_before} are stored")
     latencies = sorted(sent.latencies)
 
     def latency(percent: float) -> str:
         return f"{1000 * latencies[min(len(latencies) - 1, int(percent / 100 * len(latencies)))]:.0f} ms"
 
     row = {
-        "spans an export": f"{sent.spans / len(latencies):.0f}",
-        "spans": f"{sent.spans:,}, all there",
+        "spans per export": f"{sent.spans / len(latencies):.0f}",
+        "spans": f"{sent.spans:,}, all stored",
         "spans/s": f"{sent.spans / sent.seconds:,.0f}",
-        "acknowledged after p50, p95, p99": ", ".join(map(latency, (50, 95, 99))),
-        "asked to send again": str(sent.retries),
+        "response time p50, p95, p99": ", ".join(map(latency, (50, 95, 99))),
+        "retries (backpressure)": str(sent.retries),
     }
-    for name, cpu in used.items():
+    for name, cpu in cpu_used.items():
         row[f"CPU s/million spans, {name}"] = f"{cpu / sent.spans * 1e6:.1f}"
     if memory:
-        row["store's memory at most"] = f"{memory / 2**20:.0f} MB"
+        row["store's peak memory"] = f"{memory / 2**20:.0f} MB"
     on_disk, received = (bytes_after - bytes_before) / sent.spans, sent.bytes / sent.spans
-    row["bytes a span: OTLP, on disk"] = f"{received:.0f}, {on_disk:.0f} ({on_disk / received:.2f} times)"
+    row["bytes per span: OTLP, on disk"] = f"{received:.0f}, {on_disk:.0f} ({on_disk / received:.2f} times)"
     return row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--endpoint", help="host:port of OTLP/gRPC; needs --dsn")
-    parser.add_argument("--dsn", help="the database behind it")
+    parser.add_argument("--endpoint", help="host:port of OTLP/gRPC; requires --dsn")
+    parser.add_argument("--dsn", help="the store's database")
     parser.add_argument("--seconds", type=float, default=30)
-    parser.add_argument("--spans", type=int, default=8192, help="an export")
-    parser.add_argument("--rate", type=float, help="spans a second at most")
+    parser.add_argument("--spans", type=int, default=8192, help="spans per export")
+    parser.add_argument("--rate", type=float, help="maximum of spans per second")
     options = parser.parse_args()
     if bool(options.endpoint) != bool(options.dsn):
-        parser.error("--endpoint and --dsn go together")
-    given = options.endpoint and contextlib.nullcontext(stores.running(options.endpoint, options.dsn))
-    with given or stores.own() as target:
+        parser.error("--endpoint and --dsn must be given together")
+    running = options.endpoint and contextlib.nullcontext(stores.running(options.endpoint, options.dsn))
+    with running or stores.own() as target:
         row = measure(target, options.spans, options.seconds, options.rate)
         if not options.endpoint and not options.rate:
-            most = ceiling(target.dsn, options.spans)
-            share = float(row["spans/s"].replace(",", "")) / most
-            row["COPY of the same rows, ceiling"] = f"{most:,.0f} spans/s; reached {share:.0%}"
+            maximum = ceiling(target.dsn, options.spans)
+            share = float(row["spans/s"].replace(",", "")) / maximum
+            row["ceiling: COPY of the same rows"] = f"{maximum:,.0f} spans/s; reached {share:.0%}"
     for name, value in row.items():
         print(f"{name:36}{value}")
 

@@ -1,10 +1,10 @@
-"""How fast traces are read where there are many.
+"""Measures how fast traces are read from a store with many spans.
 
-    python -m benchmarks.query                                           our own store, started and filled for it
-    python -m benchmarks.query --endpoint HOST:PORT --dsn DSN            one that runs already, filled if it has too few
-    python -m benchmarks.query ... --jaeger http://HOST:PORT             and by the HTTP JSON of a Jaeger that reads from it
+    python -m benchmarks.query                                      starts a PostgreSQL and a promscale, and fills them
+    python -m benchmarks.query --endpoint HOST:PORT --dsn DSN       a running store, filled if it has too few spans
+    python -m benchmarks.query ... --jaeger http://HOST:PORT        also the HTTP API of a Jaeger that reads from it
 
-Everything is read five times; the median is shown. Times are milliseconds.
+Each result is the median of five times, in milliseconds.
 """
 
 import argparse
@@ -13,14 +13,17 @@ import statistics
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any, LiteralString
 from urllib.parse import urlencode
 from uuid import UUID
 
 import aiosql
 import grpc
 import psycopg
+from google.protobuf.message import Message
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 import queries
@@ -37,30 +40,34 @@ SERVICE, OPERATION = "lower", "GET /"
 
 
 def fill(target: stores.Target, spans: int) -> None:
-    """Spread that many spans evenly over the last hours, in time's order, if there are fewer."""
+    """Store this number of spans, evenly distributed over the last hours, if there are fewer."""
     with psycopg.connect(target.dsn, autocommit=True) as connection:
-        if connection.execute("select count(*) from span").fetchone()[0] >= spans:
+        if _one_value(connection, "select count(*) from span") >= spans:
             return
-        exports = -(-spans // Replay(EXPORT_SPANS).spans)
-        end, span = time.time_ns(), HOURS * 3600 * 10**9
-        print(f"Storing {spans:,} spans", flush=True)
-        send(target.endpoint, EXPORT_SPANS, (end - span + span * number // exports for number in range(exports)))
+    exports = -(-spans // Replay(EXPORT_SPANS).spans)
+    end, duration = time.time_ns(), HOURS * 3600 * 10**9
+    print(f"Storing {spans:,} spans", flush=True)
+    send(target.endpoint, EXPORT_SPANS, (end - duration + duration * number // exports for number in range(exports)))
 
 
 def settle(target: stores.Target) -> None:
-    """Wait until every minute is summarised and every partition closed that is to be."""
+    """Wait until promscale has summarised all minutes and closed all old partitions."""
     unfinished = """
-        select (select count(*) from _promscale.touched_minute)
-            + (select count(*) from _promscale.partition where closed_at is null and ends_at < now() - interval '31 minutes')
+        select
+            (select count(*) from _promscale.touched_minute)
+            + (
+                select count(*) from _promscale.partition
+                where closed_at is null and ends_at < now() - interval '31 minutes'
+            )
     """
     with psycopg.connect(target.dsn, autocommit=True) as connection:
-        while connection.execute(unfinished).fetchone()[0]:
+        while _one_value(connection, unfinished):
             time.sleep(1)
         connection.execute("vacuum analyze")
 
 
 def sizes(dsn: str) -> Iterator[tuple[str, int, float, float, float]]:
-    """Bytes a span in open and in closed partitions: rows, indexes, OTLP bytes."""
+    """Of open and closed partitions: state, number of spans, and bytes per span of rows, indexes and OTLP."""
     statement = """
         select
             case when closed_at is null then 'open' else 'closed' end, sum(spans),
@@ -74,68 +81,87 @@ def sizes(dsn: str) -> Iterator[tuple[str, int, float, float, float]]:
 
 
 def median_ms(read: Callable[[], object]) -> float:
-    took = []
+    seconds = []
     for _ in range(TIMES):
         began = time.perf_counter()
         read()
-        took.append(time.perf_counter() - began)
-    return statistics.median(took) * 1000
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds) * 1000
 
 
 def statements(dsn: str) -> Iterator[tuple[str, float, float]]:
-    """Of each statement in queries/: name, time for the last hour, time for all hours."""
-    found = aiosql.from_path(queries.FOLDER, "psycopg", kwargs_only=True)
+    """Of each statement in queries/: its name, and the time that it takes for the last hour and for all hours."""
+    executable = aiosql.from_path(queries.FOLDER, "psycopg", kwargs_only=True)
     with psycopg.connect(dsn, autocommit=True, prepare_threshold=None) as connection:
-        end = connection.execute("select max(start_time) from span").fetchone()[0]
+        end = _one_value(connection, "select max(start_time) from span")
+
+        def statement_ms(name: str, hours: int) -> float:
+            values = {"time_from": end - timedelta(hours=hours), "time_to": end}
+            values |= {"service": SERVICE, "operation": OPERATION, "step": "1 second"}
+            return median_ms(lambda: list(getattr(executable, name)(connection, **values)))
+
         for name in sorted(queries.statements()):
-            took = []
-            for hours in (1, HOURS):
-                values = {"time_from": end - timedelta(hours=hours), "time_to": end}
-                values |= {"service": SERVICE, "operation": OPERATION, "step": "1 second"}
-                took.append(median_ms(lambda: list(getattr(found, name)(connection, **values))))
-            yield name, *took
+            yield name, statement_ms(name, 1), statement_ms(name, HOURS)
 
 
-def _chosen(connection: psycopg.Connection) -> tuple[datetime, UUID, float]:
-    """When the last span starts; a trace of half an hour before; and of how many ms one in 10,000 spans is."""
-    end = connection.execute("select max(start_time) from span").fetchone()[0]
-    statement = "select trace_id from span where start_time < %s and is_root_span order by start_time desc limit 1"
-    trace_id = connection.execute(statement, [end - timedelta(minutes=30)]).fetchone()[0]
-    statement = "select percentile_cont(0.9999) within group (order by duration_ms) from span where start_time > %s"
-    return end, trace_id, connection.execute(statement, [end - timedelta(minutes=5)]).fetchone()[0]
+@dataclass
+class Examples:
+    """Stored data to search for."""
+
+    end: datetime  # the start of the last span
+    trace_id: UUID  # of a trace half an hour before
+    long_ms: float  # one in 10,000 spans takes longer
+
+    @classmethod
+    def read(cls, dsn: str) -> "Examples":
+        trace = "select trace_id from span where start_time < %s and is_root_span order by start_time desc limit 1"
+        percentile = (
+            "select percentile_cont(0.9999) within group (order by duration_ms) from span where start_time > %s"
+        )
+        with psycopg.connect(dsn) as connection:
+            end = _one_value(connection, "select max(start_time) from span")
+            return cls(
+                end=end,
+                trace_id=_one_value(connection, trace, end - timedelta(minutes=30)),
+                long_ms=_one_value(connection, percentile, end - timedelta(minutes=5)),
+            )
+
+
+def _one_value(connection: psycopg.Connection, statement: LiteralString, *parameters: object) -> Any:
+    [(value,)] = connection.execute(statement, parameters)
+    return value
 
 
 class Reader:
-    """Jaeger's calls."""
+    """Calls of Jaeger's storage protocol."""
 
-    def __init__(self, channel: grpc.Channel, dsn: str) -> None:
+    def __init__(self, channel: grpc.Channel, examples: Examples) -> None:
         self._channel = channel
-        with psycopg.connect(dsn) as connection:
-            self._end, trace_id, self._long_ms = _chosen(connection)
-            self._trace_id = trace_id.bytes
+        self._examples = examples
 
     def calls(self) -> Iterator[tuple[str, float]]:
-        yield "one trace", self._ms("GetTraces", messages.GetTracesRequest(query=[{"trace_id": self._trace_id}]))
-        searches = {
+        end, trace_id = self._examples.end, self._examples.trace_id.bytes
+        yield "one trace", self._ms("GetTraces", messages.GetTracesRequest(query=[{"trace_id": trace_id}]))
+        searches: dict[str, dict[str, Any]] = {
             "by service": {"service_name": SERVICE.encode()},
             "by operation": {"service_name": SERVICE.encode(), "operation_name": b"random_lower"},
             "by a frequent tag": {"attributes": [_tag("http.response.status_code", "200")]},
             "by a rare tag": {"attributes": [_tag("char", "Q")]},
-            "by a tag that none has": {"attributes": [_tag("char", "none")]},
+            "by a tag that no span has": {"attributes": [_tag("char", "none")]},
             "by service and tag": {"service_name": SERVICE.encode(), "attributes": [_tag("char", "q")]},
-            "by minimum duration": {"duration_min": _duration(self._long_ms)},
-            "by service without spans": {"service_name": b"nobody"},
+            "by minimum duration": {"duration_min": _duration(self._examples.long_ms)},
+            "by service without spans": {"service_name": b"unknown"},
         }
         requests = {
             name: messages.FindTracesRequest(
                 query=messages.TraceQueryParameters(
-                    start_time_min=_timestamp(self._end - timedelta(hours=1)),
-                    start_time_max=_timestamp(self._end),
+                    start_time_min=_timestamp(end - timedelta(hours=1)),
+                    start_time_max=_timestamp(end),
                     search_depth=20,
-                    **wanted,
+                    **fields,
                 )
             )
-            for name, wanted in searches.items()
+            for name, fields in searches.items()
         }
         for name, request in requests.items():
             yield f"20 traces of the last hour {name}", self._ms("FindTraces", request)
@@ -143,37 +169,36 @@ class Reader:
         yield "services", self._ms("GetServices", messages.GetServicesRequest())
         yield "operations", self._ms("GetOperations", messages.GetOperationsRequest(service=SERVICE.encode()))
         day = messages.GetDependenciesRequest(
-            start_time=_timestamp(self._end - timedelta(hours=HOURS)), end_time=_timestamp(self._end)
+            start_time=_timestamp(end - timedelta(hours=HOURS)), end_time=_timestamp(end)
         )
         yield f"dependencies of the last {HOURS} hours", self._ms("GetDependencies", day)
 
-    def _ms(self, method: str, request) -> float:
+    def _ms(self, method: str, request: Message) -> float:
         service = DEPENDENCY_READER if method == "GetDependencies" else TRACE_READER
-        call = self._channel.unary_stream(f"/{service}/{method}")
+        call: grpc.UnaryStreamMultiCallable = self._channel.unary_stream(f"/{service}/{method}")
         return median_ms(lambda: list(call(request.SerializeToString(), timeout=120)))
 
 
-def jaeger_reads(url: str, dsn: str) -> Iterator[tuple[str, float]]:
-    """What Jaeger's page asks for, as JSON."""
-    with psycopg.connect(dsn) as connection:
-        end, trace_id, long_ms = _chosen(connection)
-    hour = {"end": _micros(end), "start": _micros(end - timedelta(hours=1)), "limit": 20, "service": SERVICE}
-    asked: dict[str, tuple[str, dict[str, object]]] = {
-        "one trace": (f"traces/{trace_id.hex}", {}),
+def jaeger_reads(url: str, examples: Examples) -> Iterator[tuple[str, float]]:
+    """Requests of Jaeger's UI to Jaeger's HTTP API."""
+    begin, end = examples.end - timedelta(hours=1), examples.end
+    hour = {"end": _micros(end), "start": _micros(begin), "limit": 20, "service": SERVICE}
+    requests: dict[str, tuple[str, dict[str, object]]] = {
+        "one trace": (f"traces/{examples.trace_id.hex}", {}),
         "20 traces of the last hour by service": ("traces", hour),
         "by service and tag": ("traces", hour | {"tags": '{"char": "q"}'}),
-        "by service and minimum duration": ("traces", hour | {"minDuration": f"{long_ms}ms"}),
-        "by a tag that none has": ("traces", hour | {"tags": '{"char": "none"}'}),
-        "by a duration that none has": ("traces", hour | {"minDuration": "1h"}),
+        "by service and minimum duration": ("traces", hour | {"minDuration": f"{examples.long_ms}ms"}),
+        "by a tag that no span has": ("traces", hour | {"tags": '{"char": "none"}'}),
+        "by a duration that no span has": ("traces", hour | {"minDuration": "1h"}),
     }
-    for name, (path, parameters) in asked.items():
+    for name, (path, parameters) in requests.items():
         address = f"{url}/api/{path}?{urlencode(parameters)}"
         yield name, median_ms(partial(_get, address))
 
 
 def _get(address: str) -> None:
-    with urllib.request.urlopen(address, timeout=120) as answer:
-        answer.read()
+    with urllib.request.urlopen(address, timeout=120) as response:
+        response.read()
 
 
 def _tag(key: str, value: str) -> bytes:
@@ -184,42 +209,43 @@ def _micros(time: datetime) -> int:
     return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
-def _timestamp(time: datetime) -> object:
+def _timestamp(time: datetime) -> Any:
     return messages.Timestamp(seconds=int((time - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()))
 
 
-def _duration(milliseconds: float) -> object:
+def _duration(milliseconds: float) -> Any:
     seconds, rest = divmod(int(milliseconds * 1_000_000), 10**9)
     return messages.Duration(seconds=seconds, nanos=rest)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--endpoint", help="host:port of OTLP/gRPC and of Jaeger's protocol; needs --dsn")
-    parser.add_argument("--dsn", help="the database behind it")
-    parser.add_argument("--jaeger", help="the address of a Jaeger that reads from there")
+    parser.add_argument("--endpoint", help="host:port of OTLP/gRPC and Jaeger's protocol; requires --dsn")
+    parser.add_argument("--dsn", help="the store's database")
+    parser.add_argument("--jaeger", help="the URL of a Jaeger that reads from this store")
     parser.add_argument("--spans", type=int, default=24_000_000)
     options = parser.parse_args()
     if bool(options.endpoint) != bool(options.dsn) or (options.jaeger and not options.dsn):
-        parser.error("--endpoint and --dsn go together, and --jaeger with both")
-    given = options.endpoint and contextlib.nullcontext(stores.running(options.endpoint, options.dsn))
-    with given or stores.own() as target:
+        parser.error("--endpoint and --dsn must be given together, and --jaeger requires both")
+    running = options.endpoint and contextlib.nullcontext(stores.running(options.endpoint, options.dsn))
+    with running or stores.own() as target:
         fill(target, options.spans)
         settle(target)
-        print(f"{'partitions':<12}{'spans':>12}{'rows':>8}{'indexes':>9}{'OTLP':>6}  bytes a span")
+        print(f"{'partitions':<12}{'spans':>12}{'rows':>8}{'indexes':>9}{'OTLP':>6}  bytes per span")
         for state, spans, *parts in sizes(target.dsn):
-            print(f"{state:<12}{spans:>12,}{parts[0]:>8.0f}{parts[1]:>9.0f}{parts[2]:>6.0f}  {sum(parts):.0f} together")
+            print(f"{state:<12}{spans:>12,}{parts[0]:>8.0f}{parts[1]:>9.0f}{parts[2]:>6.0f}  {sum(parts):.0f} in total")
         print(f"{'statement':36}{'last hour':>12}{'24 h':>12}")
         for name, hour, day in statements(target.dsn):
             print(f"{name:36}{hour:12.0f}{day:12.0f}", flush=True)
+        examples = Examples.read(target.dsn)
         print("\nJaeger reads, gRPC")
         with grpc.insecure_channel(target.endpoint) as channel:
-            for name, took in Reader(channel, target.dsn).calls():
-                print(f"{name:48}{took:12.1f}", flush=True)
+            for name, milliseconds in Reader(channel, examples).calls():
+                print(f"{name:48}{milliseconds:12.1f}", flush=True)
         if options.jaeger:
             print("\nJaeger reads, HTTP JSON")
-            for name, took in jaeger_reads(options.jaeger, target.dsn):
-                print(f"{name:48}{took:12.1f}", flush=True)
+            for name, milliseconds in jaeger_reads(options.jaeger, examples):
+                print(f"{name:48}{milliseconds:12.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The demo's own traffic, recorded once, to be replayed with fresh ids and at other times.
+"""A recording of the demo's own traffic, and its replay with new ids and times.
 
-python -m benchmarks.recording postgresql://postgres@localhost:5999/postgres    record it anew, from a running demo
+`python -m benchmarks.recording postgresql://postgres@localhost:5999/postgres` replaces it by one of the running demo.
 """
 
 import sys
@@ -15,12 +15,13 @@ import zstandard
 FILE = Path(__file__).with_name("recording.otlp.zz")
 TRACES = 40
 
-# What varies in reality and would repeat here: clients' ports, and how long everything takes.
+# Values that vary in reality, and so must in the replay: client ports and durations.
 PORT_ATTRIBUTE = b"client.port"
 PORTS = 32_768, 61_000
-SLOWNESS = 0.7, 1.3
+DURATION_FACTORS = 0.7, 1.3
 
-# OTLP's field numbers on the way down to a span; and in it, of ids, times and attributes.
+# Field numbers of OTLP: from TracesData to a span, and in a span those of ids, times and attributes. Source:
+# https://github.com/open-telemetry/opentelemetry-proto, opentelemetry/proto/trace/v1/trace.proto
 _RESOURCE_SPANS, _SCOPE_SPANS, _SPANS = 1, 2, 2
 _TRACE_ID, _SPAN_ID, _PARENT_SPAN_ID, _START, _END, _ATTRIBUTES, _EVENTS = 1, 2, 4, 7, 8, 9, 11
 _KEY, _VALUE, _INT_VALUE = 1, 2, 3
@@ -28,12 +29,13 @@ _EVENT_TIME = 1
 
 
 class Replay:
-    """Export requests of about `spans` spans each, made of the recorded traces again and again.
+    """Export requests that repeat the recorded traces.
 
-    `spans` is the exact number of them then; `request` may be called from one thread at a time.
+    A request has at least `spans` spans; the attribute `spans` is the exact number. Two replays without a `seed` never
+    have the same ids. Not thread-safe.
     """
 
-    def __init__(self, spans: int) -> None:
+    def __init__(self, spans: int, seed: int | None = None) -> None:
         traces = _recorded()
         template = bytearray()
         places: dict[str, list[tuple[int, int]]] = {"trace_ids": [], "span_ids": [], "times": [], "ports": []}
@@ -53,28 +55,28 @@ class Replay:
         times = self._times.read(self._template).astype(numpy.int64)
         starts = numpy.full(self._traces, times.max())
         numpy.minimum.at(starts, self._times.traces, times)
-        self._offsets = times - starts[self._times.traces]  # of each time, from its trace's start
-        self._random = numpy.random.default_rng()
+        self._offsets = times - starts[self._times.traces]  # of each time from the start of its trace
+        self._random = numpy.random.default_rng(seed)
 
     def request(self, end_unix_nano: int) -> bytes:
-        """A serialized ExportTraceServiceRequest of new traces, the latest of which has just ended."""
+        """A serialized ExportTraceServiceRequest of new traces, the last of which ends at `end_unix_nano`."""
         data = self._template.copy()
         for ids in (self._trace_ids, self._span_ids):
-            # The same bits are flipped in all ids of a trace: new ids, and who is whose parent stays.
+            # Flipping the same bits in all ids of a trace makes new ids and keeps the parents.
             flips = self._random.integers(0, 256, (self._traces, ids.width), numpy.uint8)
             data[ids.bytes] ^= flips[ids.traces]
-        slowness = self._random.uniform(*SLOWNESS, self._traces)[self._times.traces]
-        offsets = (self._offsets * slowness).astype(numpy.int64) + self._random.integers(0, 1000, len(self._offsets))
+        factors = self._random.uniform(*DURATION_FACTORS, self._traces)[self._times.traces]
+        offsets = (self._offsets * factors).astype(numpy.int64) + self._random.integers(0, 1000, len(self._offsets))
         times = offsets + (end_unix_nano - int(offsets.max()))
         data[self._times.bytes] = times.astype("<u8").view(numpy.uint8).reshape(-1, 8)
         ports = self._random.integers(*PORTS, len(self._ports.traces))
-        # As varints, which have three bytes for all of these.
+        # A varint of three bytes, which all of these ports need.
         data[self._ports.bytes] = numpy.stack([ports & 127 | 128, ports >> 7 & 127 | 128, ports >> 14], axis=1)
         return data.tobytes()
 
 
 class _Fields:
-    """Fields of one width: where their bytes are, and to which trace each belongs."""
+    """The indexes of the bytes of fields with the same width, and the number of the trace of each field."""
 
     def __init__(self, places: list[tuple[int, int]], width: int) -> None:
         offsets, self.traces = numpy.array(places).T
@@ -92,7 +94,7 @@ def _recorded() -> list[bytes]:
 
 
 def _places(data: bytes) -> Iterator[tuple[str, int]]:
-    """Where ids and times are in serialized TracesData."""
+    """Kind and offset of each id, time and client port in serialized TracesData."""
     for span_start, span_end in _inside(data, [_RESOURCE_SPANS, _SCOPE_SPANS, _SPANS], 0, len(data)):
         for number, start, end in _fields(data, span_start, span_end):
             if number == _TRACE_ID:
@@ -108,7 +110,7 @@ def _places(data: bytes) -> Iterator[tuple[str, int]]:
 
 
 def _ports(data: bytes, start: int, end: int) -> Iterator[tuple[str, int]]:
-    """Where the value is, if this serialized attribute is a client's port."""
+    """The offset of the value, if this serialized attribute is a client port."""
     fields = {number: (field_start, field_end) for number, field_start, field_end in _fields(data, start, end)}
     if data[slice(*fields[_KEY])] == PORT_ATTRIBUTE:
         for number, value_start, value_end in _fields(data, *fields[_VALUE]):
@@ -117,6 +119,7 @@ def _ports(data: bytes, start: int, end: int) -> Iterator[tuple[str, int]]:
 
 
 def _inside(data: bytes, path: list[int], start: int, end: int) -> Iterator[tuple[int, int]]:
+    """(start, end) of each field that is reached by the field numbers of `path`."""
     if not path:
         yield start, end
         return
@@ -126,7 +129,10 @@ def _inside(data: bytes, path: list[int], start: int, end: int) -> Iterator[tupl
 
 
 def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """(number, start, end) of each field's content in a serialized message."""
+    """(number, start, end) of the content of each field in a serialized message.
+
+    Wire types: https://protobuf.dev/programming-guides/encoding/#structure
+    """
     while start < end:
         key, start = _varint(data, start)
         match key & 7:
@@ -155,7 +161,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def record(dsn: str) -> int:
-    """Write the latest whole traces of a running demo to FILE; returns how many bytes that are."""
+    """Write the most recent complete traces of a running demo to FILE; returns its size in bytes."""
     statement = """
         select trace_id, data from _promscale.traces_data
         where trace_id in (
@@ -169,7 +175,7 @@ def record(dsn: str) -> int:
     with psycopg.connect(dsn) as connection:
         for trace_id, data in connection.execute(statement, [TRACES]):
             traces[trace_id] = traces.get(trace_id, b"") + zstandard.decompress(data)
-    # As one message with a field a trace, for which TracesData's own field will do.
+    # One message with a field per trace, whose number does not matter.
     recording = b"".join(bytes([_RESOURCE_SPANS << 3 | 2]) + _length(len(data)) + data for data in traces.values())
     FILE.write_bytes(zlib.compress(recording, 9))
     return FILE.stat().st_size

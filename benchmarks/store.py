@@ -1,4 +1,4 @@
-"""A store to measure: one of our own, started for it, or one that runs already."""
+"""The store to measure: one that is started for the measurement, or one that is already running."""
 
 import contextlib
 import os
@@ -22,18 +22,17 @@ from local.postgres import Cluster, as_account
 
 @dataclass
 class Target:
-    """Where to send to and where to ask for metrics ("host:port"), the database behind it as its superuser, and the
-    processes of both: each as far as it is known here."""
+    """A store and its database."""
 
-    endpoint: str
-    web: str | None
-    dsn: str
-    store: psutil.Process | None
+    endpoint: str  # of gRPC, as "host:port"
+    web: str | None  # of metrics, as "host:port", if known
+    dsn: str  # of the database, for a superuser
+    store: psutil.Process | None  # if it runs on this machine
     database: psutil.Process | None
 
 
 def running(endpoint: str, dsn: str) -> Target:
-    """A store that runs already. Its processes are found by the ports they listen on."""
+    """A store that is already running. Its processes are those that listen on the ports."""
     with psycopg.connect(dsn) as connection:
         database_port = connection.info.port
     return Target(endpoint, None, dsn, _listening(int(endpoint.rpartition(":")[2])), _listening(database_port))
@@ -41,7 +40,7 @@ def running(endpoint: str, dsn: str) -> Target:
 
 @contextlib.contextmanager
 def own() -> Iterator[Target]:
-    """PostgreSQL as in the local stack, and promscale, with no data; gone afterwards."""
+    """A new PostgreSQL as in the local stack, and a promscale; both are deleted afterwards."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cluster = Cluster(folder / "postgres", _free_port())
@@ -59,26 +58,26 @@ def own() -> Iterator[Target]:
         deadline = time.monotonic() + 60
         while not _ready(f"http://{web}/readyz"):
             if time.monotonic() > deadline or store.poll() is not None:
-                raise RuntimeError("promscale did not become ready")
+                raise RuntimeError("promscale did not become ready within 60 s")
             time.sleep(0.1)
         yield Target(grpc, web, cluster.superuser_uri, psutil.Process(store.pid), psutil.Process(database.pid))
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """What a process and all below it have used so far, those that have ended included."""
+    """CPU time of a process and its descendants, including those that have ended."""
     total = 0.0
-    for each in [process, *process.children(recursive=True)]:
+    for member in [process, *process.children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
-            total += sum(each.cpu_times()[:4])
+            total += sum(member.cpu_times()[:4])
     return total
 
 
 def memory_bytes(process: psutil.Process) -> int:
-    """What a process and all below it hold now; what they share counts once, where the system can tell."""
+    """Memory of a process and its descendants: the proportional set size, or the resident set size outside of Linux."""
     total = 0
-    for each in [process, *process.children(recursive=True)]:
+    for member in [process, *process.children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
-            info = each.memory_full_info()
+            info = member.memory_full_info()
             total += getattr(info, "pss", info.rss)
     return total
 
@@ -95,13 +94,19 @@ def _start(stack: contextlib.ExitStack, command: list[str], stop_signal: int, **
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def _listening(port: int) -> psutil.Process | None:
     for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+        if (
+            connection.status == psutil.CONN_LISTEN
+            and connection.laddr
+            and connection.laddr.port == port
+            and connection.pid
+        ):
             return psutil.Process(connection.pid)
     return None
 

@@ -1,4 +1,4 @@
-"""One of the explorer's apps: `PORT=3000 python -m explorer dashboards`, `PORT=16686 python -m explorer traces`."""
+"""Run one of the explorer's apps: `PORT=3000 python -m explorer dashboards`, `PORT=16686 python -m explorer traces`."""
 
 import importlib
 import sys

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiosql
 import psycopg
@@ -14,16 +14,17 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from werkzeug.exceptions import ServiceUnavailable
 
 import queries
+from explorer.results import QueryResult
 from promscale.database import deadline
 
 STATEMENT_SECONDS = 10
 CONNECT_SECONDS = 3
-# A PostgreSQL that is stopped, or cut off, ends no statement by itself.
-PATIENCE_SECONDS = 3
+# How long after statement_timeout to wait for an answer: a PostgreSQL that is stopped or unreachable ends nothing.
+GRACE_SECONDS = 3
 CONNECTIONS = 6
-# Statements of anybody's at a time, so that the dashboards have the other connections.
-STATEMENTS = 2
-STATEMENT_WAIT_SECONDS = 3
+# Limit of users' own statements at a time, so that the dashboards have the other connections.
+USER_STATEMENTS = 2
+USER_STATEMENT_WAIT_SECONDS = 3
 MAX_RESULT_BYTES = 16 * 2**20
 
 _SETTINGS = {
@@ -31,19 +32,22 @@ _SETTINGS = {
     "default_transaction_read_only": "on",
     "statement_timeout": f"{STATEMENT_SECONDS}s",
 }
-_FOR_A_CURSOR = "declare page no scroll cursor for "
+_DECLARE_CURSOR = "declare page no scroll cursor for "
 _LEADING_COMMENTS = re.compile(r"(?:\s+|--[^\n]*|/\*.*?\*/)*", re.DOTALL)
 _FIRST_WORD = re.compile(r"\(|[a-z]+", re.IGNORECASE)
-_FOR_A_CURSOR_WORDS = ("select", "with", "values", "table", "(")
+_CURSOR_WORDS = ("select", "with", "values", "table", "(")
 _OTHER_WORDS = ("show", "explain")
-_NUMBERS = {"int2", "int4", "int8", "float4", "float8", "numeric", "oid"}
+_NUMBER_TYPES = {"int2", "int4", "int8", "float4", "float8", "numeric", "oid"}
 
 _STATEMENTS = aiosql.from_path(queries.FOLDER, "psycopg", kwargs_only=True)
 _queries = aiosql.from_path(Path(__file__).with_name("database.sql"), "psycopg")
 
 
 class RefusedStatement(Exception):
-    """PostgreSQL refuses or ends the statement: `message` says why, `position` where in it, from 0, if that is known."""
+    """PostgreSQL or this module refused or cancelled a statement.
+
+    `message` says why; `position` is the index of the error in the statement, if it is known.
+    """
 
     def __init__(self, message: str, position: int | None = None) -> None:
         super().__init__(message)
@@ -51,8 +55,8 @@ class RefusedStatement(Exception):
         self.position = position
 
 
-class Result(NamedTuple):
-    """The rows of a statement, each value as text or None, and which of the columns are of numbers."""
+class TextResult(NamedTuple):
+    """The result of a user's statement: each value as text or None, and which of the columns have numbers."""
 
     columns: list[str]
     numbers: list[bool]
@@ -60,22 +64,23 @@ class Result(NamedTuple):
 
 
 class Database:
-    """The database at `uri`, where its user is a member of prom_reader and no more.
+    """The database at `uri`, whose user must be a member of prom_reader and no more.
 
-    Every method raises ServiceUnavailable where PostgreSQL does not answer.
+    Every method raises ServiceUnavailable if PostgreSQL does not answer.
     """
 
     def __init__(self, uri: str) -> None:
-        where = conninfo_to_dict(uri)
-        self._address = f"{where.get('host', 'localhost')}:{where.get('port', 5432)}"
-        self._statements = threading.BoundedSemaphore(STATEMENTS)
+        address = conninfo_to_dict(uri)
+        self._address = f"{address.get('host', 'localhost')}:{address.get('port', 5432)}"
+        self._user_statements = threading.BoundedSemaphore(USER_STATEMENTS)
         self._pool = ConnectionPool(
             uri,
             kwargs={
                 "autocommit": True,
                 "connect_timeout": CONNECT_SECONDS,
                 "application_name": "explorer",
-                "prepare_threshold": None,  # a generic plan would serve one minute and 24 h alike
+                # No prepared statements: a generic plan would serve one minute and 24 h alike.
+                "prepare_threshold": None,
                 "options": " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items()),
             },
             check=_check,
@@ -86,71 +91,84 @@ class Database:
             open=True,
         )
 
-    def rows(self, statement: str, values: Mapping[str, object]) -> tuple[list[str], list[tuple]]:
-        """Columns and rows of a statement of queries/, by its name. Raises psycopg.Error."""
+    def query(self, statement: str, values: Mapping[str, object]) -> QueryResult:
+        """The result of the statement of queries/ with this name. Raises psycopg.Error."""
         with self._connection() as connection:
             cursor = connection.execute(getattr(_STATEMENTS, statement).sql, values)
-            return [column.name for column in cursor.description], cursor.fetchall()
+            return QueryResult([column.name for column in _columns(cursor)], cursor.fetchall())
 
-    def answer(self, text: str, max_rows: int) -> Result:
-        """At most so many rows of anybody's statement, which may only read. Raises RefusedStatement.
+    def names(self, statement: str, **values: str) -> list[str]:
+        """The result of a statement of queries/ that has one column of texts. Raises psycopg.Error."""
+        return [name for (name,) in self.query(statement, values).rows]
 
-        PostgreSQL's own parser decides what only reads: as a cursor, it takes but one query, without anything in it that
-        changes data. Only the statements that no cursor takes, show and explain, are known by their first word.
+    def run_user_statement(self, text: str, max_rows: int) -> TextResult:
+        """The first `max_rows` rows of a user's statement, which may only read. Raises RefusedStatement.
+
+        PostgreSQL's own parser decides what only reads: as a cursor it accepts one query, without subqueries that
+        change data. Only show and explain, which cannot be cursors, are recognised by their first word.
+        https://www.postgresql.org/docs/current/sql-declare.html
         """
-        begins = _LEADING_COMMENTS.match(text).end()
-        statement, words = text[begins:], _FIRST_WORD.match(text, begins)
-        word = words[0].lower() if words else ""
-        if word not in _FOR_A_CURSOR_WORDS + _OTHER_WORDS:
+        comments = _LEADING_COMMENTS.match(text)
+        begin = comments.end() if comments else 0
+        first_word = _FIRST_WORD.match(text, begin)
+        word = first_word[0].lower() if first_word else ""
+        if word not in _CURSOR_WORDS + _OTHER_WORDS:
             raise RefusedStatement(
-                "Only statements that read run here: select, with, values, table, show and explain.", begins
+                "Only statements that read can run here: select, with, values, table, show and explain.", begin
             )
-        prefix = _FOR_A_CURSOR if word in _FOR_A_CURSOR_WORDS else ""
-        if not self._statements.acquire(timeout=STATEMENT_WAIT_SECONDS):
-            raise ServiceUnavailable(f"{STATEMENTS} statements run already. Try again when one of them has ended.")
+        prefix = _DECLARE_CURSOR if word in _CURSOR_WORDS else ""
+        if not self._user_statements.acquire(timeout=USER_STATEMENT_WAIT_SECONDS):
+            raise ServiceUnavailable(f"{USER_STATEMENTS} statements are running already. Try again when one has ended.")
         try:
             with self._connection() as connection, connection.transaction():
                 _queries.begin_reading(connection, milliseconds=str(STATEMENT_SECONDS * 1000))
-                # Binary is what makes psycopg use the extended protocol, which takes one statement at a time.
-                cursor = connection.execute(prefix + statement, binary=True)
-                return _page(connection, max_rows) if prefix else _all(cursor, max_rows)
+                # binary=True makes psycopg use the extended query protocol, which accepts one statement at a time.
+                cursor = connection.execute(prefix + text[begin:], binary=True)
+                return _fetch_page(connection, max_rows) if prefix else _fetch_texts(cursor, max_rows)
         except psycopg.Error as error:
             position = error.diag.statement_position
-            raise RefusedStatement(
-                message(error), int(position) - 1 - len(prefix) + begins if position else None
-            ) from error
+            index = int(position) - 1 - len(prefix) + begin if position else None
+            raise RefusedStatement(message(error), index) from error
         finally:
-            self._statements.release()
+            self._user_statements.release()
 
     @contextmanager
     def _connection(self) -> Iterator[psycopg.Connection]:
         try:
-            with self._pool.connection() as connection, deadline(connection, STATEMENT_SECONDS + PATIENCE_SECONDS):
+            with self._pool.connection() as connection, deadline(connection, STATEMENT_SECONDS + GRACE_SECONDS):
                 yield connection
         except (PoolTimeout, TimeoutError):
             raise ServiceUnavailable(
-                f"PostgreSQL at {self._address} does not answer. ./run.sh status shows what runs."
+                f"PostgreSQL at {self._address} does not answer. ./run.sh status shows what is running."
             ) from None
 
 
 def message(error: psycopg.Error) -> str:
-    """What PostgreSQL says of it, in sentences."""
+    """PostgreSQL's error message, detail and hint, as sentences."""
     diagnosis = error.diag
     parts = (diagnosis.message_primary or str(error), diagnosis.message_detail, diagnosis.message_hint)
     return ". ".join(part.strip().removesuffix(".") for part in parts if part) + "."
 
 
-def _page(connection: psycopg.Connection, max_rows: int) -> Result:
-    columns = connection.execute(_queries.columns.sql).description
+def _columns(cursor: psycopg.Cursor[Any]) -> list[psycopg.Column]:
+    """The columns of a statement that returns rows."""
+    if cursor.description is None:
+        raise TypeError("the statement returns no rows")
+    return cursor.description
+
+
+def _fetch_page(connection: psycopg.Connection, max_rows: int) -> TextResult:
+    columns = _columns(connection.execute(_queries.columns.sql))
     rows = [row for (row,) in _queries.page(connection, max_rows=max_rows, max_bytes=MAX_RESULT_BYTES)]
-    return Result([column.name for column in columns], [column.type_display in _NUMBERS for column in columns], rows)
+    numbers = [column.type_display in _NUMBER_TYPES for column in columns]
+    return TextResult([column.name for column in columns], numbers, rows)
 
 
-def _all(cursor: psycopg.Cursor, max_rows: int) -> Result:
-    """Of show and explain, whose columns are texts."""
-    columns = cursor.description
-    rows = [list(map(str, row)) for row in cursor.fetchmany(max_rows)]
-    return Result([column.name for column in columns], [False] * len(columns), rows)
+def _fetch_texts(cursor: psycopg.Cursor[Any], max_rows: int) -> TextResult:
+    """The result of show or explain, whose columns are texts."""
+    columns = _columns(cursor)
+    rows: list[list[str | None]] = [[str(value) for value in row] for row in cursor.fetchmany(max_rows)]
+    return TextResult([column.name for column in columns], [False] * len(columns), rows)
 
 
 def _check(connection: psycopg.Connection) -> None:
@@ -159,6 +177,6 @@ def _check(connection: psycopg.Connection) -> None:
 
 
 def _reset(connection: psycopg.Connection) -> None:
-    """Undo whatever somebody's statement has set."""
+    """Undo all settings that a user's statement has changed."""
     with deadline(connection, CONNECT_SECONDS):
         connection.execute("discard all")

@@ -1,7 +1,8 @@
--- How a statement of anybody's is run: in a transaction of its own, as a cursor, whose rows come as text.
+-- How a user's statement runs: in a transaction of its own, as a cursor, whose rows are returned as texts.
 
 -- name: begin_reading(milliseconds)$
--- After the first query of a transaction, PostgreSQL does not let it become read-write any more.
+-- PostgreSQL does not let a transaction become read-write after its first query:
+-- https://www.postgresql.org/docs/current/sql-set-transaction.html
 select
     set_config('transaction_read_only', 'on', true),
     set_config('statement_timeout', :milliseconds, true);

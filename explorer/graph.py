@@ -1,68 +1,78 @@
-"""A directed graph laid out in layers, from top to bottom, ready to be drawn as SVG. No I/O."""
+"""A layered layout of a directed graph, from top to bottom, ready to be drawn as SVG. No I/O.
+
+The method of Sugiyama, Tagawa and Toda (1981): remove cycles, assign layers, order each layer, assign coordinates. Why
+no library does it: docs/architecture.md.
+"""
 
 import itertools
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from statistics import fmean
 from typing import NamedTuple
 
 NODE_WIDTH, NODE_HEIGHT = 168, 48
 GAP_X, GAP_Y = 28, 76
-_BEND_WIDTH = 40  # what a long edge takes of a layer that it passes through
+_BEND_WIDTH = 40  # of a long edge in each layer that it passes through
 _MARGIN = 36
 _SWEEPS = 12
 
+Node = Hashable
+Connection = tuple[Node, Node]  # from, to
+Point = tuple[float, float]
+
 
 class Layout(NamedTuple):
-    """Everything in pixels. An edge's `path` is an SVG path that ends at its target; `labels` are points on edges."""
+    """Everything is in pixels."""
 
     width: float
     height: float
-    nodes: dict[Hashable, tuple[float, float]]  # the centre
-    paths: dict[tuple[Hashable, Hashable], str]
-    labels: dict[tuple[Hashable, Hashable], tuple[float, float]]
+    nodes: dict[Node, Point]  # centres
+    paths: dict[Connection, str]  # SVG paths, which end at the target's border
+    labels: dict[Connection, Point]  # points on the edges
 
 
 class Edge(NamedTuple):
-    """An arrow for templates/graph.html, and the number of calls on it, which can lead somewhere."""
+    """An arrow with a number of calls, for templates/graph.html; without `url` it is not a link."""
 
-    source: Hashable
-    target: Hashable
+    source: Node
+    target: Node
     calls: int
     title: str
     url: str = ""
 
 
 class _Bend(NamedTuple):
-    """Where an edge passes through a layer."""
+    """The place where a long edge passes through a layer."""
 
-    edge: tuple[Hashable, Hashable]
+    edge: Connection
     layer: int
 
 
-def layout(nodes: Iterable[Hashable], edges: Iterable[tuple[Hashable, Hashable]]) -> Layout:
-    """Callers above callees as far as there are no cycles; edges must be between `nodes`."""
+_Neighbours = Mapping[Node, list[Node]]
+_Layers = list[list[Node]]  # nodes and bends
+
+
+def layout(nodes: Iterable[Node], edges: Iterable[Connection]) -> Layout:
+    """Callers are above callees except in cycles. The ends of all edges must be in `nodes`."""
     nodes, edges = list(dict.fromkeys(nodes)), list(dict.fromkeys(edges))
-    layer_of = _layers(nodes, _without_cycles(nodes, edges))
-    layers: list[list] = [[] for _ in range(max(layer_of.values(), default=-1) + 1)]
+    layer_of = _assign_layers(nodes, _without_cycles(nodes, edges))
+    layers: _Layers = [[] for _ in range(max(layer_of.values(), default=-1) + 1)]
     for node in nodes:
         layers[layer_of[node]].append(node)
-    chains = {}
+    chains: dict[Connection, list[Node]] = {}
     for edge in edges:
-        first, last = layer_of[edge[0]], layer_of[edge[1]]
-        step = 1 if first < last else -1
-        bends = [_Bend(edge, layer) for layer in range(first + step, last, step)]
+        bends = _bends(edge, layer_of)
+        chains[edge] = [edge[0], *bends, edge[1]]
         for bend in bends:
             layers[bend.layer].append(bend)
-        chains[edge] = [edge[0], *bends, edge[1]]
     neighbours = defaultdict(list)
     for chain in chains.values():
-        for one, other in itertools.pairwise(chain):
-            neighbours[one].append(other)
-            neighbours[other].append(one)
-    x = _side_by_side([_order_and_place(part, neighbours) for part in _parts(layers, neighbours)])
-    left = min((x[node] - _width(node) / 2 for node in x), default=0) - _MARGIN
-    right = max((x[node] + _width(node) / 2 for node in x), default=0) + _MARGIN
+        for node, other in itertools.pairwise(chain):
+            neighbours[node].append(other)
+            neighbours[other].append(node)
+    x = _side_by_side([_order_and_place(part, neighbours) for part in _components(layers, neighbours)])
+    left = min((center - _width(node) / 2 for node, center in x.items()), default=0) - _MARGIN
+    right = max((center + _width(node) / 2 for node, center in x.items()), default=0) + _MARGIN
     points = {
         node: (round(x[node] - left, 1), _MARGIN + NODE_HEIGHT / 2 + number * (NODE_HEIGHT + GAP_Y))
         for number, layer in enumerate(layers)
@@ -70,27 +80,28 @@ def layout(nodes: Iterable[Hashable], edges: Iterable[tuple[Hashable, Hashable]]
     }
     drawn = {edge: _draw([points[node] for node in chain]) for edge, chain in chains.items()}
     return Layout(
-        round(right - left, 1),
-        2 * _MARGIN + max(len(layers) * (NODE_HEIGHT + GAP_Y) - GAP_Y, 0),
-        {node: points[node] for node in nodes},
-        {edge: path for edge, (path, _) in drawn.items()},
-        {edge: label for edge, (_, label) in drawn.items()},
+        width=round(right - left, 1),
+        height=2 * _MARGIN + max(len(layers) * (NODE_HEIGHT + GAP_Y) - GAP_Y, 0),
+        nodes={node: points[node] for node in nodes},
+        paths={edge: path for edge, (path, _) in drawn.items()},
+        labels={edge: label for edge, (_, label) in drawn.items()},
     )
 
 
-def _without_cycles(nodes: list, edges: list[tuple]) -> list[tuple]:
-    """The edges but those that lead back to where a walk along the others came from."""
+def _without_cycles(nodes: list[Node], edges: list[Connection]) -> list[Connection]:
+    """The edges without the back edges of a depth-first search, which starts at nodes that nothing leads to."""
     targets = defaultdict(list)
     for source, target in edges:
         targets[source].append(target)
-    kept, seen = [], set()
+    kept: list[Connection] = []
+    seen: set[Node] = set()
     called = {target for source, target in edges if source != target}
     for start in sorted(nodes, key=lambda node: node in called):
         path, on_path = [(start, iter(targets[start]))] if start not in seen else [], {start}
         seen.add(start)
         while path:
-            node, rest = path[-1]
-            for target in rest:
+            node, remaining = path[-1]
+            for target in remaining:
                 if target in on_path:
                     continue
                 kept.append((node, target))
@@ -105,8 +116,8 @@ def _without_cycles(nodes: list, edges: list[tuple]) -> list[tuple]:
     return kept
 
 
-def _layers(nodes: list, edges: list[tuple]) -> dict[Hashable, int]:
-    """Each node below all that lead to it."""
+def _assign_layers(nodes: list[Node], edges: list[Connection]) -> dict[Node, int]:
+    """Longest-path layering: each node is below all nodes that lead to it. There must be no cycles."""
     targets, waiting = defaultdict(list), dict.fromkeys(nodes, 0)
     for source, target in edges:
         targets[source].append(target)
@@ -121,76 +132,86 @@ def _layers(nodes: list, edges: list[tuple]) -> dict[Hashable, int]:
     return layer
 
 
-def _parts(layers: list[list], neighbours: dict) -> list[list[list]]:
-    """The layers of each part of the graph that no edge ties to the others."""
-    parts, seen = [], set()
-    for start in (node for layer in layers for node in layer):
+def _bends(edge: Connection, layer_of: Mapping[Node, int]) -> list[_Bend]:
+    """A bend in each layer between source and target."""
+    first, last = (layer_of[node] for node in edge)
+    step = 1 if first < last else -1
+    return [_Bend(edge, layer) for layer in range(first + step, last, step)]
+
+
+def _components(layers: _Layers, neighbours: _Neighbours) -> list[_Layers]:
+    """The layers of each connected component."""
+    components: list[_Layers] = []
+    seen: set[Node] = set()
+    for start in itertools.chain.from_iterable(layers):
         if start not in seen:
-            part = {start: None}
+            component = {start}
             waiting = [start]
             for node in waiting:
-                new = dict.fromkeys(other for other in neighbours[node] if other not in part)
-                part |= new
+                new = dict.fromkeys(other for other in neighbours[node] if other not in component)
+                component.update(new)
                 waiting += new
-            seen |= part.keys()
-            parts.append([[node for node in layer if node in part] for layer in layers])
-    return parts
+            seen |= component
+            components.append([[node for node in layer if node in component] for layer in layers])
+    return components
 
 
-def _side_by_side(parts: list[dict[Hashable, float]]) -> dict[Hashable, float]:
-    x, end = {}, 0.0
-    for part in parts:
-        shift = end - min(x - _width(node) / 2 for node, x in part.items())
-        x |= {node: at + shift for node, at in part.items()}
-        end = max(x[node] + _width(node) / 2 for node in part) + GAP_X
+def _side_by_side(components: list[dict[Node, float]]) -> dict[Node, float]:
+    """The x coordinates of all components, each to the right of the one before."""
+    x: dict[Node, float] = {}
+    end = 0.0
+    for component in components:
+        shift = end - min(center - _width(node) / 2 for node, center in component.items())
+        x |= {node: center + shift for node, center in component.items()}
+        end = max(x[node] + _width(node) / 2 for node in component) + GAP_X
     return x
 
 
-def _order_and_place(layers: list[list], neighbours: dict) -> dict[Hashable, float]:
-    """Where each node's centre is: near its neighbours', without overlap. Sorts each layer from left to right."""
+def _order_and_place(layers: _Layers, neighbours: _Neighbours) -> dict[Node, float]:
+    """The x coordinate of each node: near its neighbours', without overlap (barycentre heuristic)."""
     x = {node: float(number * (NODE_WIDTH + GAP_X)) for layer in layers for number, node in enumerate(layer)}
     for sweep in range(_SWEEPS):
         for layer in layers if sweep % 2 == 0 else reversed(layers):
-            wanted = {node: fmean([x[other] for other in neighbours[node]] or [x[node]]) for node in layer}
-            layer.sort(key=wanted.get)
-            ends = []
-            for node in layer:
-                ends.append(max(wanted[node], ends[-1] + _distance(before, node) if ends else wanted[node]))
-                before = node
-            # Pushed to the right only so far: the layer as a whole goes back to the middle of what it wants.
-            back = fmean([end - wanted[node] for end, node in zip(ends, layer, strict=True)]) if layer else 0
-            x.update((node, end - back) for end, node in zip(ends, layer, strict=True))
+            if layer:
+                x.update(_place_layer(layer, x, neighbours))
     return x
 
 
-def _distance(one: Hashable, other: Hashable) -> float:
-    return (_width(one) + _width(other)) / 2 + GAP_X
+def _place_layer(layer: list[Node], x: Mapping[Node, float], neighbours: _Neighbours) -> dict[Node, float]:
+    wanted = {node: fmean([x[other] for other in neighbours[node]] or [x[node]]) for node in layer}
+    ordered = sorted(layer, key=lambda node: wanted[node])
+    placed = {ordered[0]: wanted[ordered[0]]}
+    for before, node in itertools.pairwise(ordered):
+        placed[node] = max(wanted[node], placed[before] + (_width(before) + _width(node)) / 2 + GAP_X)
+    # So far nodes were only moved to the right: move the layer back so that the mean displacement is zero.
+    back = fmean(placed[node] - wanted[node] for node in ordered)
+    return {node: center - back for node, center in placed.items()}
 
 
-def _width(node: Hashable) -> float:
+def _width(node: Node) -> float:
     return _BEND_WIDTH if isinstance(node, _Bend) else NODE_WIDTH
 
 
-def _draw(points: list[tuple[float, float]]) -> tuple[str, tuple[float, float]]:
+def _draw(points: list[Point]) -> tuple[str, Point]:
     """An SVG path from the border of the first node to that of the last, and the point for its label."""
     (x, y), (last_x, last_y) = points[0], points[-1]
     half_width, half_height = NODE_WIDTH / 2, NODE_HEIGHT / 2
     if len(points) == 2 and (x, y) == (last_x, last_y):
-        # A loop at the node's right side.
+        # A self-loop at the right side of the node.
         edge = x + half_width
         return f"M{edge:g},{y - 10:g} c34,-16 34,36 0,20", (edge + 14, y)
     if y == last_y:
-        # Neighbours of one layer, of which one leads back: below the nodes.
+        # Two nodes of one layer, which are part of a cycle: below the nodes.
         path = f"M{x:g},{y + half_height:g} C{x:g},{y + 70:g} {last_x:g},{y + 70:g} {last_x:g},{y + half_height:g}"
         return path, ((x + last_x) / 2, y + half_height + 34)
     down = 1 if last_y > y else -1
-    # What leads back up starts and ends beside the middle, so as not to lie on an edge that leads down.
-    aside = 0 if down == 1 else NODE_WIDTH / 4
-    points = [(x + aside, y + down * half_height), *points[1:-1], (last_x + aside, last_y - down * half_height)]
+    # An edge that leads up is shifted to the right, so that it does not cover the edge that leads down.
+    shift = 0 if down == 1 else NODE_WIDTH / 4
+    points = [(x + shift, y + down * half_height), *points[1:-1], (last_x + shift, last_y - down * half_height)]
     path = f"M{points[0][0]:g},{points[0][1]:g}"
     for (from_x, from_y), (to_x, to_y) in itertools.pairwise(points):
         middle = (from_y + to_y) / 2
         path += f" C{from_x:g},{middle:g} {to_x:g},{middle:g} {to_x:g},{to_y:g}"
-    # In the gap before the target, where edges from one source are apart already.
+    # The label is near the target, where the edges of one source are already apart.
     (from_x, from_y), (to_x, to_y) = points[-2:]
     return path, (round((from_x + 2 * to_x) / 3, 1), round((from_y + 2 * to_y) / 3 - down * 6, 1))

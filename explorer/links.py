@@ -1,51 +1,59 @@
-"""From a panel's figures to the traces behind them: paths on the pages of port 16686. No I/O."""
+"""Links from a panel's figures to the traces behind them: paths on the pages of port 16686. No I/O."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import quote
 
 from explorer.query import MAX_MICROS
 from queries import Link
 
-# A panel can have thousands of links, and a server takes no URL of any length. What would be longer is no link.
-LONGEST = 2_000
-_UNKNOWN = ("{start}", "{end}")
+# Servers limit the length of a URL, and a panel can have thousands of links: one that would be longer is left out.
+MAX_URL_LENGTH = 2_000
+_BROWSERS_TIMES = ("{start}", "{end}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-Times = tuple[datetime, datetime]  # from the first one until before the second one
+TimeRange = tuple[datetime, datetime]  # from the first time (included) to the second (excluded)
 
 
-def path(link: Link, row: Mapping[str, object], shown: Times) -> str:
-    """Where a row leads, of which all is known here; `shown` is the time of the rows that have none. "" is nowhere."""
-    times = (row["time"], row["time_end"]) if "time_end" in row else shown
-    found = link.path(lambda column: quoted(row[column]), *_range(times))
-    return found if len(found) <= LONGEST else ""
+def path(link: Link, row: Mapping[str, Any], time_range: TimeRange) -> str:
+    """The path of a row's link, or "" if it would be too long. Rows without times of their own have `time_range`."""
+    times = (row["time"], row["time_end"]) if "time_end" in row else time_range
+    return _limited(link.path(lambda column: url_text(row[column]), *_search_times(times)))
 
 
-def line_template(link: Link, row: Mapping[str, object]) -> str:
-    """Where the points of a line lead, whose names are those of `row`: the browser fills in {start} and {end}."""
-    found = link.path(lambda column: quoted(row[column]), *_UNKNOWN)
-    return found if len(found) <= LONGEST else ""
+def line_template(link: Link, row: Mapping[str, Any]) -> str:
+    """The link of all points of a line, whose names are in `row`: the browser fills in {start} and {end}."""
+    return _limited(link.path(lambda column: url_text(row[column]), *_BROWSERS_TIMES))
 
 
-def template(link: Link, columns: Sequence[str], shown: Times | None) -> str:
-    """Where all figures of a chart lead: the browser fills in `quoted` values, for {0} that of the first of `columns`.
+def template(link: Link, columns: Sequence[str], time_range: TimeRange | None) -> str:
+    """The link of all figures of a chart: for {0} the browser fills in the `url_text` of the first of `columns`, etc.
 
-    Without `shown`, each figure has times of its own, as those of a line.
+    Without `time_range`, the browser also fills in {start} and {end}.
     """
-    return link.path(lambda column: f"{{{columns.index(column)}}}", *(_range(shown) if shown else _UNKNOWN))
+    times = _search_times(time_range) if time_range else _BROWSERS_TIMES
+    return link.path(lambda column: f"{{{columns.index(column)}}}", *times)
 
 
-def quoted(value: object) -> str:
-    """For a URL. Numbers have plain decimals, for Go's durations have no exponents; six of a millisecond are enough."""
+def url_text(value: object) -> str:
+    """A value as it is written in a URL.
+
+    Numbers have no exponent, which Jaeger's durations cannot have (Go's time.ParseDuration), and six decimals at most.
+    """
     return quote(f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value), safe="")
 
 
 def micros(time: datetime) -> int:
+    """Microseconds since 1970."""
     return (time - _EPOCH) // timedelta(microseconds=1)
 
 
-def _range(times: Times) -> tuple[str, str]:
-    """As a search has it, which includes its end."""
+def _limited(path: str) -> str:
+    return path if len(path) <= MAX_URL_LENGTH else ""
+
+
+def _search_times(times: TimeRange) -> tuple[str, str]:
+    """Start and end of a search, which includes its end, within what a search accepts."""
     begin, end = (min(max(micros(time), 0), MAX_MICROS) for time in times)
     return str(begin), str(max(end - 1, begin))

@@ -1,8 +1,9 @@
-"""Reads traces as Jaeger does: by its remote storage protocol (package jaeger.storage.v2) from promscale."""
+"""A client of Jaeger's remote storage protocol (package jaeger.storage.v2): reads traces from promscale."""
 
 import os
 from collections.abc import Iterable
 from itertools import groupby
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import Message
@@ -16,19 +17,52 @@ from promscale import jaeger_pb2 as messages
 ADDRESS = os.environ.get("EXPLORER_STORE") or "localhost:9202"
 CONNECT_SECONDS = 3
 ANSWER_SECONDS = 15
-SECOND = 10**9
+SECOND = 10**9  # in nanoseconds
+
+
+class ServiceSummary(NamedTuple):
+    """The spans of one service in one trace."""
+
+    name: str
+    spans: int
+    errors: int
+
+
+class TraceSummary(NamedTuple):
+    """A trace in a list of search results. Times are nanoseconds since 1970, durations nanoseconds."""
+
+    id: str  # hex
+    service: str  # of the root span; "" as long as none is stored
+    operation: str
+    start: int
+    duration: int
+    spans: int
+    errors: int
+    orphans: int
+    services: list[ServiceSummary]
+
+
+class Dependency(NamedTuple):
+    """Calls from one service to another."""
+
+    caller: str
+    callee: str
+    calls: int
 
 
 class Store:
-    """A client of the store at `address`, host and port. Every method raises an HTTPException: BadRequest for what the
-    store says cannot be, ServiceUnavailable while it is away, GatewayTimeout when it takes too long.
+    """A client of the store at `address` ("host:port").
+
+    Every method raises an HTTPException if it fails: BadRequest for arguments that the store refuses,
+    ServiceUnavailable if the store cannot be reached or is overloaded, GatewayTimeout if it does not answer in time.
     """
 
     def __init__(self, address: str) -> None:
         self._address = address
         options = [
-            ("grpc.max_receive_message_length", -1),  # a message holds at least one span, and a span can be large
-            # So long a connection may take: https://grpc.github.io/grpc/core/md_doc_connection-backoff.html
+            ("grpc.max_receive_message_length", -1),  # one span can be larger than any limit
+            # The minimum backoff is also the timeout of a connection attempt:
+            # https://grpc.github.io/grpc/core/md_doc_connection-backoff.html
             ("grpc.min_reconnect_backoff_ms", CONNECT_SECONDS * 1000),
             ("grpc.max_reconnect_backoff_ms", 1000),
         ]
@@ -38,37 +72,41 @@ class Store:
         return list(self._call("GetServices", messages.GetServicesRequest())[0].services)
 
     def operations(self, service: str, span_kind: str = "") -> list[tuple[str, str]]:
-        """Names and span kinds of the service's operations, those of one kind if it is given."""
+        """Names and span kinds of the service's operations; only those of `span_kind` if it is given."""
         request = messages.GetOperationsRequest(service=service.encode(), span_kind=span_kind.encode())
-        return [(each.name, each.span_kind) for each in self._call("GetOperations", request)[0].operations]
+        [response] = self._call("GetOperations", request)
+        return [(operation.name, operation.span_kind) for operation in response.operations]
 
-    def summaries(self, query: Query) -> list[Message]:
-        """A TraceSummary of each trace that is found, the newest first."""
+    def summaries(self, query: Query) -> list[TraceSummary]:
+        """A summary of each trace that matches, the newest first."""
         request = messages.FindTraceSummariesRequest(query=_parameters(query))
-        return [each for part in self._call("FindTraceSummaries", request) for each in part.summaries]
+        responses = self._call("FindTraceSummaries", request)
+        summaries = [_summary(message) for response in responses for message in response.summaries]
+        return sorted(summaries, key=lambda summary: summary.start, reverse=True)
 
     def find(self, query: Query) -> dict[bytes, list[TracesData]]:
-        """The traces that are found, by id, the newest first."""
+        """The traces that match by their ids, the newest first."""
         return _by_trace(self._call("FindTraces", messages.FindTracesRequest(query=_parameters(query))))
 
     def traces(self, trace_ids: Iterable[bytes]) -> dict[bytes, list[TracesData]]:
-        """Those of the traces that there are, by id."""
+        """Those of the traces that are stored, by their ids."""
         query = [messages.GetTraceParams(trace_id=trace_id) for trace_id in trace_ids]
         return _by_trace(self._call("GetTraces", messages.GetTracesRequest(query=query)))
 
-    def dependencies(self, start: int, end: int) -> list[Message]:
-        """Calls between services from `start` to `end`, nanoseconds since 1970, as messages Dependency."""
+    def dependencies(self, start: int, end: int) -> list[Dependency]:
+        """Calls between services from `start` to `end`, nanoseconds since 1970."""
         request = messages.GetDependenciesRequest(start_time=_timestamp(start), end_time=_timestamp(end))
-        return list(self._call("GetDependencies", request)[0].dependencies)
+        [response] = self._call("GetDependencies", request)
+        return [Dependency(message.parent, message.child, message.call_count) for message in response.dependencies]
 
-    def _call(self, method: str, request: Message) -> list[Message]:
-        """All answers; to a client, one answer is a stream of one."""
+    def _call(self, method: str, request: Message) -> list[Any]:
+        """The response messages: a unary response is read as a stream of one message."""
         service = "DependencyReader" if method == "GetDependencies" else "TraceReader"
-        answer = TracesData if method in ("GetTraces", "FindTraces") else getattr(messages, f"{method}Response")
+        response = TracesData if method in ("GetTraces", "FindTraces") else getattr(messages, f"{method}Response")
         call = self._channel.unary_stream(
             f"/{messages.DESCRIPTOR.package}.{service}/{method}",
             request_serializer=type(request).SerializeToString,
-            response_deserializer=answer.FromString,
+            response_deserializer=response.FromString,
         )
         try:
             return list(call(request, timeout=ANSWER_SECONDS))
@@ -81,21 +119,39 @@ def _http_error(error: grpc.RpcError, address: str) -> HTTPException:
         case grpc.StatusCode.INVALID_ARGUMENT:
             return BadRequest(error.details())
         case grpc.StatusCode.UNAVAILABLE:
-            away = f"promscale at {address} is away: {error.details()}. ./run.sh status shows what runs."
-            return ServiceUnavailable(away)
+            return ServiceUnavailable(
+                f"promscale at {address} cannot be reached: {error.details()}. ./run.sh status shows what is running."
+            )
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return ServiceUnavailable(f"promscale at {address} is busy: {error.details()}")
+            return ServiceUnavailable(f"promscale at {address} is overloaded: {error.details()}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return GatewayTimeout(
-                f"promscale at {address} did not answer within {ANSWER_SECONDS} s. ./run.sh status shows whether it"
-                " runs; if it does, ask for a shorter range."
+                f"promscale at {address} did not answer within {ANSWER_SECONDS} s. ./run.sh status shows whether it is"
+                " running; if it is, choose a shorter time range."
             )
         case _:
             raise error
 
 
+def _summary(message: Any) -> TraceSummary:
+    start = message.min_start_time_unix_nano
+    return TraceSummary(
+        id=message.trace_id.hex(),
+        service=message.root_service_name,
+        operation=message.root_operation_name,
+        start=start,
+        duration=max(message.max_end_time_unix_nano - start, 0),
+        spans=message.span_count,
+        errors=message.error_span_count,
+        orphans=message.orphan_span_count,
+        services=[
+            ServiceSummary(service.name, service.span_count, service.error_span_count) for service in message.services
+        ],
+    )
+
+
 def _by_trace(chunks: Iterable[TracesData]) -> dict[bytes, list[TracesData]]:
-    # A chunk holds spans of one trace, and chunks of a trace follow each other.
+    """The protocol guarantees that a chunk has spans of one trace only, and that a trace's chunks are consecutive."""
     return {trace_id: list(group) for trace_id, group in groupby(chunks, _trace_id)}
 
 
@@ -103,7 +159,7 @@ def _trace_id(chunk: TracesData) -> bytes:
     return chunk.resource_spans[0].scope_spans[0].spans[0].trace_id
 
 
-def _parameters(query: Query) -> Message:
+def _parameters(query: Query) -> Any:
     attributes = (KeyValue(key=key, value=AnyValue(string_value=value)) for key, value in query.tags.items())
     return messages.TraceQueryParameters(
         service_name=query.service.encode(),
@@ -117,12 +173,12 @@ def _parameters(query: Query) -> Message:
     )
 
 
-def _timestamp(nanos: int) -> Message:
+def _timestamp(nanos: int) -> Any:
     seconds, rest = divmod(nanos, SECOND)
     return messages.Timestamp(seconds=seconds, nanos=rest)
 
 
-def _duration(nanos: int | None) -> Message | None:
+def _duration(nanos: int | None) -> Any:
     if nanos is None:
         return None
     seconds, rest = divmod(nanos, SECOND)

@@ -1,7 +1,7 @@
-"""From the OTLP spans of one trace to what its page shows: their tree, self times and the critical path. No I/O.
+"""From the OTLP spans of one trace to what its page shows: the tree, self times and the critical path. No I/O.
 
-Times are nanoseconds, as spans have them: clocks that disagree are left alone. A span that ends before it starts is
-taken to last no time.
+Times are nanoseconds as the spans have them: there is no clock-skew adjustment. A span that ends before it starts has
+a duration of zero.
 """
 
 from collections import defaultdict
@@ -17,14 +17,14 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from promscale.otlp import UNKNOWN_SERVICE
 
 _ERROR = trace_pb2.Status.STATUS_CODE_ERROR
-_CALLEES = (trace_pb2.Span.SPAN_KIND_SERVER, trace_pb2.Span.SPAN_KIND_CONSUMER)
+_CALLEE_KINDS = (trace_pb2.Span.SPAN_KIND_SERVER, trace_pb2.Span.SPAN_KIND_CONSUMER)
 
-Interval = tuple[int, int]
+Interval = tuple[int, int]  # start, end
 
 
 @dataclass(frozen=True, eq=False)
 class Process:
-    """Where spans came from: one resource and one scope."""
+    """The origin of spans, as in Jaeger's data model: a resource and an instrumentation scope."""
 
     service: str
     resource: Resource
@@ -33,7 +33,7 @@ class Process:
 
 @dataclass(eq=False, slots=True)
 class Span:
-    """One span in its trace's tree. `critical` are the parts of its time that the whole trace waited for it."""
+    """A span in the tree of its trace. `critical` are its intervals on the trace's critical path."""
 
     otlp: trace_pb2.Span
     process: Process
@@ -50,48 +50,48 @@ class Span:
 
     @property
     def is_orphan(self) -> bool:
-        """It names a parent, and has none here."""
+        """The span names a parent, which the trace does not contain."""
         return bool(self.otlp.parent_span_id) and self.parent is None
 
     @property
     def own(self) -> list[Interval]:
-        """The parts of its time in which none of its children ran: its self time."""
-        parts, since = [], self.start
-        for child in self.children:  # by their start
+        """The span's self time: the intervals in which none of its children ran."""
+        intervals, since = [], self.start
+        for child in self.children:  # sorted by their start
             if child.start > since:
-                parts.append((since, min(child.start, self.end)))
+                intervals.append((since, min(child.start, self.end)))
             since = max(since, child.end)
             if since >= self.end:
-                return parts
+                return intervals
         if self.end > since:
-            parts.append((since, self.end))
-        return parts
+            intervals.append((since, self.end))
+        return intervals
 
 
 class Trace:
-    """The spans of one trace in the order of a waterfall: each after its parent, siblings by their start."""
+    """The spans of one trace in the order of a waterfall: depth first, siblings by their start."""
 
     def __init__(self, chunks: Iterable[TracesData]) -> None:
         spans = sorted(_spans(chunks), key=lambda span: (span.start, -span.end, span.otlp.span_id))
-        self.roots = _grow(spans)
-        self.spans = _in_order(self.roots)
+        self.roots = _link_parents(spans)
+        self.spans = _depth_first(self.roots)
         self.start = min((span.start for span in spans), default=0)
         self.end = max((span.end for span in spans), default=0)
         _find_critical_path(self.roots, self.start, self.end)
 
     @property
     def depth(self) -> int:
-        """How many spans lie one in the other at the most."""
+        """The number of levels of the tree."""
         return max((span.depth for span in self.spans), default=-1) + 1
 
     @property
     def processes(self) -> list[Process]:
-        """In the order of their first span."""
+        """In the order of their first spans."""
         return list(dict.fromkeys(span.process for span in self.spans))
 
     @cached_property
     def services(self) -> dict[str, int]:
-        """How many spans each service has, in the order of their first."""
+        """The number of spans of each service, in the order of their first spans."""
         counts: dict[str, int] = defaultdict(int)
         for span in self.spans:
             counts[span.process.service] += 1
@@ -119,68 +119,77 @@ def _spans(chunks: Iterable[TracesData]) -> Iterable[Span]:
                     yield Span(span, process, start, max(start, span.end_time_unix_nano))
 
 
-def _grow(spans: list[Span]) -> list[Span]:
-    """Tie children, in the given order, to their parents; the roots.
+def _link_parents(spans: list[Span]) -> list[Span]:
+    """Set the parent and the children of each span, and return the roots.
 
-    A span without a parent here is a root, and so is the first span of a ring of parents.
+    Roots are the spans whose parent is missing, and the first span of each cycle of parents.
     """
     callees, others = _first_by_id(spans, of_callees=True), _first_by_id(spans, of_callees=False)
     for span in spans:
         span.parent = _parent(span, callees, others)
-    reached: set[Span] = set()
-    for span in spans:
-        path: dict[Span, None] = {}
-        while span is not None and span not in reached and span not in path:
-            path[span] = None
-            span = span.parent
-        if span in path:
-            ring = list(path)[list(path).index(span) :]
-            min(ring, key=lambda each: each.start).parent = None
-        reached.update(path)
+    _break_cycles(spans)
     for span in spans:
         if span.parent is not None:
             span.parent.children.append(span)
     return [span for span in spans if span.parent is None]
 
 
+def _break_cycles(spans: list[Span]) -> None:
+    seen: set[Span] = set()
+    for span in spans:
+        path: dict[Span, None] = {}
+        ancestor: Span | None = span
+        while ancestor is not None and ancestor not in seen and ancestor not in path:
+            path[ancestor] = None
+            ancestor = ancestor.parent
+        if ancestor in path:
+            cycle = list(path)[list(path).index(ancestor) :]
+            min(cycle, key=lambda member: member.start).parent = None
+        seen.update(path)
+
+
 def _first_by_id(spans: list[Span], of_callees: bool) -> dict[bytes, Span]:
-    return {span.otlp.span_id: span for span in reversed(spans) if (span.otlp.kind in _CALLEES) == of_callees}
+    return {span.otlp.span_id: span for span in reversed(spans) if (span.otlp.kind in _CALLEE_KINDS) == of_callees}
 
 
 def _parent(span: Span, callees: dict[bytes, Span], others: dict[bytes, Span]) -> Span | None:
-    """Spans may share an id, as a call's two sides do in Zipkin: then the callee is the caller's child, and what it
-    did is its own, not the caller's.
+    """The span's parent in the trace.
+
+    In Zipkin's model, the client and the server span of a call can share one id. Then the server span is the child of
+    the client span, and spans that name this id as their parent are children of the server span.
     """
-    if span.otlp.kind in _CALLEES and (caller := others.get(span.otlp.span_id)):
+    if span.otlp.kind in _CALLEE_KINDS and (caller := others.get(span.otlp.span_id)):
         return caller
     parents = (by_id.get(span.otlp.parent_span_id) for by_id in (callees, others))
     return next((parent for parent in parents if parent not in (None, span)), None)
 
 
-def _in_order(roots: list[Span]) -> list[Span]:
-    ordered, waiting = [], roots[::-1]
-    while waiting:
-        span = waiting.pop()
+def _depth_first(roots: list[Span]) -> list[Span]:
+    ordered, stack = [], roots[::-1]
+    while stack:
+        span = stack.pop()
         span.depth = span.parent.depth + 1 if span.parent else 0
         ordered.append(span)
-        waiting += reversed(span.children)
+        stack += reversed(span.children)
     return ordered
 
 
 def _find_critical_path(roots: list[Span], start: int, end: int) -> None:
-    """Walk back from the end: a span waits for its child that ends last, before that for the one that had ended last
-    when this one started, and so on; between them it is itself what is waited for.
+    """Set `critical` of all spans: the intervals whose shortening would have shortened the trace.
+
+    Walks back from the trace's end. A span waits for the child that ends last; before that child's start, for the child
+    that ended last by then, and so on. Between these children, the span itself is on the critical path.
     """
-    # Each entry: whose children, and the time that they are looked at. The roots are children of the trace.
-    waiting: list[tuple[Span | None, list[Span], int, int]] = [(None, roots, start, end)]
-    while waiting:
-        span, children, since, until = waiting.pop()
+    # A span, its children, and the interval in which they are looked at; None stands for the parent of the roots.
+    stack: list[tuple[Span | None, list[Span], int, int]] = [(None, roots, start, end)]
+    while stack:
+        span, children, since, until = stack.pop()
         for child in sorted(children, key=lambda child: child.end, reverse=True):
             child_start, child_end = max(child.start, since), min(child.end, end if span is None else span.end)
             if child_start < child_end <= until:
                 if span and child_end < until:
                     span.critical.append((child_end, until))
-                waiting.append((child, child.children, child_start, child_end))
+                stack.append((child, child.children, child_start, child_end))
                 until = child_start
         if span and since < until:
             span.critical.append((since, until))

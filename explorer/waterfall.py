@@ -1,10 +1,11 @@
-"""What the browser needs to draw a trace and to show each of its spans, as plain JSON. No I/O.
+"""What the browser needs to draw a trace and to show the details of each span, as JSON. No I/O.
 
-Everything is untrusted text: it is cut to what a person may want to read; the rest is in Jaeger's API.
+Texts of spans can have any length, so each is cut to what a person may want to read; Jaeger's API has all of them.
 """
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import orjson
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
@@ -12,44 +13,52 @@ from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from explorer.trace import Interval, Process, Span, Trace
 from promscale.otlp import SPAN_KINDS, STATUS_CODES, plain
 
-# How many characters all values of a page may have together; how many a value has at the least, and at the most.
+# Limits in characters: of all values of a page together, and of one value at least and at most.
 PAGE_CHARACTERS = 20_000_000
 MIN_CHARACTERS, MAX_CHARACTERS = 100, 10_000
 MAX_NAME = 500
-MAX_ITEMS = 200  # attributes, events, links of one span
+MAX_ITEMS = 200  # attributes, events or links of one span
+
+Json = dict[str, Any]
 
 
 def waterfall(trace: Trace, colours: dict[str, int]) -> bytes:
-    """JSON; times are nanoseconds since the trace's start, intervals are flat: from, to, from, to, ..."""
+    """JSON. Times are nanoseconds since the trace's start; intervals are flat: start, end, start, end, ..."""
     numbers = {process: number for number, process in enumerate(trace.processes)}
-    longest = max(MIN_CHARACTERS, min(MAX_CHARACTERS, PAGE_CHARACTERS // (1 + _count_values(trace.spans))))
+    limit = max(MIN_CHARACTERS, min(MAX_CHARACTERS, PAGE_CHARACTERS // (1 + _count_values(trace.spans))))
     page = {
         "duration": trace.end - trace.start,
-        "processes": [_process(process, colours, longest) for process in numbers],
-        "spans": [_span(span, trace.start, numbers[span.process], longest) for span in trace.spans],
+        "processes": [_process(process, colours, limit) for process in numbers],
+        "spans": [_span(span, trace.start, numbers[span.process], limit) for span in trace.spans],
     }
     return orjson.dumps(page)
 
 
-def cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+def cut(text: str, limit: int) -> str:
+    """At most `limit` characters of the text, the last of them an ellipsis if there are more."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _count_values(spans: Iterable[Span]) -> int:
-    return sum(len(part.attributes) for span in spans for part in (span.otlp, *span.otlp.events, *span.otlp.links))
+    return sum(
+        len(span.otlp.attributes)
+        + sum(len(event.attributes) for event in span.otlp.events)
+        + sum(len(link.attributes) for link in span.otlp.links)
+        for span in spans
+    )
 
 
-def _process(process: Process, colours: dict[str, int], longest: int) -> dict:
+def _process(process: Process, colours: dict[str, int], limit: int) -> Json:
     return {
         "service": cut(process.service, MAX_NAME),
         "colour": colours[process.service],
-        "resource": _attributes(process.resource.attributes, longest),
+        "resource": _attributes(process.resource.attributes, limit),
         "scope": " ".join(filter(None, (cut(process.scope.name, MAX_NAME), cut(process.scope.version, MAX_NAME)))),
-        "scopeAttributes": _attributes(process.scope.attributes, longest),
+        "scopeAttributes": _attributes(process.scope.attributes, limit),
     }
 
 
-def _span(span: Span, start: int, process: int, longest: int) -> dict:
+def _span(span: Span, start: int, process: int, limit: int) -> Json:
     otlp = span.otlp
     return {
         "id": otlp.span_id.hex(),
@@ -63,15 +72,16 @@ def _span(span: Span, start: int, process: int, longest: int) -> dict:
         "own": _flat(span.own, start),
         "critical": _flat(sorted(span.critical), start),
         "failed": span.failed,
+        # Numbers that OTLP does not define are left out.
         "kind": SPAN_KINDS[otlp.kind] if 0 < otlp.kind < len(SPAN_KINDS) else "",
         "status": STATUS_CODES[otlp.status.code] if 0 < otlp.status.code < len(STATUS_CODES) else "",
-        "message": _shown(otlp.status.message, longest),
-        "attributes": _attributes(otlp.attributes, longest),
+        "message": _value(otlp.status.message, limit),
+        "attributes": _attributes(otlp.attributes, limit),
         "events": [
             {
                 "name": cut(event.name, MAX_NAME),
                 "time": event.time_unix_nano - start,
-                "attributes": _attributes(event.attributes, longest),
+                "attributes": _attributes(event.attributes, limit),
             }
             for event in otlp.events[:MAX_ITEMS]
         ],
@@ -79,11 +89,11 @@ def _span(span: Span, start: int, process: int, longest: int) -> dict:
             {
                 "trace": link.trace_id.hex(),
                 "span": link.span_id.hex(),
-                "attributes": _attributes(link.attributes, longest),
+                "attributes": _attributes(link.attributes, limit),
             }
             for link in otlp.links[:MAX_ITEMS]
         ],
-        "left": [max(len(items) - MAX_ITEMS, 0) for items in (otlp.attributes, otlp.events, otlp.links)],
+        "omitted": [max(len(items) - MAX_ITEMS, 0) for items in (otlp.attributes, otlp.events, otlp.links)],
     }
 
 
@@ -91,11 +101,11 @@ def _flat(intervals: Iterable[Interval], start: int) -> list[int]:
     return [time - start for interval in intervals for time in interval]
 
 
-def _attributes(items: Sequence[KeyValue], longest: int) -> list[list]:
-    """[key, value as text, how many characters it has in all]"""
-    return [[cut(item.key, MAX_NAME), *_shown(plain(item.value), longest)] for item in items[:MAX_ITEMS]]
+def _attributes(items: Sequence[KeyValue], limit: int) -> list[tuple[str, str, int]]:
+    """Key, value as text, and the length of the uncut value in characters."""
+    return [(cut(item.key, MAX_NAME), *_value(plain(item.value), limit)) for item in items[:MAX_ITEMS]]
 
 
-def _shown(value: object, longest: int) -> tuple[str, int]:
+def _value(value: object, limit: int) -> tuple[str, int]:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text[:longest], len(text)
+    return text[:limit], len(text)

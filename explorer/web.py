@@ -1,6 +1,8 @@
-"""What the explorer's apps share: what browsers may do with pages, pages for errors, numbers and times for people."""
+"""What both of the explorer's apps share: security headers, error pages, and the notation of numbers and times."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlencode
 
 from flask import Flask, Response, abort, render_template, request
 from werkzeug.exceptions import HTTPException
@@ -8,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 from queries import COLOURS
 from serving import beside
 
-# Nothing is loaded from elsewhere, nothing inline is run, and no other page can frame this one.
+# Nothing is loaded from other hosts, no inline script runs, and no other site can embed a page.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src {styles}; img-src 'self' data:;"
     " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -25,46 +27,49 @@ _DAY_SECONDS = 86_400
 
 
 def create_app(name: str, styles: str = "'self'") -> Flask:
-    """A Flask app with templates/ and static/, which takes forms from its own pages only; its errors are pages that say
-    what is wrong.
+    """A Flask app with templates/ and static/ that accepts forms from its own pages only and has HTML error pages.
 
-    `styles`: what may be a style, as style-src of the Content-Security-Policy.
+    `styles` is the style-src of the Content-Security-Policy.
     """
     app = Flask(name)
     policy = _POLICY.format(styles=styles)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.add_template_filter(duration)
     app.add_template_filter(iso_time)
+    app.add_template_filter(number)
     app.add_template_global(beside)
 
     @app.get("/healthz")
-    def healthz():
+    def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.get("/services.css")
     def services_css() -> Response:
-        """The colours of services as classes: s0 for the first of `COLOURS`, and so on."""
+        """The colours of services as CSS classes: s0 has the first of `COLOURS`, and so on."""
         return Response(_SERVICES_CSS, mimetype="text/css", headers={"Cache-Control": f"max-age={_DAY_SECONDS}"})
 
     @app.before_request
-    def only_from_here() -> None:
-        """A page elsewhere can send its visitor's browser here, but that then says where it comes from."""
+    def refuse_other_origins() -> None:
+        """Against cross-site request forgery: a page of another site can send a form, but cannot hide its origin."""
         if request.method in _SAFE_METHODS:
             return
         own, origin = f"{request.scheme}://{request.host}", request.headers.get("Origin")
-        # Browsers send this one to https and loopback only, and some send no Origin from a page to itself.
+        # Browsers send Sec-Fetch-Site to https and to loopback only, and some send no Origin for a form on the same
+        # site.
         site = request.headers.get("Sec-Fetch-Site", "unknown" if origin is None else "same-origin")
         if site != "same-origin" or origin not in (None, own):
-            abort(403, f"Only a page of {own} may send this. Who is no browser says so by the header Origin: {own}")
+            abort(
+                403, f"Only a page of {own} may send this. Programs other than browsers send the header Origin: {own}"
+            )
 
     @app.after_request
-    def protect(response: Response) -> Response:
+    def add_security_headers(response: Response) -> Response:
         response.headers.update(_HEADERS)
         response.headers["Content-Security-Policy"] = policy
         return response
 
     @app.errorhandler(HTTPException)
-    def error_page(error: HTTPException):
+    def error_page(error: HTTPException) -> HTTPException | tuple[str, int]:
         if error.code is None or error.code < 400:
             return error
         return render_template("error.html", error=error), error.code
@@ -72,16 +77,38 @@ def create_app(name: str, styles: str = "'self'") -> Flask:
     return app
 
 
+def traces_url(path: str) -> str:
+    """The URL of a path on port 16686, for the host by which this request's page is shown."""
+    return f"{beside(16686)}/{path}"
+
+
+def with_query(path: str, parameters: Mapping[str, object]) -> str:
+    """The path with these query parameters; a list has several values of one parameter."""
+    return f"{path}?{urlencode(parameters, doseq=True)}" if parameters else path
+
+
 def duration(nanos: int) -> str:
-    """Three digits and a unit, as static/trace.js has it."""
+    """Three digits and a unit, as in static/trace.js."""
     if not nanos:
         return "0"
-    unit, size = next(each for each in _UNITS if nanos >= each[1])
-    number = float(f"{nanos / size:.3g}")
-    return f"{number:,.0f} {unit}" if number >= 100 or number == int(number) else f"{number:g} {unit}"
+    unit, size = next((unit, size) for unit, size in _UNITS if nanos >= size)
+    amount = float(f"{nanos / size:.3g}")
+    return f"{amount:,.0f} {unit}" if amount >= 100 or amount == int(amount) else f"{amount:g} {unit}"
+
+
+def number(value: object) -> str:
+    """A number with three digits, or all digits of an integer; any other value as text."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.3g}"
+
+
+def count(amount: int, noun: str) -> str:
+    """ "1 error", "2 errors"."""
+    return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
 
 
 def iso_time(nanos: int) -> str:
-    """A time in UTC, to the millisecond."""
+    """A time in UTC, to the millisecond; `nanos` since 1970."""
     time = _EPOCH + timedelta(milliseconds=nanos // 10**6)
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,1 +1,1 @@
-"""Grafana: its provisioning, its dashboards, and what builds them."""
+"""Grafana's provisioning, its dashboards, and the program that builds them."""

@@ -1,16 +1,17 @@
-"""Grafana's dashboards, made from the definition in queries/.
+"""Builds Grafana's dashboards from the definition in queries/.
 
 `python -m grafana.builder [URI]` writes grafana/dashboards/ and grafana/home/. URI is a database with promscale's
-schema, which says what columns the statements have; by default that of the running stack.
+schema, from which the builder learns the statements' columns; by default that of the running stack.
 
-Grafana's own library says what a dashboard's JSON is; here is how each kind of panel is to look, and what Grafana wants
-of the SQL: https://grafana.com/docs/grafana/latest/datasources/postgres/ and the sources of its panels.
+The Grafana Foundation SDK knows the JSON of dashboards. This module decides how each kind of panel looks, and writes
+the SQL in the form that Grafana needs: https://grafana.com/docs/grafana/latest/datasources/postgres/ and the sources
+of its panels.
 """
 
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +35,6 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models import dashboard as model
-from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.common import (
     BigValueColorMode,
     BigValueGraphMode,
@@ -50,7 +50,20 @@ from grafana_foundation_sdk.models.common import (
 from grafana_foundation_sdk.models.piechart import PieChartLabels, PieChartLegendValues
 
 import queries
-from queries import COLOURS, SERVICES, Dashboard, Headline, Kind, Link, Panel
+from queries import (
+    COLOURS,
+    MILLISECONDS,
+    NO_UNIT,
+    PERCENT,
+    SERVICES,
+    Dashboard,
+    Headline,
+    Kind,
+    Link,
+    Panel,
+    label,
+    unit,
+)
 from queries.dashboards import DASHBOARDS
 
 FOLDER = Path(__file__).parent
@@ -59,9 +72,9 @@ JAEGER = DataSourceRef("jaeger", "promscale-tracing")
 TAG = "tracing-demo"
 DATABASE = "postgresql://grafana@localhost:5999/postgres"
 
-# For each parameter of the statements, what makes Grafana put a text literal there. In a variable's value it doubles
-# single quotes, and leaves the rest as it is: `:sqlstring` would put a backslash before each double quote, which is
-# another name to PostgreSQL.
+# For each parameter of the statements, the macro or variable that Grafana replaces by a text literal. Grafana doubles
+# the single quotes in a variable's value. The format `:sqlstring` would be wrong: it puts a backslash before double
+# quotes, which PostgreSQL takes as part of the name.
 PARAMETERS = {
     "time_from": "$__timeFrom()",
     "time_to": "$__timeTo()",
@@ -69,17 +82,11 @@ PARAMETERS = {
     "operation": "'${operation}'",
     "step": "'$__interval'",
 }
-# What a column's numbers are, by the end of its name.
-UNITS = {
-    "_ms": units.Milliseconds,
-    "_percent": units.Percent,
-    "_per_second": units.RequestsPerSecond,
-}
-# Of a table's columns, in pixels: by the name, or by what the column has. Those of other texts share what is left.
+# Widths of a table's columns in pixels, by their names or types. Other columns of texts share the remaining width.
 WIDTHS = {"trace_id": 290, "service_name": 130, "status_code": 100, "time": 190, "number": 110}
 
-# A time series goes from the beginning of a step to the next. A link also needs the end of the step, in milliseconds:
-# it is a series of its own, which is not shown.
+# Points of a time series have the begin of a step only. Links also need its end, in milliseconds: it is a series of its
+# own, which is hidden.
 END = "until"
 SERIES_SQL = """\
 select
@@ -101,16 +108,16 @@ select distinct time, {ends}, cast(ceil(extract(epoch from time_end) * 1000) - 1
 from points
 order by time"""
 
-# As a time series of one point, each slice is a series, with a name and a colour of its own, and labels for its links.
+# Each slice is a time series of one point: only a series has a name, a colour and labels (which the links need).
 PIE_SQL = """\
 select cast($__timeTo() as timestamptz) as time, {texts}, {number}
 from (
 {sql}
 ) as slices"""
 
-# A heat map of counts takes a series for each bucket, named with its upper bound, and cells that end at their time.
-# Grafana sorts the series by their labels as texts, hence the zeros in front. It takes all rows of cells for
-# neighbours, hence rows also for the cells without requests.
+# A heat map of counts needs one series per bucket, named with its upper bound, and cells that end at their time.
+# Grafana sorts the series by their labels as texts, hence the leading zeros. It draws all series as adjacent rows,
+# hence series for empty buckets, too.
 HEATMAP_SQL = """\
 with cells as (
 {sql}
@@ -136,7 +143,7 @@ from grid
 left join numbered_cells using (time, bucket)
 order by time, duration_from_ms"""
 
-# A histogram takes counts that are made already if the bounds have these names.
+# A histogram panel uses precomputed counts if the columns of the bounds have these names.
 HISTOGRAM_SQL = """\
 select
     duration_from_ms as "xMin",
@@ -147,8 +154,8 @@ from (
 ) as buckets
 order by "xMin\""""
 
-# A node graph knows its fields by these names. A number in it would have two decimals: none, where that is set, counts
-# as not set (https://github.com/grafana/grafana, public/app/plugins/panel/nodeGraph/utils.ts). So calls are a text.
+# A node graph panel recognises its fields by these names. It shows numbers with two decimals, because it ignores
+# `decimals: 0` (https://github.com/grafana/grafana, public/app/plugins/panel/nodeGraph/utils.ts): calls are texts.
 GRAPH_SQL = """\
 select
     id,
@@ -169,16 +176,16 @@ EDGE_COLUMNS = """\
 source,
     target"""
 
-# Grafana refuses a variable of a result without rows.
+# Grafana reports an error for a variable whose query returns no rows: return the default then.
 CHOICE_SQL = """\
-with found as (
+with choices as (
 {sql}
 )
 select {columns}
-from found
+from choices
 union all
-select {first}
-where not exists (select from found)"""
+select {default}
+where not exists (select from choices)"""
 TRACE_COLUMNS = """\
 trace_id as "__value",
     concat_ws(' ', to_char(start_time, 'HH24:MI:SS'), service_name, span_name, round(duration_ms), 'ms') as "__text\""""
@@ -186,7 +193,7 @@ trace_id as "__value",
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement of queries/ as Grafana is to send it, and what its columns have: "time", "number" or "text"."""
+    """A statement of queries/ with Grafana's macros, and the types of its columns: "time", "number" or "text"."""
 
     sql: str
     columns: dict[str, str]
@@ -200,38 +207,50 @@ class Statement:
         return [name for name, kind in self.columns.items() if kind == "text"]
 
     def variable(self, column: str) -> str:
-        """Grafana's variable for this column of a row; of a number without its unit."""
+        """Grafana's variable for this column of a row; a number is without its unit."""
         return f"__data.fields.{column}" + (".numeric" if self.columns[column] == "number" else "")
 
     def within(self, template: str, **parts: str) -> str:
+        """The SQL of a template that has this statement as a subquery."""
         return template.format(sql=indent(self.sql, "    "), **parts)
 
 
 Statements = dict[str, Statement]
+PanelBuilder = (
+    build.Panel
+    | heatmap.Panel
+    | histogram.Panel
+    | nodegraph.Panel
+    | piechart.Panel
+    | stat.Panel
+    | table.Panel
+    | text.Panel
+    | timeseries.Panel
+)
 
 
-def described(connection: psycopg.Connection) -> Statements:
-    """All statements by their names. The database, which has promscale's schema, says what columns they have."""
-    runnable = aiosql.from_path(queries.FOLDER, "psycopg", kwargs_only=True)
+def describe(connection: psycopg.Connection) -> Statements:
+    """All statements by their names, with the columns that PostgreSQL returns; it must have promscale's schema."""
+    executable = aiosql.from_path(queries.FOLDER, "psycopg", kwargs_only=True)
     now = datetime.now(UTC)
-    # No time passes, so that there are no rows.
+    # An empty time range: only the columns are needed.
     parameters = {"time_from": now, "time_to": now, "service": "", "operation": "", "step": "1 second"}
-    found = {}
+    described = {}
     for name, sql in queries.statements().items():
-        with getattr(runnable, f"{name}_cursor")(connection, **parameters) as cursor:
-            macros = queries.filled(sql, PARAMETERS).rstrip().rstrip(";")
-            found[name] = Statement(macros, {each.name: _kind(each) for each in cursor.description})
-    return found
+        with getattr(executable, f"{name}_cursor")(connection, **parameters) as cursor:
+            macros = queries.substitute(sql, PARAMETERS).rstrip().rstrip(";")
+            described[name] = Statement(macros, {column.name: _column_type(column) for column in cursor.description})
+    return described
 
 
-def _kind(column: psycopg.Column) -> str:
+def _column_type(column: psycopg.Column) -> str:
     name = psycopg.adapters.types[column.type_code].name
     return {"timestamptz": "time", "float8": "number", "int8": "number"}.get(name, "text")
 
 
 @dataclass(frozen=True)
 class Query(Builder[Dataquery], Dataquery):
-    """A query of the PostgreSQL data source, which the library has no class for."""
+    """A query of the PostgreSQL data source, for which the SDK has no class."""
 
     sql: str
     format: str  # "table", or "time_series": rows in the order of `time`
@@ -253,7 +272,7 @@ class Query(Builder[Dataquery], Dataquery):
 
 @dataclass(frozen=True)
 class TraceQuery(Builder[Dataquery], Dataquery):
-    """A query of the Jaeger data source for one trace, likewise."""
+    """A query of the Jaeger data source for one trace, for which the SDK has no class."""
 
     trace_id: str
 
@@ -264,29 +283,25 @@ class TraceQuery(Builder[Dataquery], Dataquery):
         return {"refId": "A", "datasource": JAEGER, "query": self.trace_id}
 
 
-def unit(column: str) -> str | None:
-    return next((unit for suffix, unit in UNITS.items() if column.endswith(suffix)), None)
-
-
-def label(column: str) -> str:
-    return next((column.removesuffix(suffix) for suffix in UNITS if column.endswith(suffix)), column).replace("_", " ")
-
-
-def thresholds(panel: Panel) -> build.ThresholdsConfig:
-    warning, bad = panel.thresholds
+def thresholds(values: tuple[float, float]) -> build.ThresholdsConfig:
+    warning, bad = values
     steps = [(None, "green"), (warning, "yellow"), (bad, "red")]
     return build.ThresholdsConfig().steps([model.Threshold(value, colour) for value, colour in steps])
 
 
 def properties(**values: object) -> list[model.DynamicConfigValue]:
-    """What an override sets; the names of a panel's own properties have `__` for the dot."""
+    """The properties of an override. `__` in a name stands for a dot: `custom__width`."""
     return [model.DynamicConfigValue(name.replace("__", "."), value) for name, value in values.items()]
 
 
-def links(
-    found: tuple[Link, ...], variable: Callable[[str], str], start: str = "${__from}000", end: str = "${__to}999"
+def data_links(
+    links: Iterable[Link], variable: Callable[[str], str], start: str = "${__from}000", end: str = "${__to}999"
 ) -> list[model.DynamicConfigValue]:
-    """`variable` says what variable of Grafana's has a column's value."""
+    """The property with these links.
+
+    `variable` returns the name of Grafana's variable for a column's value. `start` and `end` are microseconds, by
+    default of the dashboard's time range; Grafana's own variables are milliseconds.
+    """
 
     def value(column: str) -> str:
         return f"${{{variable(column)}:percentencode}}"
@@ -294,35 +309,37 @@ def links(
     return properties(
         links=[
             {"title": link.title, "url": "${jaeger:raw}/" + link.path(value, start, end), "targetBlank": True}
-            for link in found
+            for link in links
         ]
     )
 
 
-def renamed(pattern: str) -> model.DataTransformerConfig:
-    """Fields are shown by the name that is in parentheses in the pattern."""
+def rename_fields(pattern: str) -> model.DataTransformerConfig:
+    """Fields that match the pattern get the name in its parentheses."""
     return model.DataTransformerConfig("renameByRegex", options={"regex": pattern, "renamePattern": "$1"})
 
 
-def of_label(column: str) -> str:
+def label_variable(column: str) -> str:
     return f"__field.labels.{column}"
 
 
-def name_series(shown: Builder, texts: list[str], found: list[model.DynamicConfigValue]) -> None:
-    """Names and colours for series of which each has labels: the texts. `found` is what else is to be set for them."""
+def name_series(
+    built: timeseries.Panel | piechart.Panel, texts: list[str], links: list[model.DynamicConfigValue]
+) -> None:
+    """Set names, colours and links of series that have the text columns as labels."""
     name = " ".join(f"${{__field.labels.{text}}}" for text in texts)
-    # First the names, because those below are matched with what they are then.
-    shown.override_by_field_type("number", properties(displayName=name) + found)
-    shown.color_scheme(build.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
+    # The names come first, because the overrides by name below match the display names.
+    built.override_by_field_type("number", properties(displayName=name) + links)
+    built.color_scheme(build.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
     for service, colour in zip(SERVICES, COLOURS, strict=False):
         if len(texts) == 1:
-            shown.override_by_name(service, properties(color={"mode": "fixed", "fixedColor": colour}))
+            built.override_by_name(service, properties(color={"mode": "fixed", "fixedColor": colour}))
         else:
-            # Its operations have shades of its colour.
-            shown.override_by_regexp(f"/^{service} /", properties(color={"mode": "shades", "fixedColor": colour}))
+            # The operations of a service have shades of its colour.
+            built.override_by_regexp(f"/^{service} /", properties(color={"mode": "shades", "fixedColor": colour}))
 
 
-# One for each kind of panel ------------------------------------------------------------------------------------------
+# One function per kind of panel --------------------------------------------------------------------------------------
 
 
 def series(panel: Panel, statement: Statement) -> timeseries.Panel:
@@ -333,7 +350,7 @@ def series(panel: Panel, statement: Statement) -> timeseries.Panel:
         sql = statement.within(NAMED_SERIES_SQL, texts=", ".join(texts), number=number, ends=ends)
     else:
         sql = statement.within(SERIES_SQL, numbers=",\n    ".join(numbers), end=END)
-    shown = (
+    built = (
         timeseries.Panel()
         .with_target(Query(sql, "time_series"))
         .min(0)
@@ -342,26 +359,26 @@ def series(panel: Panel, statement: Statement) -> timeseries.Panel:
         .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
         .legend(legend(panel).calcs(["mean", "max", "lastNotNull"]))
     )
-    if unit(numbers[0]):
-        shown.unit(unit(numbers[0]))
+    if unit(numbers[0]) != NO_UNIT:
+        built.unit(unit(numbers[0]).grafana)
     start, end = "${__value.time}000", f"${{__data.fields.{END}.numeric}}999"
-    found = links(panel.links, of_label, start, end)
+    links = data_links(panel.links, label_variable, start, end)
     if texts:
-        name_series(shown, texts, found)
+        name_series(built, texts, links)
     else:
-        shown.color_scheme(build.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC))
+        built.color_scheme(build.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC))
         for column in numbers:
-            shown.override_by_name(column, properties(displayName=label(column)) + found)
+            built.override_by_name(column, properties(displayName=label(column)) + links)
     hidden = properties(displayName=END, custom__hideFrom={"viz": True, "legend": True, "tooltip": True})
-    shown.override_by_name(" ".join([END] * max(len(texts), 1)), hidden)
+    built.override_by_name(" ".join([END] * max(len(texts), 1)), hidden)
     if panel.thresholds:
         dashed = common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED)
-        shown.thresholds(thresholds(panel)).thresholds_style(dashed)
-    return shown
+        built.thresholds(thresholds(panel.thresholds)).thresholds_style(dashed)
+    return built
 
 
 def legend(panel: Panel) -> common.VizLegendOptions:
-    """A table at the right of a wide panel; below a narrow one a list, because few rows of a table have room there."""
+    """A table to the right of a full-width panel, otherwise a list below it, where a table would show few rows."""
     wide = panel.width == 24
     return (
         common.VizLegendOptions()
@@ -373,7 +390,7 @@ def legend(panel: Panel) -> common.VizLegendOptions:
 
 def pie(panel: Panel, statement: Statement) -> piechart.Panel:
     [number], texts = statement.numbers, statement.texts
-    shown = (
+    built = (
         piechart.Panel()
         .with_target(Query(statement.within(PIE_SQL, texts=", ".join(texts), number=number), "time_series"))
         .reduce_options(common.ReduceDataOptions().values(False).calcs(["lastNotNull"]).fields(""))
@@ -386,92 +403,91 @@ def pie(panel: Panel, statement: Statement) -> piechart.Panel:
             .values([PieChartLegendValues.VALUE])
         )
     )
-    if unit(number):
-        shown.unit(unit(number))
-    name_series(shown, texts, links(panel.links, of_label))
-    return shown
+    if unit(number) != NO_UNIT:
+        built.unit(unit(number).grafana)
+    name_series(built, texts, data_links(panel.links, label_variable))
+    return built
 
 
 def heat_map(panel: Panel, statement: Statement) -> heatmap.Panel:
-    shown = (
+    built = (
         heatmap.Panel()
         .with_target(Query(statement.within(HEATMAP_SQL), "time_series"))
         .calculate(False)
         .rows_frame(heatmap.RowsHeatmapOptions().layout(HeatmapCellLayout.LE).value("requests"))
-        .y_axis(heatmap.YAxisConfig().unit(units.Milliseconds))
+        .y_axis(heatmap.YAxisConfig().unit(MILLISECONDS.grafana))
         .filter_values(heatmap.FilterValueRange().le(1e-9))
         .cell_gap(1)
         .show_y_histogram()
         .show_color_scale(True)
     )
-    # Of a cell, Grafana knows the end alone; a search finds the newest traces before it.
-    found = links(panel.links, of_label, end="${__value.time}000")
-    shown.override_by_field_type("number", found)
-    # A heat map's fields have no display name to be set.
-    return shown.with_transformation(renamed('^.*duration_to_ms="0*([0-9.]+)".*$'))
+    # A link knows only the end of a cell: its search begins with the dashboard's time range.
+    built.override_by_field_type("number", data_links(panel.links, label_variable, end="${__value.time}000"))
+    # A heat map ignores display names, so its fields are renamed.
+    return built.with_transformation(rename_fields('^.*duration_to_ms="0*([0-9.]+)".*$'))
 
 
 def bars(panel: Panel, statement: Statement) -> histogram.Panel:
-    shown = (
+    built = (
         histogram.Panel()
         .with_target(Query(statement.within(HISTOGRAM_SQL), "table"))
         .fill_opacity(80)
         .legend(common.VizLegendOptions().display_mode(LegendDisplayMode.LIST).show_legend(False))
     )
     for column in ("xMin", "xMax"):
-        shown.override_by_name(column, properties(unit=units.Milliseconds))
+        built.override_by_name(column, properties(unit=MILLISECONDS.grafana))
     bounds = {"duration_from_ms": "xMin", "duration_to_ms": "xMax"}
-    found = links(panel.links, lambda column: f"__data.fields.{bounds[column]}.numeric")
-    return shown.override_by_name("requests", found)
+    links = data_links(panel.links, lambda column: f"__data.fields.{bounds[column]}.numeric")
+    return built.override_by_name("requests", links)
 
 
 def rows(panel: Panel, statement: Statement) -> table.Panel:
-    shown = table.Panel().with_target(Query(statement.sql, "table")).filterable(True)
-    for column, kind in statement.columns.items():
-        values = {"displayName": label(column)}
-        if unit(column):
-            values["unit"] = unit(column)
-        width = WIDTHS.get(column) or WIDTHS.get(kind)
+    built = table.Panel().with_target(Query(statement.sql, "table")).filterable(True)
+    for column, column_type in statement.columns.items():
+        values: dict[str, object] = {"displayName": label(column)}
+        if unit(column) != NO_UNIT:
+            values["unit"] = unit(column).grafana
+        width = WIDTHS.get(column) or WIDTHS.get(column_type)
         if width:
             values["custom__width"] = width
-        if column.endswith("_percent") and panel.thresholds:
-            values["thresholds"] = thresholds(panel).build()
+        if unit(column) == PERCENT and panel.thresholds:
+            values["thresholds"] = thresholds(panel.thresholds).build()
             values["custom__cellOptions"] = {"type": "color-background", "mode": "basic"}
-        there = tuple(link for link in panel.links if link.column == column)
-        found = links(there, statement.variable) if there else []
-        shown.override_by_name(column, properties(**values) + found)
-    return shown
+        cell_links = [link for link in panel.links if link.column == column]
+        links = data_links(cell_links, statement.variable) if cell_links else []
+        built.override_by_name(column, properties(**values) + links)
+    return built
 
 
 def node_graph(panel: Panel, nodes: Statement, edges: Statement) -> nodegraph.Panel:
-    *_, title = names = nodes.texts[1:]  # all texts but the id
+    *_, title = names = nodes.texts[1:]  # without the id
     subtitle = "null" if title == names[0] else names[0]
     own = NODE_COLUMNS.format(title=title, subtitle=subtitle)
     arcs = [("arc__failed", "red"), ("arc__good", "green")]
-    shown = (
+    built = (
         nodegraph.Panel()
-        # With refIds "nodes" and "edges" it would take results without rows for a graph and complain.
+        # With the refIds "nodes" and "edges", an empty result would be an error: Grafana would miss its field `id`.
         .with_target(Query(nodes.within(GRAPH_SQL, own=own, names=", ".join(names)), "table", "A"))
         .with_target(Query(edges.within(GRAPH_SQL, own=EDGE_COLUMNS, names=", ".join(names)), "table", "B"))
         .nodes(
             nodegraph.NodeOptions()
-            .secondary_stat_unit("ms")
+            .secondary_stat_unit(MILLISECONDS.grafana)
             .arcs([nodegraph.ArcOption().field(field).color(colour) for field, colour in arcs])
         )
-        .edges(nodegraph.EdgeOptions().secondary_stat_unit("ms"))
+        .edges(nodegraph.EdgeOptions().secondary_stat_unit(MILLISECONDS.grafana))
     )
-    # A node and an edge have the links of all their fields: each kind has them at one that the other lacks.
+    # A node or an edge shows the links of all its fields. "title" is a field of nodes only, "source" one of edges only.
     for field in ("title", "source"):
-        shown.override_by_name(field, links(panel.links, nodes.variable))
-    # A node graph's fields have no display name to be set either.
-    return shown.with_transformation(renamed("^(?:arc|detail)__(.*)$"))
+        built.override_by_name(field, data_links(panel.links, nodes.variable))
+    # A node graph ignores display names, so its fields are renamed.
+    return built.with_transformation(rename_fields("^(?:arc|detail)__(.*)$"))
 
 
 def one_trace(panel: Panel, statement: Statement) -> build.Panel:
     return build.Panel().type("traces").with_target(TraceQuery("${trace}"))
 
 
-PANELS = {
+PANELS: dict[Kind, Callable[..., PanelBuilder]] = {
     Kind.SERIES: series,
     Kind.PIE: pie,
     Kind.HEATMAP: heat_map,
@@ -485,20 +501,20 @@ PANELS = {
 # Dashboards ----------------------------------------------------------------------------------------------------------
 
 
-def choice(name: str, title: str, sql: str, first: str) -> build.QueryVariable:
-    """A variable to choose from what the SQL finds."""
+def choice(name: str, title: str, sql: str, default: str) -> build.QueryVariable:
+    """A variable whose choices are the rows of the SQL."""
     return (
         build.QueryVariable(name)
         .label(title)
         .datasource(SQL)
         .query(sql)
         .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
-        .current(model.VariableOption(True, first, first))
+        .current(model.VariableOption(True, default, default))
     )
 
 
 def jaeger() -> build.TextBoxVariable:
-    """Where a browser finds Jaeger; who looks from elsewhere adds `?var-jaeger=http://host:16686` to the address."""
+    """Jaeger's URL. A browser on another machine overrides it in the dashboard's URL: `?var-jaeger=http://host:16686`."""
     url = "http://localhost:16686"
     return (
         build.TextBoxVariable("jaeger")
@@ -509,21 +525,22 @@ def jaeger() -> build.TextBoxVariable:
 
 
 def empty_dashboard(title: str, description: str) -> build.Dashboard:
-    to_the_others = build.DashboardLink("").type(model.DashboardLinkType.DASHBOARDS).tags([TAG]).keep_time(True)
+    other_dashboards = build.DashboardLink("").type(model.DashboardLinkType.DASHBOARDS).tags([TAG]).keep_time(True)
     return (
         build.Dashboard(title)
         .description(description)
-        .link(to_the_others.include_vars(True))
+        .link(other_dashboards.include_vars(True))
         .time("now-15m", "now")
         .refresh("10s")
         .tooltip(model.DashboardCursorSync.CROSSHAIR)
     )
 
 
-def shown_panel(panel: Panel, statements: Statements) -> Builder:
-    shown = PANELS[panel.kind](panel, *(statements[name] for name in panel.statements))
+def build_panel(panel: Panel, statements: Statements, panel_id: int) -> PanelBuilder:
+    built = PANELS[panel.kind](panel, *(statements[name] for name in panel.statements))
     return (
-        shown.title(panel.title)
+        built.id(panel_id)
+        .title(panel.title)
         .description(panel.description)
         .datasource(JAEGER if panel.kind == Kind.TRACE else SQL)
         .span(panel.width)
@@ -532,18 +549,18 @@ def shown_panel(panel: Panel, statements: Statements) -> Builder:
 
 
 def dashboard(definition: Dashboard, statements: Statements) -> model.Dashboard:
-    made = empty_dashboard(definition.title, definition.description).uid(definition.uid).tags([TAG])
-    for name, first in definition.variables:
-        sql = statements[f"{name}s"].within(CHOICE_SQL, columns="*", first=literal(first))
-        made.with_variable(choice(name, name.capitalize(), sql, first))
+    built = empty_dashboard(definition.title, definition.description).uid(definition.uid).tags([TAG])
+    for name, default in definition.variables:
+        sql = statements[f"{name}s"].within(CHOICE_SQL, columns="*", default=literal(default))
+        built.with_variable(choice(name, name.capitalize(), sql, default))
     for panel in definition.panels:
         if panel.kind == Kind.TRACE:
-            sql = statements[panel.statements[0]].within(CHOICE_SQL, columns=TRACE_COLUMNS, first="'', 'none'")
-            made.with_variable(choice("trace", panel.title, sql, ""))
-    made.with_variable(jaeger())
+            sql = statements[panel.statements[0]].within(CHOICE_SQL, columns=TRACE_COLUMNS, default="'', 'none'")
+            built.with_variable(choice("trace", panel.title, sql, ""))
+    built.with_variable(jaeger())
     for number, panel in enumerate(definition.panels, start=1):
-        made.with_panel(shown_panel(panel, statements).id(number))
-    return made.build()
+        built.with_panel(build_panel(panel, statements, number))
+    return built.build()
 
 
 def literal(value: str) -> str:
@@ -551,25 +568,23 @@ def literal(value: str) -> str:
 
 
 def home(statements: Statements) -> model.Dashboard:
-    """What Grafana shows first: the figure that stands for each dashboard, and the map of the services."""
-    made = empty_dashboard("Tracing demo", "The password generator, as its traces tell it.").with_variable(jaeger())
-    introduction = (
-        "The last 15 minutes of the password generator, as its traces tell them. Each figure leads to its dashboard."
-    )
-    made.with_panel(text.Panel().id(1).title("").transparent(True).content(introduction).span(24).height(2))
+    """Grafana's home page: the headline of each dashboard, and the graph of the services."""
+    built = empty_dashboard("Tracing demo", "The traces of the password generator.").with_variable(jaeger())
+    introduction = "The traces of the password generator. Each figure is a link to its dashboard."
+    built.with_panel(text.Panel().id(1).title("").transparent(True).content(introduction).span(24).height(2))
     for number, definition in enumerate(DASHBOARDS, start=2):
-        made.with_panel(figure(definition, statements).id(number).span(4).height(6))
-    [service_map] = [panel for each in DASHBOARDS for panel in each.panels if panel.statements[0] == "service_nodes"]
-    made.with_panel(shown_panel(service_map, statements).id(number + 1))
-    return made.build()
+        built.with_panel(figure(definition, statements).id(number).span(4).height(6))
+    panels = [panel for definition in DASHBOARDS for panel in definition.panels]
+    [services] = [panel for panel in panels if panel.statements[0] == "service_nodes"]
+    return built.with_panel(build_panel(services, statements, len(DASHBOARDS) + 2)).build()
 
 
 def figure(definition: Dashboard, statements: Statements) -> stat.Panel:
     headline = definition.headline
     sql = statements[headline.statement].sql
-    for name, first in definition.variables:
-        sql = sql.replace(PARAMETERS[name], literal(first))
-    shown = (
+    for name, default in definition.variables:
+        sql = sql.replace(PARAMETERS[name], literal(default))
+    built = (
         stat.Panel()
         .title(definition.title)
         .description(definition.description)
@@ -579,34 +594,37 @@ def figure(definition: Dashboard, statements: Statements) -> stat.Panel:
         .text_mode(BigValueTextMode.VALUE_AND_NAME)
         .graph_mode(BigValueGraphMode.NONE)
         .color_mode(BigValueColorMode.NONE)
-        .no_value("-" if headline.of == "last" else "0")
+        .no_value("-" if headline.aggregate == "last" else "0")
     )
     url = f"/d/{definition.uid}/{definition.slug}?${{__url_time_range}}"
-    there = [{"title": definition.title, "url": url}]
-    shown.override_by_name(headline.column, properties(displayName=headline.words, links=there))
-    if unit(headline.column) and headline.of != "count":
-        shown.unit(unit(headline.column))
-    return shown
+    links = [{"title": definition.title, "url": url}]
+    built.override_by_name(headline.column, properties(displayName=headline.caption, links=links))
+    if unit(headline.column) != NO_UNIT and headline.aggregate != "count":
+        built.unit(unit(headline.column).grafana)
+    return built
 
 
 def reduced(headline: Headline) -> common.ReduceDataOptions:
-    calculation = {"last": "lastNotNull"}.get(headline.of, headline.of)
-    return common.ReduceDataOptions().values(False).calcs([calculation]).fields(f"/^{re.escape(headline.words)}$/")
+    calculation = {"last": "lastNotNull"}.get(headline.aggregate, headline.aggregate)
+    return common.ReduceDataOptions().values(False).calcs([calculation]).fields(f"/^{re.escape(headline.caption)}$/")
 
 
 def files(statements: Statements) -> dict[Path, str]:
     """The text of each dashboard's file, by its path."""
-    made = {FOLDER / "dashboards" / f"{each.slug}.json": dashboard(each, statements) for each in DASHBOARDS}
-    made[FOLDER / "home" / "home.json"] = home(statements)
-    return {path: json.dumps(found, cls=JSONEncoder, indent=2) + "\n" for path, found in made.items()}
+    built = {
+        FOLDER / "dashboards" / f"{definition.slug}.json": dashboard(definition, statements)
+        for definition in DASHBOARDS
+    }
+    built[FOLDER / "home" / "home.json"] = home(statements)
+    return {path: json.dumps(content, cls=JSONEncoder, indent=2) + "\n" for path, content in built.items()}
 
 
 def main(uri: str = DATABASE) -> None:
     try:
         with psycopg.connect(uri) as connection:
-            statements = described(connection)
+            statements = describe(connection)
     except psycopg.Error as error:
-        sys.exit(f"grafana.builder: {error}; it needs a database with promscale's schema: ./run.sh starts one")
+        sys.exit(f"grafana.builder: {error}. It needs a database with promscale's schema: ./run.sh starts one.")
     for path, content in files(statements).items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(content)

@@ -1,19 +1,19 @@
--- Request rates: how many requests come in?
+-- Request rates: how many requests arrive?
 --
--- A request is a root span, one without a parent: with it somebody began to want something.
+-- A request is a root span: a span without a parent, with which a trace begins.
 --
--- In psql a parameter stands for a piece of SQL, so that a text needs quotes of its own:
+-- psql inserts the value of a parameter as a piece of SQL, so a text needs its own quotes:
 --     psql -v time_from="now() - interval '1 hour'" -f queries/01-request-rates.sql
 \if :{?time_from} \else \set time_from 'now() - interval ''15 minutes''' \endif
 \if :{?time_to}   \else \set time_to   'now()' \endif
 \if :{?step}      \else \set step      '''1 second''' \endif
 
 -- name: request_rate_by_minute(time_from, time_to, step)
--- How many requests come in each second, on average over each minute?
--- A group without rows does not exist, so the minutes come from generate_series: one without requests shows 0.
--- Both ends are rounded down to whole minutes, because a part of a minute would look like a drop.
--- Of a long time, a minute would be less than a pixel: time_step chooses longer steps, so that there are at most 1,000.
--- Steps are not shorter than :step either, for charts that have fewer pixels than that.
+-- How many requests per second arrive, on average over each minute?
+-- Minutes come from generate_series, because "group by" returns no row for a minute without requests, which must be 0.
+-- Both ends are rounded down to whole minutes, because an incomplete minute would look like a drop.
+-- For a long time range, time_step returns longer steps, so that there are at most 1,000: a minute would be less than a
+-- pixel. Steps are at least as long as :step, which is longer for charts with few pixels.
 with steps as materialized (
     select time_step(:time_from, :time_to, greatest(cast(:step as interval), interval '1 minute')) as step
 ), busy_steps as (
@@ -40,7 +40,7 @@ left join busy_steps using (time)
 order by time;
 
 -- name: request_rate_by_second(time_from, time_to, step)
--- The same by second: do requests come in evenly?
+-- The same by second: do requests arrive evenly?
 with steps as materialized (
     select time_step(:time_from, :time_to, greatest(cast(:step as interval), interval '1 second')) as step
 ), busy_steps as (

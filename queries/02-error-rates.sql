@@ -1,18 +1,18 @@
 -- Error rates: which services and operations fail, and when?
 --
--- A span has failed if its status is error. What fails deep down mostly fails all that waits for it as well, so that
--- one broken call shows in several services: the operation that fails most often need not be the one to blame.
--- The view operation_minute has the spans of each minute counted already, by operation. So these look at whole minutes,
--- from the one that :time_from lies in to the last that begins before :time_to.
+-- A span has failed if its status is error. Errors propagate: a failed span usually makes its callers fail, so that one
+-- error appears in several services, and the operation with the highest error rate need not be the cause.
+-- The view operation_minute has summaries of each operation per minute. So the statements include whole minutes, from
+-- the minute that contains :time_from to the last minute that begins before :time_to.
 --
--- In psql a parameter stands for a piece of SQL, so that a text needs quotes of its own:
+-- psql inserts the value of a parameter as a piece of SQL, so a text needs its own quotes:
 --     psql -v time_from="now() - interval '1 hour'" -f queries/02-error-rates.sql
 \if :{?time_from} \else \set time_from 'now() - interval ''15 minutes''' \endif
 \if :{?time_to}   \else \set time_to   'now()' \endif
 \if :{?step}      \else \set step      '''1 second''' \endif
 
 -- name: errors_by_service(time_from, time_to)
--- How many spans of each service have failed?
+-- How many spans have failed in each service?
 select
     service_name,
     cast(sum(errors) as bigint) as errors
@@ -24,8 +24,8 @@ order by errors desc, service_name
 limit 1000;
 
 -- name: error_rate_by_operation(time_from, time_to)
--- How often does each operation run, and how many percent of that fail?
--- An operation that did not run has no row, so nothing is ever divided by zero. At most 1,000 are shown.
+-- How often is each operation called, and what percentage of its calls fail?
+-- An operation without calls has no row, so there is no division by zero. At most 1,000 operations are returned.
 select
     service_name,
     span_name,
@@ -39,9 +39,9 @@ order by error_percent desc, errors desc, service_name, span_name
 limit 1000;
 
 -- name: error_rate_over_time(time_from, time_to, step)
--- How many percent of the spans of each service fail, minute by minute, or in longer steps of a long time?
--- A minute in which a service did nothing has no row: of nothing, no part has failed, and none has worked.
--- A chart has room for twenty lines: those of the services with most errors.
+-- What percentage of each service's spans fail, by minute, or in longer steps of a long time range?
+-- A minute without spans of a service has no row, because its error rate is undefined.
+-- A chart has room for twenty lines: the services with most errors.
 with steps as materialized (
     select time_step(:time_from, :time_to, greatest(cast(:step as interval), interval '1 minute')) as step
 ), minutes as materialized (
@@ -67,8 +67,8 @@ group by time, time_end, service_name
 order by time, service_name;
 
 -- name: failed_traces(time_from, time_to)
--- Which requests failed last?
--- A request is a root span. One whose root span has no error may still have spans with errors, which did no harm.
+-- Which requests failed most recently?
+-- A request is a root span. A trace whose root span has no error may contain errors that were handled.
 select
     start_time,
     duration_ms,

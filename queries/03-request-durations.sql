@@ -1,18 +1,18 @@
 -- Request durations: how long do requests take?
 --
--- A request is a root span. An average would hide the few that take long, so these look at the whole distribution.
--- Heat map and histogram sort durations into buckets, ten from each power of ten to the next (1, 1.26, 1.58, ... 10,
--- 12.6, ... ms): each is a quarter wider than the one before, so that both 2 ms and 2 s show at their best.
+-- A request is a root span. An average would hide the few slow requests, so the statements return distributions.
+-- Heat map and histogram have logarithmic buckets, ten per power of ten (1, 1.26, 1.58, ... 10, 12.6, ... ms), so that
+-- their relative precision is the same for 2 ms and for 2 s.
 --
--- In psql a parameter stands for a piece of SQL, so that a text needs quotes of its own:
+-- psql inserts the value of a parameter as a piece of SQL, so a text needs its own quotes:
 --     psql -v time_from="now() - interval '1 hour'" -f queries/03-request-durations.sql
 \if :{?time_from} \else \set time_from 'now() - interval ''15 minutes''' \endif
 \if :{?time_to}   \else \set time_to   'now()' \endif
 \if :{?step}      \else \set step      '''1 second''' \endif
 
 -- name: duration_heatmap(time_from, time_to, step)
--- In each minute, or in longer steps of a long time, how many requests took about how long?
--- Only cells with requests have a row. Zero has no logarithm, so that everything takes a microsecond at least.
+-- How many requests had about which duration, by minute, or in longer steps of a long time range?
+-- Only cells with requests have a row. Durations are rounded up to a microsecond, because zero has no logarithm.
 with steps as materialized (
     select time_step(:time_from, :time_to, greatest(cast(:step as interval), interval '1 minute'), 200) as step
 ), requests as (
@@ -34,8 +34,8 @@ group by time, bucket
 order by time, bucket;
 
 -- name: duration_histogram(time_from, time_to)
--- In the whole time, how many requests took about how long?
--- Between the shortest and the longest, buckets without requests are shown too, because a gap tells something.
+-- How many requests had about which duration, in the whole time range?
+-- Empty buckets between the shortest and the longest duration are included, because gaps are informative.
 with filled_buckets as (
     select
         floor(10 * log(greatest(duration_ms, 0.001))) as bucket,
@@ -57,8 +57,8 @@ left join filled_buckets using (bucket)
 order by bucket;
 
 -- name: duration_percentiles(time_from, time_to, step)
--- Half of the requests are faster than p50, and one in a hundred is slower than p99: how do these change over time?
--- A minute without requests has no row, because there is no duration of nothing. Of a long time, the steps are longer.
+-- How do percentiles of the durations change? Half of the requests are faster than p50, 1 % are slower than p99.
+-- A minute without requests has no row, because its percentiles are undefined. A long time range has longer steps.
 with steps as materialized (
     select time_step(:time_from, :time_to, greatest(cast(:step as interval), interval '1 minute')) as step
 )
@@ -76,8 +76,8 @@ group by time, time_end
 order by time;
 
 -- name: slowest_traces(time_from, time_to)
--- Which requests took longest?
--- The trace id is written as tracing tools write it, without the dashes that PostgreSQL puts in.
+-- Which requests were slowest?
+-- Trace ids are hexadecimal as in tracing tools, without the hyphens of PostgreSQL's uuid.
 select
     start_time,
     duration_ms,

@@ -1,19 +1,19 @@
--- Service dependencies: who calls whom, how often, and how long does it take?
+-- Service dependencies: which service calls which, how often, and how long does a call take?
 --
--- A call is a span, the callee's, whose parent is another service's, the caller's. OpenTelemetry makes such pairs of a
--- client and a server span, or of producer and consumer. The view service_call_minute has those of each minute counted
--- already; docs/sql.md shows how to find them among the spans. So these look at whole minutes, from the one that
--- :time_from lies in to the last that begins before :time_to. The callee starts in that time, the caller at any.
+-- A call is a span of the callee whose parent is a span of another service, the caller. OpenTelemetry creates such
+-- pairs as client and server, or producer and consumer. The view service_call_minute has summaries of the calls per
+-- minute; docs/sql.md has a join that finds them among the spans. So the statements include whole minutes, from the
+-- minute that contains :time_from to the last minute that begins before :time_to. A call is counted when the callee
+-- starts; the caller may have started earlier.
 --
--- In psql a parameter stands for a piece of SQL, so that a text needs quotes of its own:
+-- psql inserts the value of a parameter as a piece of SQL, so a text needs its own quotes:
 --     psql -v time_from="now() - interval '1 hour'" -f queries/04-service-dependencies.sql
 \if :{?time_from} \else \set time_from 'now() - interval ''15 minutes''' \endif
 \if :{?time_to}   \else \set time_to   'now()' \endif
 
 -- name: service_nodes(time_from, time_to)
--- Which services take part in calls, how often is each called, and how long does it take to answer on average?
--- These are the nodes of a graph.
--- A call shows both of its services, and counts for the callee.
+-- Which services have calls, how often is each called, and what is the mean duration of a call?
+-- The nodes of a graph: both services of a call, which is counted for the callee.
 select
     service.name as id,
     service.name as service_name,
@@ -30,7 +30,7 @@ order by calls desc, id
 limit 1000;
 
 -- name: service_edges(time_from, time_to)
--- The edges of the same graph: how often does one service call another, and how long does a call take on average?
+-- How often does one service call another, and what is the mean duration of a call? The edges of the same graph.
 select
     cast(row(caller, callee) as text) as id,
     caller as source,
@@ -46,7 +46,7 @@ order by calls desc, id
 limit 1000;
 
 -- name: service_calls(time_from, time_to)
--- The same as a table: which calls take most time altogether?
+-- Which calls have the largest total duration? The same data as a table.
 select
     caller,
     callee,

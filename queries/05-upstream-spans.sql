@@ -1,14 +1,12 @@
 -- Upstream spans: what leads to an operation of a service?
 --
--- From each call of the operation, upstream_sample climbs to its parent, and to the parent's parent. Each span is there
--- once: a parent that several calls share is not counted again, and where bad data goes round in a circle, the climb
--- ends.
--- To be fast at any size, we look at 500 traces at the most. Where there are more, each minute has as many of them as its
--- share of the operation's calls is: a stratified sample of the whole time, and for all statements the same.
--- ps_trace.sample_traces chooses it.
--- Parents are found if they start up to half an hour before the call, also before :time_from.
+-- upstream_sample returns the calls of the operation and all of their ancestors. It returns each span once, also the
+-- parent of several calls, and terminates if invalid data has a cycle of parents.
+-- To be fast for any number of spans, the statements read at most 500 traces: a stratified sample, in which each minute
+-- has its share of the operation's calls. ps_trace.sample_traces returns the same sample to all statements.
+-- A parent may start up to half an hour before the call, also before :time_from.
 --
--- In psql a parameter stands for a piece of SQL, so that a text needs quotes of its own:
+-- psql inserts the value of a parameter as a piece of SQL, so a text needs its own quotes:
 --     psql -v service="'upper'" -v operation="'random_upper'" -f queries/05-upstream-spans.sql
 \if :{?time_from} \else \set time_from 'now() - interval ''15 minutes''' \endif
 \if :{?time_to}   \else \set time_to   'now()' \endif
@@ -16,8 +14,8 @@
 \if :{?operation} \else \set operation '''GET /''' \endif
 
 -- name: upstream_nodes(time_from, time_to, service, operation)
--- Which operations are above the chosen one, how often do they run, and how long do they take on average?
--- These are the nodes of a graph, the chosen one included.
+-- Which operations are upstream of the chosen one, how often are they called, and what is their mean duration?
+-- The nodes of a graph, including the chosen operation.
 select
     cast(row(service_name, span_name) as text) as id,
     service_name,
@@ -31,8 +29,8 @@ order by calls desc, id
 limit 1000;
 
 -- name: upstream_edges(time_from, time_to, service, operation)
--- The edges of the same graph: which operation calls which, how often, and how long does the callee take on average?
-with above as (
+-- Which operation calls which, how often, and what is the mean duration of the callee? The edges of the same graph.
+with upstream as (
     select *
     from upstream_sample(:time_from, :time_to, :service, :operation)
 )
@@ -45,14 +43,14 @@ select
     count(*) as calls,
     count(*) filter (where callee.status_code = 'error') as errors,
     avg(callee.duration_ms) as mean_ms
-from above as callee
-inner join above as caller on caller.trace_id = callee.trace_id and caller.span_id = callee.parent_span_id
+from upstream as callee
+inner join upstream as caller on caller.trace_id = callee.trace_id and caller.span_id = callee.parent_span_id
 group by caller.service_name, caller.span_name, callee.service_name, callee.span_name
 order by calls desc, id
 limit 1000;
 
 -- name: upstream_operations(time_from, time_to, service, operation)
--- How long do these operations take? What waits for another takes longer than that, so that the nearest come first.
+-- How long do these operations take? Callers take longer than callees, so this order begins with the nearest callers.
 select
     service_name,
     span_name,

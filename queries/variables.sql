@@ -1,8 +1,8 @@
--- What there is to choose from: the values of :service and :operation.
+-- The choices for :service and :operation.
 \if :{?service} \else \set service '''lower''' \endif
 
 -- name: services()
--- Which services have ever sent a span?
+-- Which services have sent spans?
 select distinct service_name
 from operation
 order by service_name;

@@ -1,4 +1,4 @@
-// Each panel is fetched by itself, again and again: a figure for Plotly, or a piece of this page.
+// Fetches each panel at the refresh interval: a figure for Plotly as JSON, or a fragment of HTML.
 "use strict";
 
 const form = document.getElementById("view");
@@ -10,22 +10,22 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
 
-// Plotly shows times as they are written, so they are written in the browser's zone.
+// Plotly knows no time zones: write times in the browser's.
 function local(millis) {
   const time = new Date(millis);
   return new Date(millis - time.getTimezoneOffset() * 60_000).toISOString().slice(0, -1);
 }
 
-// Plotly takes as long to load as all else together, so that it is loaded for the first figure, and tables need not wait.
+// Plotly is a large script: load it with the first figure, so that tables need not wait for it.
 let plotly;
-function loaded() {
+function loadPlotly() {
   plotly ??= new Promise((resolve, reject) => {
     const script = document.createElement("script");
     script.src = "/plotly.js";
     script.onload = resolve;
     script.onerror = () => {
-      plotly = undefined; // to be tried again
-      reject(new Error("no Plotly"));
+      plotly = undefined; // the next refresh retries
+      reject(new Error("the script plotly.js cannot be loaded"));
     };
     document.head.append(script);
   });
@@ -33,11 +33,11 @@ function loaded() {
 }
 
 async function draw(panel, figure) {
-  await loaded();
+  await loadPlotly();
   const { data, layout } = figure;
   const axis = { gridcolor: colour("line"), zerolinecolor: colour("line"), automargin: true };
   for (const trace of data) {
-    if (trace.about.step) place(trace);
+    if (trace.about.step) addTimes(trace);
     if (trace.type === "heatmap") trace.colorscale = [[0, dark.matches ? "#17344f" : "#d6e8fa"], [1, dark.matches ? "#8cc8ff" : "#08315c"]];
   }
   for (const line of layout.shapes ?? []) {
@@ -46,7 +46,7 @@ async function draw(panel, figure) {
   const look = {
     autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: colour("text"), family: "system-ui, sans-serif", size: 12 }, margin: { t: 10, r: 10, b: 30, l: 50 },
-    // namelength: a name is not cut, for Plotly would cut through its entities.
+    // namelength: -1 keeps Plotly from shortening names, which would cut through HTML entities.
     hoverlabel: {
       bgcolor: colour("background"), bordercolor: colour("line"), font: { color: colour("text") }, namelength: -1,
     },
@@ -58,10 +58,10 @@ async function draw(panel, figure) {
   await Plotly.react(panel, data, {
     ...look, ...layout, xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
   }, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] });
-  if (isNew) lead(panel);
+  if (isNew) followClicks(panel);
 }
 
-// Many names would take the chart's room below it. Beside it there is more, if the longest is not too long.
+// A legend below the chart takes height for each row of names; beside it there is room if the names are short.
 function legend(panel, data) {
   const names = data[0].labels ?? data.map((trace) => trace.name ?? "");
   const width = 60 + 7 * Math.max(...names.map((name) => name.length));
@@ -69,12 +69,12 @@ function legend(panel, data) {
   return isBeside ? { orientation: "v" } : { orientation: "h", yref: "container", y: 0, yanchor: "bottom" };
 }
 
-// explorer/charts.py says what `about` has.
-function place(trace) {
+// `about` is documented in explorer/charts.py.
+function addTimes(trace) {
   const isHeatmap = trace.type === "heatmap";
   const { begin, step, ranges } = trace.about;
   const steps = [...(isHeatmap ? trace.z[0] : trace.y).keys()];
-  // Cells are drawn around their middle.
+  // A cell's coordinates are those of its centre.
   trace.x = steps.map((number) => local((begin + (number + (isHeatmap ? 0.5 : 0)) * step) / 1000));
   if (isHeatmap) trace.customdata = ranges.map((range) => steps.map(() => range));
 }
@@ -83,32 +83,32 @@ function urlOf(point) {
   const { url, values, begin, step } = point.data.about;
   const [row, column] = [point.pointNumber].flat();
   const number = column ?? row;
-  const own = { start: begin + number * step, end: begin + (number + 1) * step - 1, ...values?.[row] };
+  const fields = { start: begin + number * step, end: begin + (number + 1) * step - 1, ...values?.[row] };
   if (!url || values && !values[row]) return undefined;
-  return `${traces}${url.replace(/\{(\w+)\}/g, (_, name) => own[name])}`;
+  return `${traces}${url.replace(/\{(\w+)\}/g, (_, name) => fields[name])}`;
 }
 
-// Where the tooltip is that of all lines, the one is meant that is nearest to the pointer.
-function meant({ points, event }) {
-  const away = ({ bbox }) => Math.abs((bbox.y0 + bbox.y1) / 2 - event.pageY);
-  return points.length > 1 ? points.reduce((one, other) => (away(other) < away(one) ? other : one)) : points[0];
+// The tooltip of a series covers all lines at that time: take the point nearest to the pointer.
+function nearest({ points, event }) {
+  const distance = ({ bbox }) => Math.abs((bbox.y0 + bbox.y1) / 2 - event.pageY);
+  return points.length > 1 ? points.reduce((best, point) => (distance(point) < distance(best) ? point : best)) : points[0];
 }
 
-// From a point, slice, cell or bar to the traces behind it.
-function lead(panel) {
+// A click on a point, slice, cell or bar opens the traces behind it.
+function followClicks(panel) {
   panel.on("plotly_click", (clicked) => {
-    const url = urlOf(meant(clicked));
+    const url = urlOf(nearest(clicked));
     if (!url) return;
     if (clicked.event.ctrlKey || clicked.event.metaKey) open(url, "_blank", "noopener");
     else location.assign(url);
   });
-  panel.on("plotly_hover", ({ points }) => panel.classList.toggle("leads", Boolean(urlOf(points[0]))));
-  panel.on("plotly_unhover", () => panel.classList.remove("leads"));
+  panel.on("plotly_hover", ({ points }) => panel.classList.toggle("linked", Boolean(urlOf(points[0]))));
+  panel.on("plotly_unhover", () => panel.classList.remove("linked"));
 }
 
 function show(panel, html) {
   if (panel.classList.contains("js-plotly-plot")) Plotly.purge(panel);
-  panel.classList.remove("chart", "leads");
+  panel.classList.remove("chart", "linked");
   const scrolling = ".scroll, .graph";
   const { scrollTop = 0, scrollLeft = 0 } = panel.querySelector(scrolling) ?? {};
   const hadFocus = panel.querySelector(scrolling)?.matches(":focus");
@@ -126,56 +126,57 @@ async function refresh(panel) {
   if (panel.dataset.busy) return;
   panel.dataset.busy = "yes";
   try {
-    const answer = await fetch(panel.dataset.source + location.search);
-    if (answer.headers.get("Content-Type").startsWith("application/json")) await draw(panel, await answer.json());
-    else if (answer.ok || answer.status === 500) show(panel, await answer.text());
-    else throw new Error(`${answer.status} ${answer.statusText}`);
+    const response = await fetch(panel.dataset.source + location.search);
+    if (response.headers.get("Content-Type").startsWith("application/json")) await draw(panel, await response.json());
+    else if (response.ok || response.status === 500) show(panel, await response.text());
+    else throw new Error(`${response.status} ${response.statusText}`);
     panel.classList.remove("stale");
   } catch (error) {
     panel.classList.add("stale");
-    if (panel.querySelector(".waiting")) panel.querySelector(".waiting").textContent = `Not to be had: ${error.message}. Tried again.`;
+    const waiting = panel.querySelector(".waiting");
+    if (waiting) waiting.textContent = `Could not load: ${error.message}. Retrying.`;
   } finally {
     delete panel.dataset.busy;
     panel.dataset.shown = "yes";
   }
 }
 
-const all = () => Promise.all(panels.map(refresh));
-all();
+const refreshAll = () => Promise.all(panels.map(refresh));
+refreshAll();
 const seconds = parseInt(form.elements.refresh.value);
-if (seconds) setInterval(() => document.hidden || all(), seconds * 1000);
-dark.addEventListener("change", all);
+if (seconds) setInterval(() => document.hidden || refreshAll(), seconds * 1000);
+dark.addEventListener("change", refreshAll);
 
-// What to show is in the URL.
-const own = document.getElementById("own");
-const ownTime = document.getElementById("own-time");
-const [ownFrom, ownTo] = ownTime.querySelectorAll("input");
-const [begin, end] = [own.value, form.elements.to.value];
-function showOwn() {
-  ownTime.hidden = form.elements.from.value !== own.value;
-  if (!ownTime.hidden && !ownFrom.value) {
-    const given = Number(own.value), until = Number(form.elements.to.value);
-    ownFrom.value = local(given || Date.now() - 3_600_000).slice(0, 19);
-    ownTo.value = local(until || Date.now()).slice(0, 19);
+// The form. The URL has its state.
+const custom = document.getElementById("custom");
+const customTime = document.getElementById("custom-time");
+const [customFrom, customTo] = customTime.querySelectorAll("input");
+const [begin, end] = [custom.value, form.elements.to.value];
+function showCustomTime() {
+  customTime.hidden = form.elements.from.value !== custom.value;
+  if (!customTime.hidden && !customFrom.value) {
+    const from = Number(custom.value), to = Number(form.elements.to.value);
+    customFrom.value = local(from || Date.now() - 3_600_000).slice(0, 19);
+    customTo.value = local(to || Date.now()).slice(0, 19);
   }
 }
-// Also back in the browser's history the form shows what the URL says, and not how it was left.
+// A page from the back/forward cache has the form as it was left: reset it to the state of the URL.
 addEventListener("pageshow", () => {
   form.reset();
-  [own.value, form.elements.to.value] = [begin, end];
+  [custom.value, form.elements.to.value] = [begin, end];
   if (form.elements["var-operation"]) form.elements["var-operation"].disabled = false;
-  showOwn();
+  showCustomTime();
 });
 form.addEventListener("change", (event) => {
-  showOwn();
+  showCustomTime();
   if (event.target.name === "from") form.elements.to.value = "now";
-  if (event.target.name === "var-service") form.elements["var-operation"].disabled = true; // another service has others
-  if (ownTime.hidden) form.requestSubmit();
+  if (event.target.name === "var-service") form.elements["var-operation"].disabled = true; // until the operations of the new service are loaded
+  if (customTime.hidden) form.requestSubmit();
 });
 form.addEventListener("submit", () => {
-  if (ownTime.hidden) return;
-  own.value = String(new Date(ownFrom.value).getTime());
-  form.elements.to.value = String(new Date(ownTo.value).getTime());
+  if (customTime.hidden) return;
+  custom.value = String(new Date(customFrom.value).getTime());
+  form.elements.to.value = String(new Date(customTo.value).getTime());
 });
 
 for (const button of document.querySelectorAll(".copy")) {

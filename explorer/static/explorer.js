@@ -1,4 +1,4 @@
-// Times in the browser's zone.
+// Shows times in the browser's time zone.
 "use strict";
 
 const UNITS = [["day", 86_400_000], ["hour", 3_600_000], ["minute", 60_000], ["second", 1000]];
@@ -6,10 +6,10 @@ const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
 
 for (const element of document.querySelectorAll("time[datetime]")) {
   const time = new Date(element.dateTime);
-  const passed = time - Date.now();
-  const [unit, size] = UNITS.find(([, size]) => Math.abs(passed) >= size) ?? UNITS.at(-1);
+  const untilThen = time - Date.now();
+  const [unit, size] = UNITS.find(([, size]) => Math.abs(untilThen) >= size) ?? UNITS.at(-1);
   element.textContent = "relative" in element.dataset
-    ? relative.format(Math.round(passed / size), unit)
+    ? relative.format(Math.round(untilThen / size), unit)
     : time.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
   element.title = element.dateTime;
 }

@@ -1,13 +1,13 @@
-// New figures come without a reload, which would take away where one was on the page.
+// Updates the figures without a reload, so that focus and scroll position stay.
 "use strict";
 
 const cards = document.querySelector(".cards");
 
 async function refresh() {
   try {
-    const answer = await fetch("/");
-    if (!answer.ok) throw new Error(answer.statusText);
-    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelectorAll(".figure");
+    const response = await fetch("/");
+    if (!response.ok) throw new Error(response.statusText);
+    const fresh = new DOMParser().parseFromString(await response.text(), "text/html").querySelectorAll(".figure");
     for (const [number, figure] of cards.querySelectorAll(".figure").entries()) {
       figure.replaceChildren(...fresh[number].childNodes);
     }

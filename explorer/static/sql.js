@@ -1,4 +1,4 @@
-// An example to start from: its parameters become times that PostgreSQL knows.
+// Puts the chosen example into the text area.
 "use strict";
 
 document.getElementById("examples").addEventListener("change", (event) => {

@@ -1,4 +1,4 @@
-// The waterfall of one trace. Only the rows that are in sight are in the document, so that 10,000 spans stay usable.
+// The waterfall of one trace. Only visible rows are in the document (list virtualisation), which 10,000 spans need.
 "use strict";
 
 const page = JSON.parse(document.getElementById("trace").textContent);
@@ -9,11 +9,11 @@ const find = document.getElementById("find");
 const matchCount = document.getElementById("matches");
 const traceId = location.pathname.split("/").pop();
 
-const VALUE_CHARACTERS = 300;
-const ROWS_BEYOND = 10;
-const INDENT_LEVELS = 12; // deeper ones are not indented further
+const VALUE_CHARACTERS = 300; // shown of a value before it is expanded
+const OVERSCAN_ROWS = 10; // drawn above and below the visible ones
+const INDENT_LEVELS = 12; // deeper spans are not indented further
 
-// Where each span's subtree ends: the number of the first row after it.
+// For each span, the number of the first span after its subtree, and the number of its parent, or -1.
 const endOf = new Array(spans.length);
 const parentOf = new Array(spans.length).fill(-1);
 {
@@ -26,17 +26,17 @@ const parentOf = new Array(spans.length).fill(-1);
   while (open.length) endOf[open.pop()] = spans.length;
 }
 
-let rows = []; // numbers of the spans that are not in something collapsed
-let current = 0;
-let shown = -1;
+let rows = []; // numbers of the spans outside of collapsed subtrees
+let current = 0; // number of the span that has the keyboard's focus
+let shown = -1; // number of the span in the details, or -1
 let matches = new Set();
 const collapsed = new Set();
 
 function element(name, className, ...content) {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  made.append(...content);
-  return made;
+  const node = document.createElement(name);
+  if (className) node.className = className;
+  node.append(...content);
+  return node;
 }
 
 function duration(nanos) {
@@ -56,20 +56,20 @@ function layOut() {
 }
 
 function draw() {
-  // Measured, because the style sheet decides it, by the width of the window.
+  // The style sheet sets the height of a row, depending on the width of the window.
   const height = parseFloat(getComputedStyle(tree).getPropertyValue("--row-height"));
   tree.style.height = `${rows.length * height}px`;
   const top = Math.max(-tree.getBoundingClientRect().top, 0);
-  const first = Math.max(Math.floor(top / height) - ROWS_BEYOND, 0);
-  const last = Math.min(Math.ceil((top + innerHeight) / height) + ROWS_BEYOND, rows.length);
+  const first = Math.max(Math.floor(top / height) - OVERSCAN_ROWS, 0);
+  const last = Math.min(Math.ceil((top + innerHeight) / height) + OVERSCAN_ROWS, rows.length);
   const width = barWidth();
-  const made = [];
+  const visible = [];
   for (let row = first; row < last; row++) {
     const drawn = rowOf(rows[row], width);
     drawn.style.top = `${row * height}px`;
-    made.push(drawn);
+    visible.push(drawn);
   }
-  tree.replaceChildren(...made);
+  tree.replaceChildren(...visible);
   tree.setAttribute("aria-activedescendant", `span-${current}`);
 }
 
@@ -122,14 +122,14 @@ function bar(span, width) {
   return element("span", "bar", svg);
 }
 
-// One path for all intervals, in which those are one that no pixel could tell apart.
-function boxes(intervals, scale, y, height, narrowest) {
+// One path for all intervals: those closer than 0.3 pixels are merged, which keeps the path of 10,000 children short.
+function boxes(intervals, scale, y, height, minWidth) {
   let path = "";
   let from = 0;
   let to = -1;
   const add = () => {
     if (to >= from) {
-      path += `M${from.toFixed(1)},${y}h${Math.max(to - from, narrowest).toFixed(1)}v${height}H${from.toFixed(1)}z`;
+      path += `M${from.toFixed(1)},${y}h${Math.max(to - from, minWidth).toFixed(1)}v${height}H${from.toFixed(1)}z`;
     }
   };
   for (let at = 0; at < intervals.length; at += 2) {
@@ -145,9 +145,9 @@ function boxes(intervals, scale, y, height, narrowest) {
 }
 
 function svgElement(name, attributes) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  return made;
+  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  return node;
 }
 
 function drawTicks() {
@@ -157,10 +157,10 @@ function drawTicks() {
   );
 }
 
-// Moving, collapsing, finding -----------------------------------------------------------------------------------------
+// Keyboard, collapsing, search -----------------------------------------------------------------------------------------
 
 function moveTo(number) {
-  for (let above = parentOf[number]; above >= 0; above = parentOf[above]) collapsed.delete(above);
+  for (let ancestor = parentOf[number]; ancestor >= 0; ancestor = parentOf[ancestor]) collapsed.delete(ancestor);
   current = number;
   layOut();
   const height = parseFloat(getComputedStyle(tree).getPropertyValue("--row-height"));
@@ -216,19 +216,19 @@ function textOf(span) {
 }
 
 function findAll() {
-  const wanted = find.value.trim().toLowerCase();
+  const text = find.value.trim().toLowerCase();
   matches = new Set();
-  if (wanted) spans.forEach((span, number) => textOf(span).includes(wanted) && matches.add(number));
-  matchCount.textContent = wanted ? `${matches.size} of ${spans.length} spans; Enter goes to the next` : "";
+  if (text) spans.forEach((span, number) => textOf(span).includes(text) && matches.add(number));
+  matchCount.textContent = text ? `${matches.size} of ${spans.length} spans; press Enter for the next` : "";
   draw();
 }
 
 function toNextMatch() {
-  const found = [...matches];
-  if (found.length) moveTo(found.find((number) => number > current) ?? found[0]);
+  const numbers = [...matches];
+  if (numbers.length) moveTo(numbers.find((number) => number > current) ?? numbers[0]);
 }
 
-// One span ------------------------------------------------------------------------------------------------------------
+// Details of a span ------------------------------------------------------------------------------------------------------------
 
 function show(number) {
   const span = spans[number];
@@ -253,12 +253,12 @@ function show(number) {
     close,
     element("h2", "", span.name || "(no name)"),
     table(facts),
-    ...section("Attributes", span.attributes, span.left[0]),
-    ...listed("Events", span.events, span.left[1], (event) => [
+    ...section("Attributes", span.attributes, span.omitted[0]),
+    ...listed("Events", span.events, span.omitted[1], (event) => [
       element("h4", "", `${event.name || "(no name)"}, ${afterStart(event.time)}`),
       table(event.attributes),
     ]),
-    ...listed("Links", span.links, span.left[2], (link) => {
+    ...listed("Links", span.links, span.omitted[2], (link) => {
       const to = element("a", "", `trace ${link.trace}, span ${link.span}`);
       to.href = `/trace/${link.trace}?uiFind=${link.span}`;
       return [element("p", "", to), table(link.attributes)];
@@ -290,17 +290,17 @@ function sum(intervals) {
   return total;
 }
 
-function section(title, attributes, left, always = false) {
+function section(title, attributes, omitted, always = false) {
   if (!attributes.length && !always) return [];
-  return [element("h3", "", title), table(attributes), ...more(left)];
+  return [element("h3", "", title), table(attributes), ...more(omitted)];
 }
 
-function listed(title, items, left, content) {
-  return items.length ? [element("h3", "", title), ...items.flatMap(content), ...more(left)] : [];
+function listed(title, items, omitted, content) {
+  return items.length ? [element("h3", "", title), ...items.flatMap(content), ...more(omitted)] : [];
 }
 
-function more(left) {
-  return left ? [element("p", "", `and ${left} more, in `, jsonLink())] : [];
+function more(omitted) {
+  return omitted ? [element("p", "", `and ${omitted} more, in `, jsonLink())] : [];
 }
 
 function jsonLink() {
@@ -323,18 +323,18 @@ function valueCell(value, length) {
   const text = element("span", "", value.slice(0, VALUE_CHARACTERS));
   const cell = element("td", "", text);
   if (value.length > VALUE_CHARACTERS) {
-    const all = element("button", "", `show all ${length.toLocaleString()} characters`);
-    all.type = "button";
-    all.addEventListener("click", () => {
+    const expand = element("button", "", `show all ${length.toLocaleString()} characters`);
+    expand.type = "button";
+    expand.addEventListener("click", () => {
       text.textContent = value;
-      all.remove();
+      expand.remove();
       if (length > value.length) {
-        const [some, many] = [value.length.toLocaleString(), length.toLocaleString()];
-        cell.append(element("em", "", `… the first ${some} of ${many} characters; all are in `, jsonLink()));
+        const [shownLength, fullLength] = [value.length.toLocaleString(), length.toLocaleString()];
+        cell.append(element("em", "", `… the first ${shownLength} of ${fullLength} characters; all are in `, jsonLink()));
       }
     });
     text.append("… ");
-    cell.append(all);
+    cell.append(expand);
   } else if (length > value.length) {
     cell.append(element("em", "", "… more in ", jsonLink()));
   }
@@ -345,9 +345,9 @@ function valueCell(value, length) {
 
 tree.addEventListener("keydown", onKey);
 tree.addEventListener("click", (event) => {
-  const toggled = event.target.closest("[data-toggle]");
+  const toggleMark = event.target.closest("[data-toggle]");
   const row = event.target.closest(".row");
-  if (toggled) toggle(Number(toggled.dataset.toggle));
+  if (toggleMark) toggle(Number(toggleMark.dataset.toggle));
   else if (row) show(Number(row.dataset.span));
 });
 details.addEventListener("keydown", (event) => event.key === "Escape" && hide());
@@ -370,7 +370,7 @@ addEventListener("resize", () => {
 
 drawTicks();
 layOut();
-// Jaeger's name for what to look for in a trace: here, and in its links, the id of a span.
+// Jaeger's parameter for the search in a trace. The links to other traces fill in the id of a span.
 find.value = new URLSearchParams(location.search).get("uiFind") ?? "";
 if (find.value) {
   findAll();

@@ -1,38 +1,38 @@
-// The search page: times of one's own in the browser's zone, and the operations of the chosen service.
+// The search page: a custom range in the browser's time zone, and the operations of the chosen service.
 "use strict";
 
 const form = document.querySelector("form.search");
 const lookback = document.getElementById("lookback");
-const ownRange = document.getElementById("own-range");
+const customRange = document.getElementById("custom-range");
 const operation = document.getElementById("operation");
 
 const MINUTE = 60_000;
 
-// A datetime-local input's value is a time of the browser's zone.
+// The value of a datetime-local input is in the browser's time zone.
 function localText(millis) {
   const time = new Date(millis);
   return new Date(millis - time.getTimezoneOffset() * MINUTE).toISOString().slice(0, 19);
 }
 
 function chooseRange() {
-  const isOwn = lookback.value === "custom";
-  ownRange.hidden = !isOwn;
-  for (const input of ownRange.querySelectorAll("input")) input.disabled = !isOwn;
+  const isCustom = lookback.value === "custom";
+  customRange.hidden = !isCustom;
+  for (const input of customRange.querySelectorAll("input")) input.disabled = !isCustom;
 }
 
-for (const [id, name, otherwise] of [["from", "start", Date.now() - 60 * MINUTE], ["to", "end", Date.now()]]) {
-  const asked = form.elements[name].value;
-  document.getElementById(id).value = localText(asked ? asked / 1000 : otherwise);
+for (const [id, name, initial] of [["from", "start", Date.now() - 60 * MINUTE], ["to", "end", Date.now()]]) {
+  const micros = form.elements[name].value;
+  document.getElementById(id).value = localText(micros ? micros / 1000 : initial);
 }
 form.addEventListener("submit", () => {
   for (const [id, name] of [["from", "start"], ["to", "end"]]) {
     const text = document.getElementById(id).value;
     form.elements[name].value = text ? new Date(text).getTime() * 1000 : "";
   }
-  // What is empty need not be in the URL.
+  // Keep empty parameters out of the URL.
   for (const input of form.elements) input.disabled ||= !input.value;
 });
-// Back in the browser's history the form is as it was left.
+// A page from the back/forward cache still has the inputs disabled that were empty when it was left.
 addEventListener("pageshow", () => {
   for (const input of form.elements) input.disabled = false;
   chooseRange();
@@ -44,8 +44,8 @@ document.getElementById("service").addEventListener("change", async (event) => {
   const service = event.target.value;
   operation.length = 1;
   if (!service) return;
-  const answer = await (await fetch(`/api/services/${encodeURIComponent(service)}/operations`)).json();
-  if (event.target.value === service) operation.append(...(answer.data ?? []).map((name) => new Option(name, name)));
+  const response = await (await fetch(`/api/services/${encodeURIComponent(service)}/operations`)).json();
+  if (event.target.value === service) operation.append(...(response.data ?? []).map((name) => new Option(name, name)));
 });
 
 for (const text of document.querySelectorAll("text[data-time]")) {

@@ -1,4 +1,4 @@
-"""Headless Chromium by Playwright: the system's, or the one that `playwright install chromium` has fetched."""
+"""Headless Chromium by Playwright: the system's, or the one that `playwright install chromium` has downloaded."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.store.conftest import cluster, dsn, empty_dsn, postgres_uri, promscale, superuser_uri  # noqa: F401
+from tests.store.conftest import cluster, dsn, empty_dsn, postgres_uri, promscale, superuser_uri  # noqa: F401 (fixtures)
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
@@ -18,8 +18,8 @@ def chromium():
     with playwright.sync_playwright() as running:
         system = shutil.which("chromium") or shutil.which("chromium-browser")
         if not (system or Path(running.chromium.executable_path).exists()):
-            pytest.skip("no Chromium here: apt install chromium, or playwright install chromium")
-        # Chromium's own sandbox does not run as root.
+            pytest.skip("Chromium is not installed: apt install chromium, or playwright install chromium")
+        # Chromium's sandbox does not work for root.
         browser = running.chromium.launch(executable_path=system, chromium_sandbox=os.getuid() != 0)
         yield browser
         browser.close()
@@ -27,7 +27,7 @@ def chromium():
 
 @pytest.fixture
 def open_page(chromium):
-    """A function that opens a URL in a window of a width and colour scheme. No page may report an error."""
+    """A function that opens a URL in a new window. The test fails if a page reports an error."""
     contexts, problems = [], []
 
     def open_page(url: str, width: int = 1280, scheme: str = "light", height: int = 900):
@@ -48,6 +48,6 @@ def open_page(chromium):
 
 @pytest.fixture
 def screenshot():
-    """A function that keeps a picture of a page among the artifacts."""
+    """A function that saves a picture of a page."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     return lambda page, name: page.screenshot(path=SCREENSHOTS / f"{name}.png")

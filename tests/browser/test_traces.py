@@ -22,17 +22,18 @@ def explorer(promscale, serve):
 
 @pytest.fixture
 def shopping(promscale):
-    """A trace of three services; a span with a hostile name and a long attribute has failed. Its id."""
+    """The id of a trace of three services. A span with a hostile name and a long attribute has failed."""
     start = time.time_ns() - 60 * 10**9
     root = span("GET /", start_time_unix_nano=start, end_time_unix_nano=start + 100 * MILLISECOND)
 
-    def at(parent, name, begins, ends, **fields):
-        times = {"start_time_unix_nano": start + begins * MILLISECOND, "end_time_unix_nano": start + ends * MILLISECOND}
-        return child(parent, name, **times, **fields)
+    def timed_child(parent, name, start_ms, end_ms, **fields):
+        fields["start_time_unix_nano"] = start + start_ms * MILLISECOND
+        fields["end_time_unix_nano"] = start + end_ms * MILLISECOND
+        return child(parent, name, **fields)
 
-    pay = at(root, "pay", 50, 90)
-    look = at(root, "look", 10, 40, tags={"shelf": "upper"})
-    hostile = at(pay, HOSTILE, 60, 80, tags={"<b>key</b>": HOSTILE, "long": "x" * 2**20})
+    pay = timed_child(root, "pay", 50, 90)
+    look = timed_child(root, "look", 10, 40, tags={"shelf": "upper"})
+    hostile = timed_child(pay, HOSTILE, 60, 80, tags={"<b>key</b>": HOSTILE, "long": "x" * 2**20})
     hostile.status.code, hostile.status.message = Status.STATUS_CODE_ERROR, "no money"
     hostile.events.add(name="exception", time_unix_nano=start, attributes=attributes({"exception.type": "Poor"}))
     hostile.links.add(trace_id=root.trace_id, span_id=look.span_id)
@@ -47,14 +48,14 @@ def names(page) -> list[str]:
     rows = page.get_by_role("treeitem").evaluate_all(
         "rows => rows.map(row => [parseFloat(row.style.top), row.getAttribute('aria-label')])"
     )
-    # A label is: service: name, duration; and for some: , error.
+    # The form of a label is "service: name, duration", followed by ", error" for a failed span.
     return [label.removesuffix(", error").rpartition(", ")[0] for _, label in sorted(rows)]
 
 
 IN_ORDER = ["shop: GET /", "shop: look", "till: pay", f"bank: {HOSTILE}"]
 
 
-def test_the_waterfall_has_its_spans_in_order_and_a_hostile_name_is_text(explorer, shopping, open_page):
+def test_the_waterfall_has_its_spans_in_order_and_escapes_html(explorer, shopping, open_page):
     page = open_page(f"{explorer}/trace/{shopping}")
     assert names(page) == IN_ORDER
     assert page.get_by_role("tree").get_by_text(HOSTILE).is_visible()
@@ -62,21 +63,21 @@ def test_the_waterfall_has_its_spans_in_order_and_a_hostile_name_is_text(explore
     assert page.locator("img").count() == 0
 
 
-def test_a_span_shows_all_that_it_holds(explorer, shopping, open_page):
+def test_a_span_shows_its_details(explorer, shopping, open_page):
     page = open_page(f"{explorer}/trace/{shopping}")
     page.get_by_role("treeitem").nth(3).click()
-    details = page.get_by_label("The chosen span")
+    details = page.get_by_label("Details of the selected span")
     for text in ("bank", "20 ms", "no money", "<b>key</b>", "exception.type", "Poor", "service.name"):
         assert details.get_by_text(text, exact=True).first.is_visible(), text
     details.get_by_role("button", name="show all 1,048,576 characters").click()
     assert details.get_by_text("the first 10,000 of 1,048,576 characters").is_visible()
     details.get_by_role("link", name=f"trace {shopping}").click()
     page.wait_for_url("**uiFind=*")
-    assert page.get_by_label("The chosen span").get_by_role("heading", name="look").is_visible()
+    assert page.get_by_label("Details of the selected span").get_by_role("heading", name="look").is_visible()
     assert page.title() == "shop: GET /"
 
 
-def test_the_keyboard_is_enough(explorer, shopping, open_page):
+def test_the_waterfall_works_with_the_keyboard(explorer, shopping, open_page):
     page = open_page(f"{explorer}/trace/{shopping}")
     page.get_by_role("tree").focus()
     for key in ("ArrowDown", "ArrowDown", "ArrowLeft"):
@@ -85,9 +86,9 @@ def test_the_keyboard_is_enough(explorer, shopping, open_page):
     page.keyboard.press("ArrowRight")
     assert names(page) == IN_ORDER
     page.keyboard.press("Enter")
-    assert page.get_by_label("The chosen span").get_by_role("heading", name="pay").is_visible()
+    assert page.get_by_label("Details of the selected span").get_by_role("heading", name="pay").is_visible()
     page.keyboard.press("Escape")
-    assert page.get_by_label("The chosen span").is_hidden()
+    assert page.get_by_label("Details of the selected span").is_hidden()
 
 
 def test_collapse_expand_find(explorer, shopping, open_page):
@@ -102,7 +103,7 @@ def test_collapse_expand_find(explorer, shopping, open_page):
     assert page.get_by_text("1 of 4 spans").is_visible()
 
 
-def test_ten_thousand_spans_can_be_walked_through(explorer, promscale, open_page):
+def test_ten_thousand_spans_can_be_scrolled_through(explorer, promscale, open_page):
     root = span("root")
     start = root.start_time_unix_nano
     steps = (child(root, f"step {n}", start_time_unix_nano=start + n) for n in range(9999))
@@ -118,13 +119,13 @@ def test_ten_thousand_spans_can_be_walked_through(explorer, promscale, open_page
     page.get_by_role("treeitem", name="shop: root").wait_for()
 
 
-def test_a_search_by_its_form_leads_to_the_trace(explorer, shopping, open_page):
+def test_the_search_form_finds_the_trace(explorer, shopping, open_page):
     page = open_page(explorer)
     assert page.url == f"{explorer}/search"
     page.get_by_label("Service").select_option("till")
     page.get_by_label("Operation").select_option("pay")
     page.get_by_label("Tags").fill("error=false")
-    page.get_by_label("Shortest").fill("1ms")
+    page.get_by_label("Min duration").fill("1ms")
     page.get_by_role("button", name="Find traces").click()
     page.wait_for_url("**service=till**")
     assert parse_qs(urlsplit(page.url).query) == {
@@ -141,20 +142,20 @@ def test_a_search_by_its_form_leads_to_the_trace(explorer, shopping, open_page):
     assert names(page) == IN_ORDER
 
 
-def test_a_range_of_ones_own_is_in_the_browsers_time(explorer, shopping, open_page):
+def test_a_custom_range_is_in_the_browsers_time_zone(explorer, shopping, open_page):
     page = open_page(f"{explorer}/search")
     page.get_by_label("Range").select_option("custom")
     page.get_by_label("From").fill("2026-01-01T10:00:00")
     page.get_by_label("to", exact=True).fill("2026-01-01T11:00:00")
     page.get_by_role("button", name="Find traces").click()
     page.wait_for_url("**start=**")
-    asked = parse_qs(urlsplit(page.url).query)
-    assert int(asked["end"][0]) - int(asked["start"][0]) == 3600 * 10**6
-    assert page.get_by_text("No trace found").is_visible()
+    parameters = parse_qs(urlsplit(page.url).query)
+    assert int(parameters["end"][0]) - int(parameters["start"][0]) == 3600 * 10**6
+    assert page.get_by_text("No traces found").is_visible()
     assert page.get_by_label("From").input_value().startswith("2026-01-01T10:00")
 
 
-def test_times_are_the_browsers(explorer, shopping, open_page):
+def test_times_are_relative_to_the_browsers_clock(explorer, shopping, open_page):
     page = open_page(f"{explorer}/search")
     assert page.get_by_text(re.compile(r"^\d+ minutes? ago$")).is_visible()
 

@@ -1,14 +1,14 @@
-"""Attacks on the demo's parts, each bounded in time, with spans in between that must be stored all the same."""
+"""Attacks on the demo's parts, each limited in time. Valid spans that are sent in between must be stored."""
 
 import pytest
 
 from benchmarks import store as stores
 from tests.hostile.target import Target
-from tests.store.conftest import cluster, dsn, empty_dsn, postgres_uri, promscale, superuser_uri  # noqa: F401
+from tests.store.conftest import cluster, dsn, empty_dsn, postgres_uri, promscale, superuser_uri  # noqa: F401 (fixtures)
 
 
 @pytest.fixture(scope="session")
 def target():
-    """A promscale of its own process, on a PostgreSQL of its own."""
+    """A promscale in its own process, with its own PostgreSQL."""
     with stores.own() as running, Target(running) as target:
         yield target

@@ -1,16 +1,17 @@
-"""Exports that are made to cost memory or time: OTLP messages as bytes, because no library would make them."""
+"""Exports that cost memory or time, as bytes: protobuf libraries would not write such OTLP messages."""
 
-import os
+import random
 from collections.abc import Callable
 
 from tests.store.otlp_messages import request, span
 
 MIB = 2**20
-EMPTY = 15 * MIB // 2  # as many empty fields, of two bytes each, fit in a message
+_random = random.Random(3)
+EMPTY = 15 * MIB // 2  # the number of empty fields, of two bytes each, that fit in a message
 
 
 def field(number: int, value: bytes) -> bytes:
-    """A field of protobuf's wire format that has a length."""
+    """A length-delimited field: https://protobuf.dev/programming-guides/encoding/#length-types"""
     return _varint(number << 3 | 2) + _varint(len(value)) + value
 
 
@@ -23,44 +24,49 @@ def _varint(number: int) -> bytes:
 
 
 def span_with(content: bytes) -> bytes:
-    """An export of one span that has valid ids and this besides."""
+    """An export of one span with valid ids and this content."""
     return field(1, field(2, field(2, _minimal_span() + content)))
 
 
 def with_resource(size: int) -> bytes:
-    """An export of one span of a resource of that size, which no other has."""
+    """An export of one span with a unique resource of this size."""
     message = request(span())
-    message.resource_spans[0].resource.attributes.add(key="fill").value.string_value = os.urandom(size // 2).hex()
+    message.resource_spans[0].resource.attributes.add(key="fill").value.string_value = _random.randbytes(
+        size // 2
+    ).hex()
     return message.SerializeToString()
 
 
 def spans_of_one_resource(size: int, spans: int) -> bytes:
-    """A resource of that size, and spans that are each a trace of its own, so that each trace has the resource again."""
+    """A resource of this size and spans of different traces, so that each trace has a copy of the resource."""
     return field(1, _resource(size) + field(2, b"".join(field(2, _minimal_span()) for _ in range(spans))))
 
 
 def scopes_of_one_resource(size: int, scopes: int) -> bytes:
-    """A resource of that size, and as many scopes, each with a span, so that the resource is looked at for each."""
+    """A resource of this size and scopes with one span each, so that the resource is read for each scope."""
     return field(1, _resource(size) + b"".join(field(2, field(2, _minimal_span())) for _ in range(scopes)))
 
 
 def _resource(size: int) -> bytes:
-    text = os.urandom(size // 2).hex().encode()
+    text = _random.randbytes(size // 2).hex().encode()
     return field(1, field(1, field(1, b"fill") + field(2, field(1, text))))
 
 
 def _minimal_span() -> bytes:
-    return field(1, os.urandom(16)) + field(2, os.urandom(8))
+    return field(1, _random.randbytes(16)) + field(2, _random.randbytes(8))
 
 
 def distinct_attributes(count: int) -> bytes:
-    """Spans with so many attributes altogether, no two the same."""
+    """Spans with this total number of attributes, all of them different."""
     return request(
-        *(span(tags={os.urandom(16).hex(): os.urandom(16).hex() for _ in range(100)}) for _ in range(count // 100))
+        *(
+            span(tags={_random.randbytes(16).hex(): _random.randbytes(16).hex() for _ in range(100)})
+            for _ in range(count // 100)
+        )
     ).SerializeToString()
 
 
-# By what they are: each is larger in memory than as bytes, many times.
+# By their names: messages that take many times more memory than bytes.
 BOMBS: dict[str, Callable[[], bytes]] = {
     "empty resource_spans": lambda: b"\x0a\0" * EMPTY,
     "empty scope_spans": lambda: field(1, b"\x12\0" * EMPTY),

@@ -1,4 +1,4 @@
-"""What was tried and what came of it, printed when the tests have ended."""
+"""The attacks and their outcomes, printed at the end of the test run."""
 
 lines: list[str] = []
 

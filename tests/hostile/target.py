@@ -1,4 +1,4 @@
-"""A promscale that is attacked: what it still stores meanwhile, and whether it is the same process afterwards."""
+"""A promscale under attack: it must still store valid spans, and must not restart."""
 
 import grpc
 import psutil
@@ -14,13 +14,15 @@ class Target:
     """A client of the promscale of `running`."""
 
     def __init__(self, running: stores.Target) -> None:
-        self.process: psutil.Process = running.store
+        if running.store is None:
+            raise ValueError("the process of promscale is not known")
+        self.process = running.store
         self.endpoint, self.web = running.endpoint, running.web
         self._database = psycopg.connect(running.dsn, autocommit=True)
-        # Spans of any age stay, so that they can be counted.
+        # Attacks send spans of any age: keep them all, so that they can be counted.
         self._database.execute("select ps_trace.set_trace_retention_period('1000 years')")
         self._channel = grpc.insecure_channel(running.endpoint, options=[("grpc.max_send_message_length", -1)])
-        self._export = self._channel.unary_unary(
+        self._export: grpc.UnaryUnaryMultiCallable = self._channel.unary_unary(
             f"/{TRACE_SERVICE}/Export", response_deserializer=ExportTraceServiceResponse.FromString
         )
         self._controls: list[bytes] = []
@@ -33,24 +35,25 @@ class Target:
         self._database.close()
 
     def export(self, data: bytes, **options) -> ExportTraceServiceResponse | grpc.StatusCode:
-        """The answer to these bytes in an export's place, or the status they were refused with."""
+        """The response to an export of these bytes, or the status of its error."""
         try:
             return self._export(data, timeout=120, **options)
         except grpc.RpcError as error:
             return error.code()
 
     def export_control(self) -> None:
-        """A span that nothing is wrong with; it must be acknowledged."""
+        """Export a valid span, which must be acknowledged."""
         control = span("control")
-        answer = self.export(request(control, service="control").SerializeToString())
-        assert answer == ExportTraceServiceResponse()
+        response = self.export(request(control, service="control").SerializeToString())
+        assert response == ExportTraceServiceResponse()
         self._controls.append(control.trace_id)
 
     def check(self) -> None:
-        """It is the process that it was, and each control span is stored once."""
+        """promscale has not restarted, and each control span is stored once."""
         assert self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
         stored = self._database.execute("select trace_id from ps_trace.span where service_name = 'control'")
         assert sorted(trace_id.bytes for (trace_id,) in stored) == sorted(self._controls)
 
     def span_count(self) -> int:
-        return self._database.execute("select count(*) from ps_trace.span").fetchone()[0]
+        [(count,)] = self._database.execute("select count(*) from ps_trace.span")
+        return count

@@ -1,9 +1,9 @@
-"""A full disk is reported, and costs nothing that was acknowledged."""
+"""A full disk is reported, and no acknowledged span is lost."""
 
 import json
 import logging
 import os
-import socket
+import random
 import subprocess
 import tempfile
 import urllib.error
@@ -15,14 +15,16 @@ import grpc
 import psycopg
 import pytest
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from local.postgres import account
 from promscale.web import Web
 from tests.hostile import outcomes
-from tests.stack.checkout import wait_for
 from tests.store.otlp_messages import request, span
 from tests.store.running import Promscale
+from tests.waiting import free_port, wait_until
+
+SPANS = 200  # of an export
 
 
 @pytest.fixture
@@ -30,14 +32,12 @@ def small_disk(postgres_uri, superuser_uri):
     """A connection string to a database on a disk of 24 MB, and a function that makes the disk larger."""
     if os.getuid() != 0 or os.environ.get("TEST_POSTGRES_URI"):
         pytest.skip("only root can mount a small disk, and only for a PostgreSQL that the tests started")
-    # Not below pytest's folders, which PostgreSQL's user cannot enter.
+    # Outside of pytest's folders, to which PostgreSQL's user has no access.
     folder = Path(tempfile.mkdtemp(prefix="small-disk-"))
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], capture_output=True, text=True
-    )
-    if mounted.returncode:
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], capture_output=True, text=True)
+    if mount.returncode:
         folder.rmdir()
-        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+        pytest.skip(f"a small disk cannot be mounted here: {mount.stderr.strip()}")
     os.chown(folder, account().pw_uid, account().pw_gid)
     name = f"test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(superuser_uri, autocommit=True) as connection:
@@ -47,68 +47,68 @@ def small_disk(postgres_uri, superuser_uri):
                 sql.SQL("create database {0} owner postgres tablespace {0}").format(sql.Identifier(name))
             )
             yield (
-                make_conninfo(**conninfo_to_dict(postgres_uri) | {"dbname": name}),
+                make_conninfo(postgres_uri, dbname=name),
                 lambda: subprocess.run(["mount", "-o", "remount,size=200m", folder], check=True),
             )
         finally:
             connection.execute(f"drop database if exists {name} with (force)")
-            connection.execute("checkpoint")  # or files of the dropped database keep the tablespace in use
+            # Deletes the files of the dropped database, which would keep the tablespace in use.
+            connection.execute("checkpoint")
             connection.execute(f"drop tablespace if exists {name}")
             subprocess.run(["umount", folder], check=True)
             folder.rmdir()
 
 
-@pytest.fixture
-def unused_address():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return f"127.0.0.1:{free.getsockname()[1]}"
-
-
 def readiness(url: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"{url}/readyz") as answer:
-            return answer.status, json.load(answer)["status"]
+        with urllib.request.urlopen(f"{url}/readyz") as response:
+            return response.status, json.load(response)["status"]
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)["status"]
 
 
-def test_a_full_disk_is_reported_and_loses_nothing(small_disk, caplog, unused_address):
+def export_until_error(promscale, messages) -> tuple[int, grpc.RpcError]:
+    """How many messages were acknowledged, and the error of the next."""
+    for number, message in enumerate(messages):
+        try:
+            promscale.export(message)
+        except grpc.RpcError as error:
+            return number, error
+    pytest.fail("the small disk had room for all spans")
+
+
+def test_a_full_disk_is_reported_and_loses_nothing(small_disk, caplog):
     dsn, enlarge = small_disk
+    dice = random.Random(5)
+    # More than the disk has room for; random, because equal texts would be compressed.
+    messages = [request(*(span(tags={"fill": dice.randbytes(200).hex()}) for _ in range(SPANS))) for _ in range(300)]
     caplog.set_level(logging.WARNING)
     promscale = Promscale(dsn)
-    web = Web(promscale.store, unused_address)
+    address = f"127.0.0.1:{free_port()}"
+    web = Web(promscale.store, address)
     web.serve()
-    url = f"http://{unused_address}"
+    url = f"http://{address}"
     try:
         assert readiness(url) == (200, "ok")
-        acknowledged = 0
-        message = None
-        for _ in range(500):
-            message = request(*(span(tags={"fill": os.urandom(200).hex()}) for _ in range(200)))
-            try:
-                promscale.export(message)
-            except grpc.RpcError as error:
-                assert error.code() == grpc.StatusCode.UNAVAILABLE
-                assert "No space left on device" in error.details()
-                break
-            acknowledged += 200
-        else:
-            pytest.fail("the small disk took 100,000 spans")
+        acknowledged, error = export_until_error(promscale, messages)
+        assert error.code() == grpc.StatusCode.UNAVAILABLE
+        assert "No space left on device" in error.details()
+        refused = messages[acknowledged]
         code, status = readiness(url)
         assert code == 503 and "No space left on device" in status and "\n" not in status
         for _ in range(5):
             with pytest.raises(grpc.RpcError):
-                promscale.export(message)
+                promscale.export(refused)
         assert sum("No space left on device" in record.getMessage() for record in caplog.records) == 1
         count = "select count(*) from ps_trace.span"
         with psycopg.connect(dsn) as connection:
-            assert connection.execute(count).fetchone() == (acknowledged,)
+            assert connection.execute(count).fetchone() == (SPANS * acknowledged,)
         enlarge()
-        promscale.export(message)
-        wait_for(lambda: readiness(url) == (200, "ok"), "readiness")
+        promscale.export(refused)
+        wait_until(lambda: readiness(url) == (200, "ok"), "readiness")
         with psycopg.connect(dsn) as connection:
-            assert connection.execute(count).fetchone() == (acknowledged + 200,)
-        outcomes.note("a disk of 24 MB, filled", f"reported, and all {acknowledged:,} acknowledged spans stored")
+            assert connection.execute(count).fetchone() == (SPANS * (acknowledged + 1),)
+        outcomes.note("a full disk of 24 MB", f"reported, and all {SPANS * acknowledged:,} acknowledged spans stored")
     finally:
         web.close()
         promscale.close()

@@ -1,4 +1,4 @@
-"""Names and values that are HTML, scripts, templates or worse: on every page they are text."""
+"""Cross-site scripting and other injection by names and values: all pages show them as text."""
 
 import json
 import time
@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from explorer.dashboards import DASHBOARDS, create_dashboards
 from explorer.traces import create_traces
@@ -35,21 +35,21 @@ TEXTS = [
 
 
 class Elements(HTMLParser):
-    """All elements of a page, with their attributes."""
+    """The elements of a page, with their attributes."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict]] = []
+        self.elements: list[tuple[str, dict]] = []
         self.feed(page)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
 
 def check_page(page: str, where: str) -> None:
-    """No element is there, and no address leads somewhere, because a text wanted it."""
-    for tag, attributes_ in Elements(page).found:
+    """No element, event handler or link of the page comes from a hostile text."""
+    for tag, attributes_ in Elements(page).elements:
         assert tag not in ("img", "iframe", "object", "embed", "base", "style"), (where, tag)
         assert not [name for name in attributes_ if name.startswith("on")], (where, tag, attributes_)
         for name in ("href", "src", "action", "formaction"):
@@ -64,8 +64,8 @@ def check_page(page: str, where: str) -> None:
 
 @pytest.fixture
 def hostile(promscale):
-    """A trace for each text, which is everywhere in it: a call from one such service to another. Their ids."""
-    ids = []
+    """The ids of one trace per hostile text, which is in all of its fields: a call between two services."""
+    trace_ids = []
     for text in TEXTS:
         values = attributes({text: text, "list": [text], "map": {text: text}})
         root = span(
@@ -86,14 +86,14 @@ def hostile(promscale):
         message.resource_spans[0].schema_url = text
         message.MergeFrom(request(child(root, text, kind=Span.SPAN_KIND_SERVER), service=f"{text} 2"))
         assert promscale.export(message).partial_success.rejected_spans == 0
-        ids.append(root.trace_id.hex())
-    return ids
+        trace_ids.append(root.trace_id.hex())
+    return trace_ids
 
 
 def test_traces(hostile, promscale):
     browser = create_traces(f"127.0.0.1:{promscale.server.port}").test_client()
     pages = [("/search", {}), ("/dependencies", {})]
-    pages += [(f"/trace/{id}", {}) for id in hostile]
+    pages += [(f"/trace/{trace_id}", {}) for trace_id in hostile]
     for text in TEXTS:
         pages.append(("/search", {"service": text, "operation": text, "tags": json.dumps({text: text})}))
         pages += [
@@ -111,28 +111,29 @@ def test_traces(hostile, promscale):
 
 
 def test_dashboards(hostile, dsn):
-    viewer = {name: value for name, value in conninfo_to_dict(dsn).items() if name != "password"}
-    client = create_dashboards(make_conninfo(**viewer | {"user": "explorer"})).test_client()
-    paths = ["/", *(f"/d/{board.uid}/{board.slug}" for board in DASHBOARDS)]
-    panels = [f"/d/{board.uid}/panels/{number}" for board in DASHBOARDS for number in range(len(board.panels))]
-    shown = 0
+    client = create_dashboards(make_conninfo(dsn, user="explorer")).test_client()
+    paths = ["/", *(f"/d/{dashboard.uid}/{dashboard.slug}" for dashboard in DASHBOARDS)]
+    panels = [
+        f"/d/{dashboard.uid}/panels/{number}" for dashboard in DASHBOARDS for number in range(len(dashboard.panels))
+    ]
+    pages = 0
     for text in [*TEXTS[:13], "none"]:
         stored = text.replace("\0", "\ufffd")
         for path in paths + panels:
             answer = client.get(path, query_string={"var-service": stored, "var-operation": stored})
             assert answer.status_code == 200, (path, text)
-            shown += 1
+            pages += 1
             if answer.mimetype == "text/html":
                 check_page(answer.text, f"{path} {text}")
             else:
                 check_figure(json.loads(answer.text))
         for name in ("from", "to", "refresh"):
             check_page(client.get(paths[1], query_string={name: text}).text, f"{name}={text}")
-    outcomes.note(f"{len(TEXTS)} hostile texts in every field", f"{shown} dashboards and panels show them as text")
+    outcomes.note(f"{len(TEXTS)} hostile texts in every field", f"{pages} dashboards and panels show them as text")
 
 
 def check_figure(value: object) -> None:
-    """Plotly takes a part of HTML for markup, so none may be in a figure but the line break and its own template."""
+    """Plotly interprets some tags of HTML, so a figure may have no others than the line break and Plotly's `extra`."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Grafana's dashboards as they are provisioned, and what a person reads in their panels."""
+"""Grafana's dashboards as they are provisioned, and what their panels show."""
 
 import json
 from pathlib import Path

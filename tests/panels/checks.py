@@ -1,6 +1,8 @@
-"""What must hold of each of Grafana's panels, whatever its figures are. A `reading` is what panels.cjs says of one."""
+"""Checks of Grafana's panels that hold whatever their figures are. A `reading` is the output of panels.cjs for one."""
 
 import re
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from queries import COLOURS, SERVICES
@@ -14,10 +16,10 @@ def visible(shown: list[dict]) -> list[dict]:
 
 
 def check_panel(panel: dict, reading: dict) -> None:
-    """What a person sees has a name or a figure to read, and leads to its traces."""
+    """All that the panel shows has a name or a figure, and links to its traces."""
     assert "error" not in reading, (panel["title"], reading["error"])
     assert not reading["empty"], panel["title"]
-    # All that the panel sets has an effect.
+    # Every option of the panel has an effect.
     assert reading["ignored"] == [], panel["title"]
     CHECKS[panel["type"]](reading["shown"])
 
@@ -34,7 +36,7 @@ def check_address(url: str) -> None:
     address = urlsplit(url)
     fields = parse_qs(address.query, strict_parsing=bool(address.query))
     if not address.netloc:
-        assert address.path in [f"/d/{each.uid}/{each.slug}" for each in DASHBOARDS], url
+        assert address.path in [f"/d/{dashboard.uid}/{dashboard.slug}" for dashboard in DASHBOARDS], url
     elif address.path != "/search":
         assert re.fullmatch("/trace/[0-9a-f]{32}", address.path), url
     else:
@@ -53,11 +55,11 @@ def check_series(shown: list[dict]) -> None:
 
 
 def check_colours(marks: list[dict]) -> None:
-    """They can be told apart, and services have their own."""
+    """Names and colours are unique, and services have their own colours."""
     assert len({mark["name"] for mark in marks}) == len(marks)
     services = [mark for mark in marks if mark["name"] in COLOUR]
     assert all(mark["colour"] == COLOUR[mark["name"]] for mark in services), services
-    if len(marks) <= 6:
+    if len(marks) <= len(SERVICES):
         assert len({mark["colour"] for mark in marks}) == len(marks), marks
 
 
@@ -73,7 +75,7 @@ def check_heat_map(shown: list[dict]) -> None:
 
 
 def check_table(shown: list[dict]) -> None:
-    # One that has no links otherwise has none at all.
+    # Not every column has links, but at least one of them.
     check_links([column for column in shown if column["links"]])
 
 
@@ -91,7 +93,7 @@ def check_node_graph(shown: dict) -> None:
         assert not shares or abs(sum(shares) - 1) < 1e-9, node
 
 
-CHECKS = {
+CHECKS: dict[str, Callable[[Any], None]] = {
     "timeseries": check_series,
     "piechart": check_pie,
     "stat": check_links,

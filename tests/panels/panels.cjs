@@ -1,26 +1,26 @@
 /**
- * What a person reads in panels of Grafana, without Grafana: the data goes through Grafana's own library, and what its
- * panels do with it is done here after their sources (https://github.com/grafana/grafana, public/app/plugins/panel).
+ * What Grafana's panels show, without Grafana: Grafana's own library (@grafana/data) processes the data, and this program
+ * does what the panels do with it, following their sources (https://github.com/grafana/grafana, public/app/plugins/panel).
  *
- * Reads from stdin a JSON list of {panel, frames, variables, range}: the panel as its dashboard has it, the data frames
+ * Reads from stdin a JSON list of {panel, frames, variables, range}: the panel's JSON in its dashboard, the data frames
  * of its queries, the values of the dashboard's variables by their names, and the time range as {from, to} in
  * milliseconds. Writes to stdout a list with, for each of them,
  *
- *     {empty, shown, ignored}   or, where the panel would show an error,   {error}
+ *     {empty, shown, ignored}   or, if the panel would show an error,   {error}
  *
- * `empty` is true if the panel says "No data". `shown` depends on the type of the panel: see `kinds`. `ignored` names
- * what the panel's field configuration sets in vain, because Grafana's panels of that type do not know it.
+ * `empty` is true if the panel shows "No data". `shown` depends on the type of the panel: see `kinds`. `ignored` names
+ * the properties in the panel's field configuration that have no effect, because this type of panel does not have them.
  */
 'use strict';
 
 const { JSDOM } = require('jsdom');
 
-// What the libraries have to say must not be among the answer.
+// The libraries' messages go to stderr, because stdout has the result.
 globalThis.console = new console.Console(process.stderr);
 
-// Grafana's library is for browsers, and expects these. Some versions of Node have a navigator that is read-only.
+// Grafana's library expects these globals of a browser. In some versions of Node, `navigator` is read-only.
 const { window } = new JSDOM('', { url: 'http://grafana.invalid/' });
-window.__grafanaSceneContext = {}; // as Grafana's dashboards have it, where `$1` in a transformation is no variable
+window.__grafanaSceneContext = {}; // as in Grafana's dashboards: `$1` in a transformation is not a variable
 Object.defineProperties(globalThis, {
   window: { value: window },
   document: { value: window.document },
@@ -37,9 +37,9 @@ const TIME_ZONE = 'utc';
 const isNumber = (field) => field.type === FieldType.number;
 const hasValue = (value) => value !== null && value !== undefined;
 
-// What a field configuration may set ---------------------------------------------------------------------------------
+// The properties of a field configuration -----------------------------------------------------------------------------
 
-/** A property as the library's registries want it; only an editor would need more. */
+/** A property in the form of the library's registries, without what only an editor needs. */
 function property(id, process, more = {}) {
   return { id, path: id, name: id, process, shouldApply: () => true, settings: {}, ...more };
 }
@@ -67,7 +67,7 @@ const standardProperties = [
   }),
 ];
 
-/** How a type of panel registers its field configuration: its own properties, and which ones of the standard's. */
+/** The field configuration that a type of panel registers: its own properties, and options for the standard ones. */
 function fieldConfig(own, standard = {}) {
   const useCustomConfig = (builder) =>
     own.forEach((id) => builder.addCustomEditor(property(id, grafana.identityOverrideProcessor)));
@@ -81,11 +81,11 @@ const linksOnly = {
   disableStandardOptions: Object.values(FieldConfigProperty).filter((id) => id !== FieldConfigProperty.Links),
 };
 
-/** The panel with the defaults of its type, and without what Grafana drops because the type does not know it. */
+/** The panel with the defaults of its type, and without properties that its type does not have (Grafana drops them). */
 function complete(panel, registered) {
   const plugin = new grafana.PanelPlugin(null).useFieldConfig(registered);
   const currentFieldConfig = structuredClone(panel.fieldConfig ?? { defaults: {}, overrides: [] });
-  const asked = propertyIds(currentFieldConfig);
+  const configured = propertyIds(currentFieldConfig);
   const completed = grafana.getPanelOptionsWithDefaults({
     plugin,
     currentOptions: panel.options,
@@ -93,7 +93,7 @@ function complete(panel, registered) {
     isAfterPluginChange: false,
   });
   const registry = plugin.fieldConfigRegistry;
-  return { ...completed, registry, ignored: asked.filter((id) => !registry.getIfExists(id)) };
+  return { ...completed, registry, ignored: configured.filter((id) => !registry.getIfExists(id)) };
 }
 
 function propertyIds({ defaults, overrides }) {
@@ -106,13 +106,13 @@ function propertyIds({ defaults, overrides }) {
 
 const VARIABLE = /\$\{(\w+)(?:\.([^:}]+))?(?::(\w+))?\}|\$(\w+)/g;
 
-/** A function that fills in texts as Grafana does, with an error for what it does not know. */
+/** A function that replaces variables in texts as Grafana does; it throws for unknown variables. */
 function replacer(variables, range) {
   return (text, scopedVars = {}, format = 'raw') =>
     text.replace(VARIABLE, (match, name, path, ownFormat, bareName) => {
       const value = valueOf(name ?? bareName, path, { variables, range, ...scopedVars.__dataContext?.value });
       if (!hasValue(value)) {
-        throw new Error(`Nothing is known as ${match} in ${text}`);
+        throw new Error(`Unknown variable ${match} in ${text}`);
       }
       return name === '__url_time_range' ? value : formatted(value, ownFormat ?? format);
     });
@@ -137,7 +137,7 @@ function valueOf(name, path, context) {
   }
 }
 
-/** ${__value...}: of the number that was calculated of a whole field, or of a row. */
+/** ${__value...}: the number that was calculated from a field, or the value in a row. */
 function cellValue(path, { frame, field, rowIndex, calculatedValue }) {
   if (calculatedValue) {
     const values = { numeric: calculatedValue.numeric, raw: calculatedValue.numeric, time: '' };
@@ -154,7 +154,7 @@ function cellValue(path, { frame, field, rowIndex, calculatedValue }) {
   return path in values ? values[path] : formattedValueToString(shown);
 }
 
-/** ${__field...}; of a field without labels, Grafana says that each label is empty. */
+/** ${__field...}. In a field without labels, every label is empty. */
 function fieldValue(path, { field, frame, data }) {
   if (!field || (path?.startsWith('labels.') && !field.labels)) {
     return field && '';
@@ -162,7 +162,7 @@ function fieldValue(path, { field, frame, data }) {
   const known = {
     name: field.name,
     labels: field.labels,
-    // Only if it is asked for: the library keeps a field's name as soon as it was, and this may be what is to make it.
+    // Lazy, because the library caches a field's name when it is first read, and this variable may be part of the name.
     get displayName() {
       return getFieldDisplayName(field, frame, data);
     },
@@ -170,7 +170,7 @@ function fieldValue(path, { field, frame, data }) {
   return get(known, path);
 }
 
-/** ${__data...}: of other fields in the same row. */
+/** ${__data...}: the values of other fields in the same row. */
 function rowValue(path, { frame, rowIndex }) {
   if (rowIndex === undefined) {
     return undefined;
@@ -188,16 +188,16 @@ const formats = {
 
 function formatted(value, format) {
   if (!(format in formats)) {
-    throw new Error(`Nothing is known as the format ${format}`);
+    throw new Error(`Unknown format ${format}`);
   }
   return formats[format](String(value));
 }
 
-// From frames to fields that can be shown ----------------------------------------------------------------------------
+// From data frames to fields with display values ---------------------------------------------------------------------
 
 function transformed(frames, transformations, replaceVariables) {
   for (const { id } of transformations) {
-    grafana.standardTransformersRegistry.get(id); // throws for those it does not have, which it would pass over below
+    grafana.standardTransformersRegistry.get(id); // throws for unknown ones, which transformDataFrame ignores
   }
   return new Promise((resolve, reject) => {
     const context = { interpolate: replaceVariables };
@@ -205,7 +205,7 @@ function transformed(frames, transformations, replaceVariables) {
   });
 }
 
-/** All that the readers of panels need, in one object. */
+/** The input of the functions below, which return what a panel shows. */
 async function prepared({ panel, frames, variables, range }, registered) {
   const { options, fieldConfig: config, registry, ignored } = complete(panel, registered);
   const replaceVariables = replacer(variables, range);
@@ -223,7 +223,7 @@ async function prepared({ panel, frames, variables, range }, registered) {
 const shownIn = (field, place) => !field.config.custom?.hideFrom?.[place];
 const read = (links) => links.map(({ title, href }) => ({ title, url: href }));
 
-/** There may be no such row, where none has a value. */
+/** Undefined if there is no such row. */
 function textOf(field, row) {
   return row in field.values ? formattedValueToString(field.display(field.values[row])) : undefined;
 }
@@ -232,9 +232,9 @@ function linksOf(field, row) {
   return row in field.values ? read(field.getLinks({ valueRowIndex: row })) : [];
 }
 
-// What a person reads in each type of panel --------------------------------------------------------------------------
+// What each type of panel shows --------------------------------------------------------------------------------------
 
-/** [{name, first, last, colour, hidden, links}]: the first and last value, and the links of the last one's row. */
+/** [{name, first, last, colour, hidden, links}]: the first and the last value, and the links of the last row. */
 function timeSeries({ frames }) {
   if (!frames.some((frame) => frame.fields.some((field) => field.type === FieldType.time))) {
     throw new Error('Data is missing a time field');
@@ -260,7 +260,7 @@ function oneSeries(field, name) {
   };
 }
 
-/** The numbers of a panel that shows one for each field, or each row: [{name, text, colour, links}]. */
+/** The numbers of a panel that shows one number per field or per row: [{name, text, colour, links}]. */
 function figures({ frames, options, fieldConfig: config, replaceVariables }) {
   const values = grafana.getFieldDisplayValues({
     data: frames,
@@ -298,11 +298,11 @@ function backgrounds(field) {
 
 /** [{from, to, count, links}] */
 function histogram({ frames }) {
-  const made = grafana.getHistogramFields(frames[0]);
-  if (!made) {
-    throw new Error('Grafana would count by itself: there is no xMin and xMax');
+  const fields = grafana.getHistogramFields(frames[0]);
+  if (!fields) {
+    throw new Error('There is no xMin and xMax: Grafana would not use the precomputed counts');
   }
-  const { xMin, xMax, counts: [count] } = made;
+  const { xMin, xMax, counts: [count] } = fields;
   return [...count.values.keys()].map((row) => ({
     from: textOf(xMin, row),
     to: textOf(xMax, row),
@@ -311,7 +311,7 @@ function histogram({ frames }) {
   }));
 }
 
-/** The rows from below: [{label, count, links}], with the count and the links of the last cell that has a count. */
+/** The rows from bottom to top: [{label, count, links}], with count and links of the last cell that has a count. */
 function heatMap({ frames: [frame], options }) {
   const [, ...rest] = frame.fields;
   return rest.filter(isNumber).map((field) => {
@@ -347,9 +347,9 @@ function graphFrames(frames) {
 
 /** {nodes: [{id, title, subtitle, main, secondary, arcs, details, links}], edges: the same with source and target}. */
 function nodeGraph({ frames, options }) {
-  const found = graphFrames(frames);
-  const nodes = graphItems(found.find((frame) => !isEdges(frame)), 'nodes', options);
-  const edges = graphItems(found.find(isEdges), 'edges', options);
+  const graph = graphFrames(frames);
+  const nodes = graphItems(graph.find((frame) => !isEdges(frame)), 'nodes', options);
+  const edges = graphItems(graph.find(isEdges), 'edges', options);
   const ids = new Set(nodes.map(({ id }) => id));
   for (const { id, source, target } of edges) {
     if (!ids.has(source) || !ids.has(target)) {
@@ -389,11 +389,11 @@ function graphItem(frame, row, { mainStatUnit, secondaryStatUnit, arcs = [] }) {
 const label = (field) => field.config.displayName || field.name;
 
 function arc(field, row, options) {
-  const option = options.find((each) => each.field?.toLowerCase() === lowerCase(field));
+  const option = options.find(({ field: name }) => name?.toLowerCase() === lowerCase(field));
   return { name: label(field), value: field.values[row], colour: option?.color ?? field.config.color?.fixedColor };
 }
 
-/** Node graphs do not use the formats of units. */
+/** Node graphs append the unit as text instead of formatting the number with it. */
 function stat(field, row, unit = field?.config.unit) {
   const value = field?.values[row];
   if (typeof value === 'string') {
@@ -407,7 +407,7 @@ function stat(field, row, unit = field?.config.unit) {
 const noFields = (frames) => frames.every((frame) => frame.fields.length === 0);
 const never = () => false;
 
-// Of each type of panel: what its field configuration has, when it says "No data", and what there is to read.
+// For each type of panel: its field configuration, when it shows "No data", and what it shows otherwise.
 const kinds = {
   timeseries: {
     registered: fieldConfig(['hideFrom', 'lineWidth', 'fillOpacity', 'thresholdsStyle'], colouredBySeries),
@@ -415,7 +415,7 @@ const kinds = {
     shown: timeSeries,
   },
   piechart: { registered: fieldConfig(['hideFrom'], colouredBySeries), isEmpty: noFields, shown: figures },
-  // Without data, it shows what the field configuration has for no value.
+  // Without data, a stat panel shows the field configuration's `noValue`.
   stat: { registered: fieldConfig([]), isEmpty: never, shown: figures },
   table: {
     registered: fieldConfig(['hideFrom', 'align', 'inspect', 'filterable', 'width', 'cellOptions']),
@@ -439,7 +439,7 @@ async function reading(request) {
   try {
     const kind = kinds[request.panel.type];
     if (!kind) {
-      throw new Error(`Nothing is known of panels of the type ${request.panel.type}`);
+      throw new Error(`Unknown type of panel: ${request.panel.type}`);
     }
     const { ignored, ...panel } = await prepared(request, kind.registered);
     return kind.isEmpty(panel.frames) ? { empty: true, ignored } : { empty: false, shown: kind.shown(panel), ignored };

@@ -1,4 +1,4 @@
-"""What a person reads in Grafana's panels: see panels.cjs."""
+"""What Grafana's panels show, found out by panels.cjs with Grafana's own library."""
 
 import json
 from datetime import datetime
@@ -15,7 +15,7 @@ PROGRAM = Path(__file__).with_name("panels.cjs")
 def request(
     connection: psycopg.Connection, panel: dict, time_from: datetime, time_to: datetime, **variables: str
 ) -> dict:
-    """What panels.cjs needs to know of a panel."""
+    """The input of panels.cjs for a panel."""
     return {
         "panel": panel,
         "frames": source.frames(connection, panel, time_from=time_from, time_to=time_to, **variables),
@@ -25,10 +25,10 @@ def request(
 
 
 def read(requests: list[dict]) -> list[dict]:
-    """What there is to read in each of the panels."""
-    done = built.node(PROGRAM, json.dumps(requests))
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    """The output of panels.cjs for each of the panels."""
+    process = built.node(PROGRAM, json.dumps(requests))
+    assert process.returncode == 0, process.stderr[-3000:]
+    return json.loads(process.stdout)
 
 
 def milliseconds(time: datetime) -> int:

@@ -1,4 +1,4 @@
-"""Grafana's dashboards: are they sound, and does a real database answer their SQL as their panels need it?"""
+"""Grafana's dashboards: their JSON is valid, and a real database returns what their panels need."""
 
 import json
 import re
@@ -13,36 +13,49 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana import builder
-from tests.panels import DASHBOARDS, FILES, HOME
-from tests.panels.source import NUMBERS, Answer, filled_in
+from queries.dashboards import DASHBOARDS as DEFINITIONS
+from tests.panels import DASHBOARDS, FILES
+from tests.panels.source import NUMBERS, Result, interpolate
 from tests.store.known_traces import ALL, GENERATE, NOON, Export
 
 CHECKOUT = Path(__file__).parents[2]
 PANELS = [
-    pytest.param(panel, id=f"{name}-{panel['id']}") for name, found in DASHBOARDS.items() for panel in found["panels"]
+    pytest.param(panel, id=f"{name}-{panel['id']}")
+    for name, dashboard in DASHBOARDS.items()
+    for panel in dashboard["panels"]
 ]
-SQL_PANELS = [param for param in PANELS if param.values[0]["type"] not in ("text", "traces")]
+SQL_PANELS = [
+    pytest.param(panel, id=f"{name}-{panel['id']}")
+    for name, dashboard in DASHBOARDS.items()
+    for panel in dashboard["panels"]
+    if panel["type"] not in ("text", "traces")
+]
 VARIABLES = {
     (name, variable["name"]): variable
-    for name, found in DASHBOARDS.items()
-    for variable in found["templating"]["list"]
+    for name, dashboard in DASHBOARDS.items()
+    for variable in dashboard["templating"]["list"]
     if variable["type"] == "query"
 }
 
-# The JSON -----------------------------------------------------------------------------------------------------------
+# The JSON ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_files_are_up_to_date(database):
-    files = builder.files(builder.described(database))
+    files = builder.files(builder.describe(database))
     assert {path: path.read_text() for path in FILES} == files, "run python -m grafana.builder"
 
 
-def test_public_links_work():
-    """Of an address /d/<uid>/<slug>, Grafana makes the slug from the title."""
-    slugs = {
-        found["uid"]: re.sub(r"\W+", "-", found["title"].lower()) for name, found in DASHBOARDS.items() if name != HOME
+def test_slugs_are_those_that_grafana_makes_from_the_titles():
+    """In a URL /d/<uid>/<slug>."""
+    titles = {definition.slug: definition.title for definition in DEFINITIONS}
+    assert {slug: re.sub(r"\W+", "-", title.lower()) for slug, title in titles.items()} == {
+        slug: slug for slug in titles
     }
-    assert slugs == {
+
+
+def test_public_links_work():
+    slugs = {definition.uid: definition.slug for definition in DEFINITIONS}
+    public_links = {
         "QoZDH91nk": "01-request-rate",
         "CiE9l917z": "02-error-rates",
         "GkrS6rJ7z": "03-request-durations",
@@ -50,25 +63,26 @@ def test_public_links_work():
         "lyIow61nz": "05-upstream-spans",
         "SdzI3eJnk": "06-downstream-spans",
     }
+    assert public_links.items() <= slugs.items()
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
-def test_grafanas_library_reads_what_it_wrote(name):
+def test_the_json_is_valid_for_grafanas_sdk(name):
     register_default_plugins()
     read = json.dumps(Dashboard.from_json(DASHBOARDS[name]), cls=JSONEncoder)
-    # It adds a kind's own settings where there are none.
+    # The SDK adds an empty `custom` where there is none.
     assert json.loads(re.sub('(, )?"custom": {}', "", read)) == DASHBOARDS[name]
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
-def test_panels_have_places_and_ids_of_their_own(name):
+def test_panels_have_unique_ids_and_do_not_overlap(name):
     panels = DASHBOARDS[name]["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     places = [(p["x"], p["x"] + p["w"], p["y"], p["y"] + p["h"]) for p in (panel["gridPos"] for panel in panels)]
     assert all(0 <= left < right <= 24 and 0 <= top < bottom for left, right, top, bottom in places)
-    for one, other in combinations(places, 2):
-        beside = one[1] <= other[0] or other[1] <= one[0]
-        assert beside or one[3] <= other[2] or other[3] <= one[2]
+    for place, other in combinations(places, 2):
+        is_beside = place[1] <= other[0] or other[1] <= place[0]
+        assert is_beside or place[3] <= other[2] or other[3] <= place[2]
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
@@ -84,23 +98,23 @@ def test_data_sources_are_provisioned(name):
     assert set(used) <= set(sources)
 
 
-# The SQL ------------------------------------------------------------------------------------------------------------
+# The SQL -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def grafana(dsn):
-    """A connection to the database of `dsn` as the role that Grafana's data source has."""
+    """A connection to the database of `dsn` with the role of Grafana's data source."""
     with psycopg.connect(dsn, user="trace_viewer", autocommit=True) as connection:
         yield connection
 
 
 @pytest.fixture
 def ask(grafana):
-    """Ask what a panel or a variable asks; returns an Answer for each of its queries, by refId and format."""
+    """A function that runs the queries of a panel: returns their results by refId and format."""
 
-    def ask_panel(panel: dict, **parameters) -> dict[tuple[str, str], Answer]:
+    def ask_panel(panel: dict, **parameters) -> dict[tuple[str, str], Result]:
         return {
-            (target["refId"], target["format"]): Answer(grafana.execute(filled_in(target["rawSql"], **parameters)))
+            (target["refId"], target["format"]): Result(grafana.execute(interpolate(target["rawSql"], **parameters)))
             for target in panel["targets"]
         }
 
@@ -108,76 +122,76 @@ def ask(grafana):
 
 
 def overridden(panel: dict) -> set[str]:
-    """The columns that a panel says something about, by name."""
+    """The columns for which a panel has an override by name."""
     matchers = [override["matcher"] for override in panel["fieldConfig"]["overrides"]]
     return {matcher["options"] for matcher in matchers if matcher["id"] == "byName"}
 
 
-def check_series(panel, answers):
-    answer = answers["A", "time_series"]
-    assert answer.types["time"] == "timestamptz"
-    numbers, texts = answer.names("float8"), answer.names("text")
-    assert {"time", *numbers, *texts} == set(answer.types)
-    # Grafana refuses to make a series of each text's rows that are not in the order of time.
-    times = answer.column("time")
+def check_series(panel, results):
+    result = results["A", "time_series"]
+    assert result.types["time"] == "timestamptz"
+    numbers, texts = result.names("float8"), result.names("text")
+    assert {"time", *numbers, *texts} == set(result.types)
+    # Grafana reports an error for rows with texts that are not sorted by time.
+    times = result.column("time")
     assert times == sorted(times)
     if not texts:
         assert numbers[0] == builder.END
         assert set(numbers) == overridden(panel)
-        assert all(end > time.timestamp() * 1000 for time, end in zip(times, answer.column(builder.END), strict=True))
+        assert all(end > time.timestamp() * 1000 for time, end in zip(times, result.column(builder.END), strict=True))
         return
     [number] = numbers
-    keys = list(zip(times, *map(answer.column, texts), strict=True))
+    keys = list(zip(times, *map(result.column, texts), strict=True))
     assert len(set(keys)) == len(keys)
-    # Each time has its end, as a series of a name of its own.
+    # The ends of the steps are a series of their own.
     ends = {
         time: end
-        for (time, *names), end in zip(keys, answer.column(number), strict=True)
+        for (time, *names), end in zip(keys, result.column(number), strict=True)
         if set(names) == {builder.END}
     }
     assert set(ends) == set(times)
     assert all(end > time.timestamp() * 1000 for time, end in ends.items())
 
 
-def check_pie(panel, answers):
-    answer = answers["A", "time_series"]
-    numbers, texts = answer.names(*NUMBERS), answer.names("text")
-    assert {"time", *texts, *numbers} == set(answer.types)
+def check_pie(panel, results):
+    result = results["A", "time_series"]
+    numbers, texts = result.names(*NUMBERS), result.names("text")
+    assert {"time", *texts, *numbers} == set(result.types)
     assert len(numbers) == 1
-    assert len(set(answer.column("time"))) == 1
-    names = list(zip(*map(answer.column, texts), strict=True))
+    assert len(set(result.column("time"))) == 1
+    names = list(zip(*map(result.column, texts), strict=True))
     assert len(set(names)) == len(names)
 
 
-def check_heatmap(panel, answers):
-    answer = answers["A", "time_series"]
+def check_heatmap(panel, results):
+    result = results["A", "time_series"]
     bounds = {"duration_from_ms": "text", "duration_to_ms": "text"}
-    assert answer.types == {"time": "timestamptz", **bounds, "requests": "int8"}
-    times, buckets = answer.column("time"), list(zip(*map(answer.column, bounds), strict=True))
+    assert result.types == {"time": "timestamptz", **bounds, "requests": "int8"}
+    times, buckets = result.column("time"), list(zip(*map(result.column, bounds), strict=True))
     assert times == sorted(times)
-    # A row of cells for each bucket, in the order of their bounds though they are sorted as texts, and no gaps.
+    # One series per bucket without gaps; sorting the bounds as texts sorts them as numbers, too.
     in_order = sorted(set(buckets))
     assert in_order == sorted(in_order, key=lambda bucket: float(bucket[0]))
     assert all(before[1] == after[0] for before, after in pairwise(in_order))
-    assert len(answer.rows) == len(set(times)) * len(in_order) == len(set(zip(times, buckets, strict=True)))
+    assert len(result.rows) == len(set(times)) * len(in_order) == len(set(zip(times, buckets, strict=True)))
 
 
-def check_histogram(panel, answers):
-    answer = answers["A", "table"]
-    assert list(answer.types)[:2] == ["xMin", "xMax"]
-    assert set(answer.names(*NUMBERS)) == set(answer.types)
-    assert all(before[1] == pytest.approx(after[0]) for before, after in pairwise(answer.rows))
+def check_histogram(panel, results):
+    result = results["A", "table"]
+    assert list(result.types)[:2] == ["xMin", "xMax"]
+    assert set(result.names(*NUMBERS)) == set(result.types)
+    assert all(before[1] == pytest.approx(after[0]) for before, after in pairwise(result.rows))
 
 
-def check_table(panel, answers):
-    answer = answers["A", "table"]
-    assert overridden(panel) == set(answer.types)
-    assert set(answer.names("text", "timestamptz", *NUMBERS)) == set(answer.types)
+def check_table(panel, results):
+    result = results["A", "table"]
+    assert overridden(panel) == set(result.types)
+    assert set(result.names("text", "timestamptz", *NUMBERS)) == set(result.types)
 
 
-def check_node_graph(panel, answers):
-    nodes, edges = answers["A", "table"], answers["B", "table"]
-    # Grafana takes the frame that has a `source` for the edges.
+def check_node_graph(panel, results):
+    nodes, edges = results["A", "table"], results["B", "table"]
+    # Grafana recognises the edges by their field `source`.
     stats = {"id": "text", "mainstat": "text", "secondarystat": "float8", "detail__errors": "text"}
     assert (stats | {"title": "text", "arc__failed": "float8", "arc__good": "float8"}).items() <= nodes.types.items()
     assert (stats | {"source": "text", "target": "text"}).items() <= edges.types.items()
@@ -185,17 +199,17 @@ def check_node_graph(panel, answers):
     ids = nodes.column("id")
     assert len(set(ids)) == len(ids)
     assert len(set(edges.column("id"))) == len(edges.rows)
-    # It breaks on an edge without a node.
+    # Grafana cannot draw an edge without its nodes.
     assert {*edges.column("source"), *edges.column("target")} <= set(ids)
     shares = zip(nodes.column("arc__failed"), nodes.column("arc__good"), strict=True)
     assert {failed + good for failed, good in shares if failed is not None} == {1}
     assert all(re.fullmatch(r"\d+ calls", stat) for stat in nodes.column("mainstat") + edges.column("mainstat"))
 
 
-def check_stat(panel, answers):
-    answer = answers["A", "table"]
+def check_stat(panel, results):
+    result = results["A", "table"]
     [column] = overridden(panel)
-    assert answer.types[column] in NUMBERS
+    assert result.types[column] in NUMBERS
 
 
 CHECKS = {
@@ -210,26 +224,25 @@ CHECKS = {
 
 
 @pytest.mark.parametrize("panel", SQL_PANELS)
-def test_a_panel_gets_what_its_kind_needs(traces, ask, panel):
-    answers = ask(panel, **GENERATE)
-    # The home page always shows GET / of lower.
-    assert all(answer.rows for answer in answers.values())
-    CHECKS[panel["type"]](panel, answers)
+def test_a_panel_gets_the_columns_that_its_kind_needs(traces, ask, panel):
+    results = ask(panel, **GENERATE)
+    assert all(result.rows for result in results.values())
+    CHECKS[panel["type"]](panel, results)
 
 
 @pytest.mark.parametrize("panel", SQL_PANELS)
-def test_a_panel_without_any_span(ask, panel):
-    for answer in ask(panel, **GENERATE).values():
-        numbers = [name for name in answer.names(*NUMBERS) if name != builder.END]
-        assert not answer.rows or {value for name in numbers for value in answer.column(name)} == {0}
+def test_a_panel_of_an_empty_database(ask, panel):
+    for result in ask(panel, **GENERATE).values():
+        numbers = [name for name in result.names(*NUMBERS) if name != builder.END]
+        assert not result.rows or {value for name in numbers for value in result.column(name)} == {0}
 
 
 def test_heat_map_counts_each_request_once(traces, ask):
     [panel] = [panel for panel in DASHBOARDS["03-request-durations"]["panels"] if panel["type"] == "heatmap"]
-    [answer] = ask(panel, **ALL).values()
+    [result] = ask(panel, **ALL).values()
     first, third = NOON + timedelta(minutes=1), NOON + timedelta(minutes=3)
-    # The ends of the minutes, and the upper bounds of the buckets of 100, 200 and 400 ms.
-    cells = [(time, float(duration), requests) for time, _, duration, requests in answer.rows if requests]
+    # Ends of minutes, and upper bounds of the buckets of 100, 200 and 400 ms.
+    cells = [(time, float(duration), requests) for time, _, duration, requests in result.rows if requests]
     assert cells == [
         (first, pytest.approx(10**2.1), 1),
         (first, pytest.approx(10**2.4), 1),
@@ -237,7 +250,7 @@ def test_heat_map_counts_each_request_once(traces, ask):
     ]
 
 
-# Variables ----------------------------------------------------------------------------------------------------------
+# Variables -----------------------------------------------------------------------------------------------------------
 
 HOSTILE = [
     "it's",
@@ -252,7 +265,7 @@ HOSTILE = [
 
 @pytest.fixture
 def hostile(promscale):
-    """Spans whose services and operations have such names, each with a child, and one that none of them means."""
+    """Spans with hostile names of services and operations, each with a child, and an unrelated span."""
     export = Export()
     for name in HOSTILE:
         parent = export.add(name, name, NOON)
@@ -262,27 +275,27 @@ def hostile(promscale):
 
 
 @pytest.mark.parametrize("dashboard", ["05-upstream-spans", "06-downstream-spans"])
-def test_a_name_is_a_value_whatever_it_holds(hostile, ask, dashboard):
+def test_a_hostile_name_is_only_a_value(hostile, ask, dashboard):
     below = set() if dashboard == "05-upstream-spans" else {"child"}
     [panel] = [panel for panel in DASHBOARDS[dashboard]["panels"] if panel["type"] == "table"]
     for name in HOSTILE:
-        [answer] = ask(panel, **ALL, service=name, operation=name).values()
-        assert {row[:2] for row in answer.rows} == {(name, operation) for operation in {name, *below}}
+        [result] = ask(panel, **ALL, service=name, operation=name).values()
+        assert {row[:2] for row in result.rows} == {(name, operation) for operation in {name, *below}}
 
 
 def choices(grafana, dashboard: str, name: str, **variables: str) -> list[tuple]:
-    sql = filled_in(VARIABLES[dashboard, name]["query"], **ALL, **variables)
+    sql = interpolate(VARIABLES[dashboard, name]["query"], ALL["time_from"], ALL["time_to"], **variables)
     return grafana.execute(sql).fetchall()
 
 
 def test_choices_of_a_hostile_service(hostile, grafana):
     for name in HOSTILE:
-        found = choices(grafana, "05-upstream-spans", "operation", service=name)
-        assert {operation for (operation,) in found} == {name, "child"}
+        operations = choices(grafana, "05-upstream-spans", "operation", service=name)
+        assert {operation for (operation,) in operations} == {name, "child"}
 
 
 @pytest.mark.parametrize("dashboard", ["05-upstream-spans", "06-downstream-spans"])
-def test_variables_offer_what_there_is(traces, grafana, dashboard):
+def test_variables_offer_the_stored_services_and_operations(traces, grafana, dashboard):
     services = [("digit",), ("generator",), ("load",), ("lower",)]
     assert choices(grafana, dashboard, "service") == services
     operations = [("GET",), ("GET /",), ("generator.generate",)]
@@ -302,24 +315,24 @@ def test_variables_offer_the_traces_of_a_table(traces, grafana):
 
 @pytest.mark.parametrize("variable", VARIABLES, ids="/".join)
 def test_a_variable_always_has_a_row(grafana, variable):
-    """Without a row, Grafana says "at least one field expected for variable"."""
+    """Without a row, Grafana reports "at least one field expected for variable"."""
     [row] = choices(grafana, *variable, service="lower")
     expected = {"service": ("lower",), "operation": ("GET /",), "trace": ("", "none")}
     assert row == expected[variable[1]]
 
 
-# The role -----------------------------------------------------------------------------------------------------------
+# The role ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("change", ["select ps_trace.delete_all_traces()", "delete from span", "create table mine ()"])
 def test_grafana_cannot_write(traces, grafana, change):
-    # Not even when it takes back what its role is set to.
+    # Not even after undoing the setting of its role.
     grafana.execute("set default_transaction_read_only = off")
-    # The second error: the view span is a join, through which nobody can write.
+    # ObjectNotInPrerequisiteState: the view span is a join, which nobody can write to.
     with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.ObjectNotInPrerequisiteState)):
         grafana.execute(change)
 
 
-def test_grafanas_statements_end(grafana):
+def test_grafanas_statements_have_a_timeout(grafana):
     assert grafana.execute("show statement_timeout").fetchone() == ("30s",)
     assert grafana.execute("show default_transaction_read_only").fetchone() == ("on",)

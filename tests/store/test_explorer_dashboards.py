@@ -1,4 +1,4 @@
-"""The explorer's port 3000, on a real database."""
+"""The explorer's dashboards and SQL page (port 3000), on a real database."""
 
 import csv
 import io
@@ -12,32 +12,33 @@ from html import unescape
 import psycopg
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 import queries
-from explorer import dashboards
 from explorer import database as database_module
 from explorer.dashboards import DASHBOARDS, create_dashboards
 from explorer.traces import create_traces
 from promscale.store import Store
 from queries import Kind
-from tests.stack.checkout import wait_for
 from tests.store.otlp_messages import add_service, child, request, span
+from tests.waiting import wait_until
 
 HOSTILE = "<script>alert('1')</script>"
-PANELS = [(board, number, panel) for board in DASHBOARDS for number, panel in enumerate(board.panels)]
+PANELS = [(dashboard, number, panel) for dashboard in DASHBOARDS for number, panel in enumerate(dashboard.panels)]
+
+# A dashboard with variables.
+[DOWNSTREAM] = [dashboard for dashboard in DASHBOARDS if dashboard.slug == "06-downstream-spans"]
 
 
 @pytest.fixture
 def client(dsn, promscale):
-    viewer = {name: value for name, value in conninfo_to_dict(dsn).items() if name != "password"}
-    return create_dashboards(make_conninfo(**viewer | {"user": "explorer"})).test_client()
+    return create_dashboards(make_conninfo(dsn, user="explorer")).test_client()
 
 
 @pytest.fixture
 def traffic(promscale):
-    """A few passwords of the last minutes, in all of which a call has failed, and one as a whole; an operation has a
-    hostile name."""
+    """Three passwords of the last minutes: each has a failed call, one has failed itself. An operation has a hostile
+    name."""
     failed = Status(code=Status.STATUS_CODE_ERROR)
     for minutes in (1, 2, 3):
         start = time.time_ns() - minutes * 60 * 10**9
@@ -51,45 +52,45 @@ def traffic(promscale):
         promscale.export(message)
 
 
-def url(board, number: int) -> str:
-    return f"/d/{board.uid}/panels/{number}"
+def url(dashboard, number: int) -> str:
+    return f"/d/{dashboard.uid}/panels/{number}"
 
 
-@pytest.mark.parametrize(("board", "number", "panel"), PANELS, ids=lambda value: getattr(value, "title", ""))
-def test_a_panel_is_bounded_for_any_time(client, traffic, promscale, board, number, panel):
+@pytest.mark.parametrize(("dashboard", "number", "panel"), PANELS, ids=lambda value: getattr(value, "title", ""))
+def test_a_panel_has_a_limited_size_for_any_time_range(client, traffic, promscale, dashboard, number, panel):
     promscale.export(request(span("of 1970", start_time_unix_nano=10**9, end_time_unix_nano=2 * 10**9)))
     latest = 2**64 - 1
     promscale.export(request(span("of 2554", start_time_unix_nano=latest - 10**9, end_time_unix_nano=latest)))
     for begin in ("0", f"{time.time_ns() // 10**6 - 400 * 86_400_000}", "now-30d"):
-        answer = client.get(f"{url(board, number)}?from={begin}&to=253402300799000")
+        answer = client.get(f"{url(dashboard, number)}?from={begin}&to=253402300799000")
         assert answer.status_code == 200
         assert len(answer.data) < 200_000
 
 
-def test_the_list_has_all_dashboards_with_a_figure_each(client, traffic):
+def test_the_home_page_lists_all_dashboards_with_their_headlines(client, traffic):
     page = client.get("/").text
-    for board in DASHBOARDS:
-        assert f'href="/d/{board.uid}/{board.slug}"' in page
+    for dashboard in DASHBOARDS:
+        assert f'href="/d/{dashboard.uid}/{dashboard.slug}"' in page
     assert "<strong>4</strong> spans with an error" in page
     assert "<strong>3</strong> operations in GET / of lower" not in page
     assert "<strong>2</strong> operations in GET / of lower" in page
 
 
-@pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board.slug)
-def test_a_dashboard_has_its_panels_and_their_sql(client, traffic, board, database):
-    page = client.get(f"/d/{board.uid}/{board.slug}")
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.slug)
+def test_a_dashboard_shows_its_panels_and_their_sql(client, traffic, dashboard, database):
+    page = client.get(f"/d/{dashboard.uid}/{dashboard.slug}")
     assert page.status_code == 200
-    for number, panel in enumerate(board.panels):
+    for number, panel in enumerate(dashboard.panels):
         assert panel.title in page.text
-        assert f'data-source="{url(board, number)}"' in page.text
+        assert f'data-source="{url(dashboard, number)}"' in page.text
     for text in page.text.split('<pre tabindex="0">')[1:]:
         for statement in unescape(text.partition("</pre>")[0]).split(";\n\n"):
             database.execute(statement)
 
 
-@pytest.mark.parametrize(("board", "number", "panel"), PANELS, ids=lambda value: getattr(value, "title", ""))
-def test_a_panel_shows_what_is_there(client, traffic, board, number, panel):
-    answer = client.get(url(board, number))
+@pytest.mark.parametrize(("dashboard", "number", "panel"), PANELS, ids=lambda value: getattr(value, "title", ""))
+def test_a_panel_shows_stored_spans(client, traffic, dashboard, number, panel):
+    answer = client.get(url(dashboard, number))
     assert answer.status_code == 200
     match panel.kind:
         case Kind.TABLE:
@@ -102,40 +103,38 @@ def test_a_panel_shows_what_is_there(client, traffic, board, number, panel):
             assert any(trace.get("values") or trace.get("y") for trace in figure["data"])
 
 
-@pytest.mark.parametrize(("board", "number", "panel"), PANELS, ids=lambda value: getattr(value, "title", ""))
-def test_an_empty_panel_says_what_to_do(client, board, number, panel):
-    answer = client.get(url(board, number) + "?from=2020-01-01T00:00:00Z&to=2020-01-01T01:00:00Z")
+@pytest.mark.parametrize(("dashboard", "number", "panel"), PANELS, ids=lambda value: getattr(value, "title", ""))
+def test_an_empty_panel_says_what_to_do(client, dashboard, number, panel):
+    answer = client.get(url(dashboard, number) + "?from=2020-01-01T00:00:00Z&to=2020-01-01T01:00:00Z")
     assert answer.status_code == 200
-    if "request_rate" in panel.statements[0]:  # none is a rate, too
+    if "request_rate" in panel.statements[0]:  # a rate of zero
         assert set(answer.json["data"][0]["y"]) == {0}
     else:
-        assert "Choose a longer time" in answer.text
+        assert "Choose a longer time range" in answer.text
 
 
-def test_service_and_operation_are_chosen_in_the_url(client, traffic):
-    (below,) = (board for board in DASHBOARDS if board.slug.startswith("06"))
-    page = client.get(f"/d/{below.uid}/{below.slug}?var-service=generator&var-operation=GET").text
+def test_the_url_chooses_service_and_operation(client, traffic):
+    page = client.get(f"/d/{DOWNSTREAM.uid}/{DOWNSTREAM.slug}?var-service=generator&var-operation=GET").text
     assert '<option value="generator" selected>' in page
     assert '<option value="GET" selected>' in page
-    table = client.get(url(below, 3) + "?var-service=generator&var-operation=GET").text
+    table = client.get(url(DOWNSTREAM, 3) + "?var-service=generator&var-operation=GET").text
     assert "generator" in table
-    assert "generator" not in client.get(url(below, 3)).text
+    assert "generator" not in client.get(url(DOWNSTREAM, 3)).text
 
 
-def test_what_comes_from_spans_is_text(client, traffic):
-    (below,) = (board for board in DASHBOARDS if board.slug.startswith("06"))
-    for number, panel in enumerate(below.panels):
+def test_html_in_names_is_escaped(client, traffic):
+    for number, panel in enumerate(DOWNSTREAM.panels):
         if panel.kind in (Kind.TABLE, Kind.NODE_GRAPH):
-            answer = client.get(url(below, number)).text
+            answer = client.get(url(DOWNSTREAM, number)).text
             assert "<script" not in answer
             assert "&lt;script&gt;" in answer
-    page = client.get(f"/d/{below.uid}/{below.slug}?var-service={HOSTILE}&var-operation='; select 1; --").text
+    page = client.get(f"/d/{DOWNSTREAM.uid}/{DOWNSTREAM.slug}?var-service={HOSTILE}&var-operation='; select 1; --").text
     assert HOSTILE not in page
-    assert client.get(url(below, 0) + "?var-service='; select pg_sleep(9); --").status_code == 200
+    assert client.get(url(DOWNSTREAM, 0) + "?var-service='; select pg_sleep(9); --").status_code == 200
 
 
 @pytest.mark.parametrize(
-    ("query", "named"),
+    ("query", "name"),
     [
         ("from=yesterday", "from"),
         ("to=now-1y", "to"),
@@ -145,22 +144,21 @@ def test_what_comes_from_spans_is_text(client, traffic):
         ("var-service=%00", "var-service"),
     ],
 )
-def test_a_bad_parameter_is_named(client, query, named):
-    board = DASHBOARDS[5]
-    for path in (f"/d/{board.uid}/{board.slug}", url(board, 0)):
+def test_an_invalid_parameter_is_named(client, query, name):
+    for path in (f"/d/{DOWNSTREAM.uid}/{DOWNSTREAM.slug}", url(DOWNSTREAM, 0)):
         answer = client.get(f"{path}?{query}")
         assert answer.status_code == 400
-        assert f"Parameter {named}:" in answer.text
+        assert f"Parameter {name}:" in answer.text
 
 
-def test_what_there_is_not(client):
+def test_unknown_dashboards_panels_and_slugs(client):
     assert client.get("/d/nothing/at-all").status_code == 404
     assert client.get(f"/d/{DASHBOARDS[0].uid}/panels/9").status_code == 404
     answer = client.get(f"/d/{DASHBOARDS[0].uid}/old-name?from=now-1h")
     assert answer.location == f"/d/{DASHBOARDS[0].uid}/{DASHBOARDS[0].slug}?from=now-1h"
 
 
-def test_a_panel_that_fails_says_why(client, traffic, database):
+def test_a_panel_shows_the_error_of_its_sql(client, traffic, database):
     database.execute("revoke select on ps_trace.span from prom_reader")
     answer = client.get(url(DASHBOARDS[0], 0))
     assert answer.status_code == 500
@@ -168,7 +166,7 @@ def test_a_panel_that_fails_says_why(client, traffic, database):
     assert client.get(f"/d/{DASHBOARDS[0].uid}/{DASHBOARDS[0].slug}").status_code == 200
 
 
-def test_without_a_database_a_page_says_so(monkeypatch):
+def test_a_page_without_a_database_says_so_and_retries(monkeypatch):
     monkeypatch.setattr(database_module, "CONNECT_SECONDS", 1)
     client = create_dashboards("postgresql://explorer@127.0.0.1:1/postgres").test_client()
     answer = client.get("/")
@@ -177,12 +175,12 @@ def test_without_a_database_a_page_says_so(monkeypatch):
     assert 'http-equiv="refresh"' in answer.text
 
 
-# Links and colours -----------------------------------------------------------------------------------------------------
+# Links and colours ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def browser(promscale):
-    """The pages of traces, where links lead."""
+    """The pages of traces, which links lead to."""
     return create_traces(f"127.0.0.1:{promscale.server.port}").test_client()
 
 
@@ -191,8 +189,8 @@ EVIL = 'a&b=c #"{start}{0} %41 <b>'
 
 @pytest.fixture
 def requests(promscale):
-    """Nine requests of the last minutes: their root spans, of which every third has failed in a service with a hostile
-    name, by that one's operation: each a different time, and a different duration."""
+    """Nine requests of the last minutes with different durations, every third of which failed: their root spans, by the
+    operation that was called last. The service of one of these operations has the same hostile name."""
     roots = {"GET /": [], EVIL: []}
     for number in range(9):
         start = time.time_ns() - (60 + number * 40) * 10**9
@@ -211,12 +209,16 @@ def requests(promscale):
     return roots
 
 
+def all_roots(requests: dict[str, list[Span]]) -> list[Span]:
+    return [root for roots in requests.values() for root in roots]
+
+
 def ids(roots, failed: bool = False) -> set[str]:
     return {root.trace_id.hex() for root in roots if root.status.code == Status.STATUS_CODE_ERROR or not failed}
 
 
-def found(browser, link: str) -> set[str]:
-    """The traces that a link's page shows. All of a URL must be understood."""
+def search(browser, link: str) -> set[str]:
+    """The ids of the traces on a link's page, which must accept all of its parameters."""
     address, _, query = link.partition("?")
     assert address == "http://localhost:16686/search"
     answer = browser.get(f"/search?{query}")
@@ -225,7 +227,7 @@ def found(browser, link: str) -> set[str]:
 
 
 def cells(table: str) -> list[dict[str, tuple[str, str]]]:
-    """Of each row of a table, the text and the link of each column."""
+    """The text and the link of each cell, by row and column."""
     columns = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', table)
     rows = []
     for row in table.partition("<tbody>")[2].split("<tr>")[1:]:
@@ -238,44 +240,44 @@ def cells(table: str) -> list[dict[str, tuple[str, str]]]:
 
 
 def points(figure: dict) -> list[tuple[str, float, str]]:
-    """Name, value and link of each point, slice, bar and cell, as static/dashboards.js finds it."""
-    made = []
+    """Name, value and link of each point, slice, bar and cell, as static/dashboards.js computes them."""
+    points = []
     for trace in figure["data"]:
-        about = trace["about"]
-
-        def link(number: int, row: int | None = None, about=about) -> str:
-            own = {f"{at}": text for at, text in enumerate(about["values"][row])} if "values" in about else {}
-            if "step" in about:
-                begin = about["begin"] + number * about["step"]
-                own |= {"start": f"{begin}", "end": f"{begin + about['step'] - 1}"}
-            return "http://localhost:16686/" + re.sub(r"\{(\w+)\}", lambda name: own[name[1]], about["url"])
-
         if trace["type"] == "heatmap":
-            of = [(y, x, value) for y, values in enumerate(trace["z"]) for x, value in enumerate(values)]
-            made += [("", value, link(x, y)) for y, x, value in of if value]
+            cells = [(y, x, value) for y, values in enumerate(trace["z"]) for x, value in enumerate(values)]
+            points += [("", value, link_of(trace["about"], y, x)) for y, x, value in cells if value]
         else:
             values = trace.get("values") or trace["y"]
             names = map(unescape, trace.get("labels") or [trace.get("name", "")] * len(values))
-            named = enumerate(zip(names, values, strict=True))
-            made += [(name, value, link(n, n)) for n, (name, value) in named if value]
-    return made
+            rows = enumerate(zip(names, values, strict=True))
+            points += [(name, value, link_of(trace["about"], row, row)) for row, (name, value) in rows if value]
+    return points
+
+
+def link_of(about: dict, row: int, step: int) -> str:
+    values = about["values"][row] if "values" in about else []
+    fields = {f"{index}": text for index, text in enumerate(values)}
+    if "step" in about:
+        begin = about["begin"] + step * about["step"]
+        fields |= {"start": f"{begin}", "end": f"{begin + about['step'] - 1}"}
+    path = re.sub(r"\{(\w+)\}", lambda match: fields[match[1]], about["url"])
+    return f"http://localhost:16686/{path}"
 
 
 def panel_of(client, title: str, query: str = ""):
-    [(board, number)] = [(board, number) for board, number, panel in PANELS if panel.title == title]
-    answer = client.get(f"{url(board, number)}{query}")
+    [(dashboard, number)] = [(dashboard, number) for dashboard, number, panel in PANELS if panel.title == title]
+    answer = client.get(f"{url(dashboard, number)}{query}")
     assert answer.status_code == 200
     return answer.json if answer.is_json else answer.text
 
 
-def test_numbers_of_a_table_lead_to_exactly_their_traces(client, browser, requests):
-    every = [root for roots in requests.values() for root in roots]
+def test_numbers_in_a_table_link_to_exactly_their_traces(client, browser, requests):
     rows = {
         (row["service name"][0], row["span name"][0]): row for row in cells(panel_of(client, "Error rate by operation"))
     }
     expected = {
-        ("load", "load.request"): every,
-        ("generator", "GET"): every,
+        ("load", "load.request"): all_roots(requests),
+        ("generator", "GET"): all_roots(requests),
         ("lower", "GET /"): requests["GET /"],
         (EVIL, EVIL): requests[EVIL],
     }
@@ -284,97 +286,105 @@ def test_numbers_of_a_table_lead_to_exactly_their_traces(client, browser, reques
         for column, wanted in (("calls", ids(roots)), ("errors", ids(roots, failed=True))):
             text, link = row[column]
             assert int(text) == len(wanted)
-            assert found(browser, link) == wanted
+            assert search(browser, link) == wanted
     calls = {row["callee"][0]: row for row in cells(panel_of(client, "Service calls, in numbers"))}
-    assert found(browser, calls[EVIL]["errors"][1]) == ids(requests[EVIL], failed=True)
+    assert search(browser, calls[EVIL]["errors"][1]) == ids(requests[EVIL], failed=True)
 
 
-def test_none_has_no_link(client, traffic):
+def test_a_zero_in_a_table_has_no_link(client, traffic):
     table = cells(panel_of(client, "Error rate by operation"))
     assert {bool(row["errors"][1]) for row in table if row["errors"][0] == "0"} == {False}
     assert {bool(row["errors"][1]) for row in table if row["errors"][0] != "0"} == {True}
     assert all(row["calls"][1] for row in table)
 
 
-def test_percentiles_lead_to_what_took_longer(client, browser, requests):
+def test_percentiles_link_to_traces_that_took_longer(client, browser, requests):
     [row] = [
         row
-        for row in cells(panel_of(client, "Operations below, in numbers", "?var-service=generator"))
+        for row in cells(panel_of(client, "Operations downstream, in numbers", "?var-service=generator"))
         if (row["service name"][0], row["span name"][0]) == ("generator", "GET /")
     ]
-    every = sorted((root for roots in requests.values() for root in roots), key=lambda root: root.start_time_unix_nano)
-    assert found(browser, row["p50 (ms)"][1]) == ids(every[:5])  # with the one in the middle
+    # The more recent a request, the shorter it is; the median is the fifth.
+    longest_first = sorted(all_roots(requests), key=lambda root: root.start_time_unix_nano)
+    assert search(browser, row["p50 (ms)"][1]) == ids(longest_first[:5])
 
 
 @pytest.mark.parametrize("title", ["Failed traces", "Slowest traces"])
-def test_traces_in_a_table_lead_to_their_page(client, browser, requests, title):
-    every = [root for roots in requests.values() for root in roots]
-    links = [row["trace"][1] for row in cells(panel_of(client, title))]
+def test_trace_ids_in_a_table_link_to_their_pages(client, browser, requests, title):
+    links = [row["trace id"][1] for row in cells(panel_of(client, title))]
     pages = {link.removeprefix("http://localhost:16686") for link in links}
-    assert pages == {f"/trace/{id}" for id in ids(every, failed=title.startswith("Failed"))}
+    assert pages == {f"/trace/{trace_id}" for trace_id in ids(all_roots(requests), failed=title.startswith("Failed"))}
     assert {browser.get(page).status_code for page in pages} == {200}
 
 
-def test_each_minute_of_a_line_leads_to_what_failed_then(client, browser, requests):
+def test_points_of_a_line_link_to_the_traces_that_failed_then(client, browser, requests):
     seen = {}
     for name, _, link in points(panel_of(client, "Error rate over time")):
-        seen.setdefault(name, []).append(found(browser, link))
+        seen.setdefault(name, []).append(search(browser, link))
     for name, roots in (("lower", requests["GET /"]), (EVIL, requests[EVIL])):
         assert all(seen[name])
         assert set().union(*seen[name]) == ids(roots, failed=True)
         assert sum(map(len, seen[name])) == len(ids(roots, failed=True))
 
 
-def test_slices_lead_to_their_traces(client, browser, requests):
+def test_slices_link_to_their_traces(client, browser, requests):
     slices = {name: (value, link) for name, value, link in points(panel_of(client, "Errors by service"))}
     for name, roots in (("lower", requests["GET /"]), (EVIL, requests[EVIL])):
         value, link = slices[name]
         assert value == len(ids(roots, failed=True))
-        assert found(browser, link) == ids(roots, failed=True)
+        assert search(browser, link) == ids(roots, failed=True)
     [(name, _, link)] = points(panel_of(client, "Share of execution time"))
     assert name == "lower GET /"
-    assert found(browser, link) == ids(requests["GET /"])
+    assert search(browser, link) == ids(requests["GET /"])
 
 
 @pytest.mark.parametrize("title", ["Requests by duration, over time", "Requests by duration"])
-def test_bars_and_cells_lead_to_as_many_traces_as_they_say(client, browser, requests, title):
-    every, seen = ids(root for roots in requests.values() for root in roots), []
+def test_bars_and_cells_link_to_as_many_traces_as_they_count(client, browser, requests, title):
+    seen = []
     for _, value, link in points(panel_of(client, title)):
-        traces = found(browser, link)
+        traces = search(browser, link)
         assert len(traces) == value
         seen += traces
-    assert sorted(seen) == sorted(every)
+    assert sorted(seen) == sorted(ids(all_roots(requests)))
 
 
-def test_points_of_a_rate_lead_to_passwords_of_that_time(client, browser, requests):
-    every, seen = ids(root for roots in requests.values() for root in roots), []
+def test_points_of_a_rate_link_to_the_passwords_of_that_time(client, browser, requests):
+    seen = []
     for _, value, link in points(panel_of(client, "Requests per second, by minute")):
-        traces = found(browser, link)
+        traces = search(browser, link)
         assert len(traces) == round(60 * value)
         seen += traces
-    assert set(seen) <= every and len(seen) == len(set(seen)) >= 7  # not those of the minute that is not whole yet
+    assert (
+        set(seen) <= ids(all_roots(requests)) and len(seen) == len(set(seen)) >= 7
+    )  # without those of the current, incomplete minute
 
 
-def test_nodes_and_edges_lead_to_their_traces(client, browser, requests):
+def test_nodes_and_edges_link_to_their_traces(client, browser, requests):
     graph = panel_of(client, "Service calls")
     links = re.findall(r'href="([^"]*)" tabindex="-1">\s*<title>([^<]*)</title>', graph)
     by_title = {unescape(title): unescape(link) for link, title in links}
     [node] = [link for title, link in by_title.items() if title.startswith(f"{EVIL}: 5 calls, 2 errors, ")]
-    assert found(browser, node) == ids(requests[EVIL])
-    assert found(browser, by_title["2 errors. Click: Traces in which it failed"]) == ids(requests[EVIL], failed=True)
-    begin = f"generator calls {EVIL}: 5 calls, 2 errors, "
-    [edge] = [link for title, link in by_title.items() if title.startswith(begin)]
-    assert found(browser, edge) == ids(requests[EVIL])
+    assert search(browser, node) == ids(requests[EVIL])
+    assert search(browser, by_title["2 errors. Click: Traces with an error in this service"]) == ids(
+        requests[EVIL], failed=True
+    )
+    title_start = f"generator calls {EVIL}: 5 calls, 2 errors, "
+    [edge] = [link for title, link in by_title.items() if title.startswith(title_start)]
+    assert search(browser, edge) == ids(requests[EVIL])
 
 
-def test_the_red_part_of_a_node_is_that_of_its_calls(client, requests):
+def test_the_red_share_of_a_node_is_the_share_of_failed_calls(client, requests):
     graph = panel_of(client, "Service calls")
     widths = re.findall(r'class="(all|failed)" [^>]* width="([0-9.]+)"', graph)
-    shares = [float(widths[at + 1][1]) / float(widths[at][1]) for at in range(0, len(widths), 2)]
-    assert [round(share, 2) for share in sorted(shares)] == [0.25, 0.33, 0.4]  # lower, generator, the hostile one
+    shares = [float(failed) / float(whole) for (_, whole), (_, failed) in zip(widths[::2], widths[1::2], strict=True)]
+    assert [round(share, 2) for share in sorted(shares)] == [0.25, 0.33, 0.4]  # lower, generator, EVIL
 
 
-def test_a_service_has_one_colour_everywhere(client, browser, promscale):
+def colours_of_lines(figure: dict) -> dict[str, str]:
+    return {line["name"]: line["line"]["color"] for line in figure["data"]}
+
+
+def test_a_service_has_the_same_colour_everywhere(client, browser, promscale):
     failed = Status(code=Status.STATUS_CODE_ERROR)
     served = span("GET /", kind=Span.SPAN_KIND_SERVER, status=failed)
     message = request(served, service="lower")
@@ -391,13 +401,13 @@ def test_a_service_has_one_colour_everywhere(client, browser, promscale):
     assert browser.get("/services.css").text == client.get("/services.css").text
     expected = {"upper": 1, "lower": 2, "another": 6, "audit": 7, "zebra": 8}
     tags = browser.get(f"/trace/{trace_id}").text
-    graphs = [panel_of(client, title) for title in ("Service calls", "Operations below")]
-    lines = {each["name"]: each["line"]["color"] for each in panel_of(client, "Error rate over time")["data"]}
-    times = {each["name"]: each["line"]["color"] for each in panel_of(client, "Time over time")["data"]}
+    graphs = [panel_of(client, title) for title in ("Service calls", "Operations downstream")]
+    lines = colours_of_lines(panel_of(client, "Error rate over time"))
+    times = colours_of_lines(panel_of(client, "Duration over time"))
     for title in ("Errors by service", "Share of execution time"):
         [pie] = panel_of(client, title)["data"]
-        named = dict(zip(pie["labels"], pie["marker"]["colors"], strict=True))
-        assert named.items() <= (lines | times).items()
+        slices = dict(zip(pie["labels"], pie["marker"]["colors"], strict=True))
+        assert slices.items() <= (lines | times).items()
     for name in ("audit", "upper", "zebra"):
         number = expected[name]
         assert lines[name] == times[f"{name} answer"] == rules[f"s{number}"]
@@ -407,7 +417,7 @@ def test_a_service_has_one_colour_everywhere(client, browser, promscale):
     assert len({color for name, color in times.items() if name.startswith("lower ")}) == 4
 
 
-# SQL -------------------------------------------------------------------------------------------------------------------
+# The SQL page --------------------------------------------------------------------------------------------------------
 
 
 def ask(client, sql: str, **fields):
@@ -421,22 +431,24 @@ def test_sql_shows_rows(client, traffic):
     assert "2 rows in" in page
 
 
-def test_sql_starts_from_the_statements_of_queries(client):
-    page = client.get("/sql").text
-    assert ">request_rate_by_minute</option>" in page
-
-
 def test_every_example_runs(client, traffic):
-    for name, text in dashboards._examples().items():
-        assert ask(client, text).status_code == 200, name
+    examples = re.findall(r'<option data-sql="([^"]*)">(\w+)</option>', client.get("/sql").text)
+    assert {name for _, name in examples} == set(queries.statements())
+    for text, name in examples:
+        assert ask(client, unescape(text)).status_code == 200, name
 
 
-def test_sql_without_rows_or_columns(client, traffic):
+def test_sql_without_rows(client, traffic):
     assert "0 rows in" in ask(client, "select * from span where false").text
-    assert ask(client, "-- nothing").status_code in (200, 400)
 
 
-def test_sql_shows_the_first_rows_only(client):
+def test_sql_without_a_statement_is_refused(client):
+    answer = ask(client, "-- nothing")
+    assert answer.status_code == 400
+    assert "Only statements that read can run here" in answer.text
+
+
+def test_sql_shows_only_the_first_rows(client):
     page = ask(client, "select generate_series(1, 100000000)").text
     assert "There are more: only the first 1,000 are shown" in page
     assert page.count("<td") == 1000
@@ -449,7 +461,7 @@ def test_sql_as_csv(client):
     assert ask(client, "select generate_series(1, 100000)", csv="yes").text.count("\n") == 100_001
 
 
-def test_a_csv_file_is_whole_or_none(client):
+def test_a_csv_file_is_never_truncated(client):
     answer = ask(client, "select generate_series(1, 100001)", csv="yes")
     assert answer.status_code == 400
     assert "The result has more than 100,000 rows." in answer.text
@@ -463,7 +475,7 @@ def test_no_csv_cell_is_a_formula(client):
     assert cells == [["text", "'=number"], *([f"'{text}", "-1"] for text in texts[:6]), ["a=1", "-1"], ["'=1", "-1"]]
 
 
-def test_sql_shows_postgresqls_message_and_where(client):
+def test_sql_shows_postgresqls_error_and_its_position(client):
     answer = ask(client, "select service_name\nfrom spam")
     assert answer.status_code == 400
     assert "relation &#34;spam&#34; does not exist" in answer.text
@@ -485,29 +497,29 @@ def test_sql_shows_postgresqls_message_and_where(client):
         "SELECT '%s %', ':name', '{}'",
     ],
 )
-def test_sql_can_look_in_every_way(client, traffic, sql):
+def test_sql_accepts_every_statement_that_reads(client, traffic, sql):
     answer = ask(client, sql)
     assert answer.status_code == 200, answer.text
     assert "<td" in answer.text
 
 
-def test_sql_shows_values_as_postgresql_has_them(client):
+def test_sql_shows_values_in_postgresqls_notation(client):
     page = ask(client, "select 1.50, null, true, array[1, 2], 'NaN'::float8, interval '1 day', 1 as a, 2 as a").text
     for shown in ("1.50", "<i>null</i>", "true", "[1,2]", "NaN", "1 day"):
         assert f"{shown}</td>" in page
 
 
 def test_sql_leaves_connections_to_the_dashboards(client):
-    with ThreadPoolExecutor(6) as askers:
-        slow = [askers.submit(ask, client, "select pg_sleep(8)") for _ in range(6)]
+    with ThreadPoolExecutor(6) as users:
+        slow = [users.submit(ask, client, "select pg_sleep(8)") for _ in range(6)]
         assert [client.get("/").status_code for _ in range(3)] == [200] * 3
-    answers = [each.result() for each in slow]
+    answers = [future.result() for future in slow]
     assert {answer.status_code for answer in answers} == {200, 503}
-    assert all("2 statements run already" in answer.text for answer in answers if answer.status_code == 503)
+    assert all("2 statements are running already" in answer.text for answer in answers if answer.status_code == 503)
     assert ask(client, "select 1").status_code == 200
 
 
-def test_a_postgresql_that_is_stopped_is_named(own_cluster):
+def test_a_stopped_postgresql_is_reported(own_cluster):
     Store(own_cluster.uri).migrate()
     client = create_dashboards(own_cluster.uri_of("explorer")).test_client()
     assert client.get("/").status_code == 200
@@ -521,49 +533,46 @@ def test_a_postgresql_that_is_stopped_is_named(own_cluster):
     finally:
         for process in stopped:
             process.resume()
-    wait_for(lambda: client.get("/").status_code == 200, "the front page")
+    wait_until(lambda: client.get("/").status_code == 200, "the home page")
 
 
-def test_a_postgresql_that_stops_during_a_statement_is_named(own_cluster, monkeypatch):
+def test_a_postgresql_that_stops_during_a_statement_is_reported(own_cluster, monkeypatch):
     monkeypatch.setattr(database_module, "STATEMENT_SECONDS", 2)
     Store(own_cluster.uri).migrate()
     client = create_dashboards(own_cluster.uri_of("explorer")).test_client()
     answers = []
-    asking = threading.Thread(target=lambda: answers.append(ask(client, "select pg_sleep(1.5)")))
-    asking.start()
+    user = threading.Thread(target=lambda: answers.append(ask(client, "select pg_sleep(1.5)")))
+    user.start()
     busy = "select true from pg_stat_activity where query like '%fetch_text%' and usename = 'explorer'"
     with psycopg.connect(own_cluster.uri, autocommit=True) as connection:
-        wait_for(lambda: connection.execute(busy).fetchone(), "the statement")
+        wait_until(lambda: connection.execute(busy).fetchone(), "the statement")
     stopped = own_cluster.processes()
     for process in stopped:
         process.suspend()
-    asking.join()
+    user.join()
     for process in stopped:
         process.resume()
     assert answers[0].status_code == 503
     assert "does not answer" in answers[0].text
 
 
-def test_what_sql_sets_is_gone_afterwards(client):
+def test_settings_of_a_statement_do_not_outlive_it(client):
     ask(client, "select set_config('statement_timeout', '0', false), set_config('search_path', 'nowhere', false)")
+    # The statement fails if search_path is still changed.
+    statement = "select current_setting('statement_timeout') from span right join (select) on true limit 1"
     for _ in range(5):
-        assert (
-            "<td>10s</td>"
-            in ask(
-                client, "select current_setting('statement_timeout') from span right join (select) on true limit 1"
-            ).text
-        )
+        assert "<td>10s</td>" in ask(client, statement).text
 
 
-def test_sql_has_an_end(client, monkeypatch, dsn):
+def test_sql_has_a_timeout(client, monkeypatch, dsn):
     monkeypatch.setattr(database_module, "STATEMENT_SECONDS", 1)
     client = create_dashboards(dsn).test_client()
     assert "canceling statement due to statement timeout" in ask(client, "select pg_sleep(60)").text
-    # A slow machine may need longer for one of the page's statements than that.
-    wait_for(lambda: client.get("/").status_code == 200, "the front page")
+    # On a slow machine, the home page's statements may reach the shortened timeout as well.
+    wait_until(lambda: client.get("/").status_code == 200, "the home page")
 
 
-# Without Sec-Fetch-Site: from http that is not loopback, where browsers leave it out.
+# Browsers do not send Sec-Fetch-Site to plain HTTP on an address other than loopback.
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -584,7 +593,7 @@ def test_sql_has_an_end(client, monkeypatch, dsn):
         ({"Origin": "http://192.0.2.1:3000", "Sec-Fetch-Site": "cross-site"}, 403),
     ],
 )
-def test_only_a_page_of_its_own_may_post(client, headers, status):
+def test_only_the_explorers_own_pages_may_post(client, headers, status):
     answer = client.post("/sql", data={"sql": "select 6 * 7"}, headers={"Host": "192.0.2.1:3000"} | headers)
     assert answer.status_code == status
     assert ('<td class="number">42</td>' in answer.text) == (status == 200)
@@ -601,11 +610,11 @@ def test_only_a_page_of_its_own_may_post(client, headers, status):
         ("[::1]", "[::1]"),
     ],
 )
-def test_links_to_the_traces_have_the_name_that_was_asked(client, host, traces):
+def test_links_to_traces_have_the_host_of_the_request(client, host, traces):
     assert f'href="http://{traces}:16686/search"' in client.get("/", headers={"Host": host}).text
 
 
-def test_a_nul_is_no_sql(client):
+def test_sql_with_a_nul_character_is_refused(client):
     answer = ask(client, "select '\0'")
     assert answer.status_code == 400
     assert "Parameter sql:" in answer.text

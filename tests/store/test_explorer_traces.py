@@ -11,9 +11,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from explorer import store
 from explorer.traces import create_traces
-from tests.stack.checkout import wait_for
 from tests.store.otlp_messages import any_value, attributes, child, request, span
-from tests.store.test_ingest import start_process  # noqa: F401
+from tests.store.test_ingest import start_process  # noqa: F401 (a fixture)
+from tests.waiting import wait_until
 
 MILLISECOND, SECOND, MINUTE = 10**6, 10**9, 60 * 10**9
 HOSTILE = "<script>alert('\"&</script>"
@@ -36,11 +36,11 @@ def api(browser, path: str, status: int = 200, **parameters):
     return answer["data"] if status == 200 else answer["errors"]
 
 
-def found(browser, **parameters) -> list[str]:
-    """The names of the root spans that /search and /api/traces find, which must be the same."""
+def search(browser, **parameters) -> list[str]:
+    """The names of the root spans that /search and /api/traces return, which must be the same."""
     by_api = [trace["spans"][0]["operationName"] for trace in api(browser, "/traces", **parameters)]
     page = get(browser, "/search", **parameters)
-    listed = page.partition('<ol class="found">')[2]
+    listed = page.partition('<ol class="traces">')[2]
     on_page = {name for name in ("fast", "slow", "failed") if f": {name}<" in listed}
     assert on_page == set(by_api)
     return by_api
@@ -62,28 +62,28 @@ def three(promscale):
     return spans
 
 
-def test_search_finds_by_each_field_newest_first(browser, three):
-    assert found(browser) == ["failed", "slow", "fast"]
-    assert found(browser, service="till") == ["failed"]
-    assert found(browser, service="shop", operation="fast") == ["fast"]
-    assert found(browser, minDuration="20ms") == ["failed", "slow"]
-    assert found(browser, maxDuration="0.1s", minDuration="6000us") == ["failed"]
-    assert found(browser, limit="2") == ["failed", "slow"]
-    assert found(browser, lookback="20m") == ["failed"]
+def test_search_by_each_field_returns_the_newest_first(browser, three):
+    assert search(browser) == ["failed", "slow", "fast"]
+    assert search(browser, service="till") == ["failed"]
+    assert search(browser, service="shop", operation="fast") == ["fast"]
+    assert search(browser, minDuration="20ms") == ["failed", "slow"]
+    assert search(browser, maxDuration="0.1s", minDuration="6000us") == ["failed"]
+    assert search(browser, limit="2") == ["failed", "slow"]
+    assert search(browser, lookback="20m") == ["failed"]
     start, end = (three["slow"].start_time_unix_nano // 1000 + add for add in (-1_000_000, 1_000_000))
-    assert found(browser, start=start, end=end, lookback="custom") == ["slow"]
+    assert search(browser, start=start, end=end, lookback="custom") == ["slow"]
 
 
-def test_what_is_dated_in_the_future_is_apart(browser, three, promscale):
-    assert "later than now" not in get(browser, "/search")
+def test_spans_of_the_future_are_reported_separately(browser, three, promscale):
+    assert "in the future" not in get(browser, "/search")
     ahead = span("ahead", start_time_unix_nano=time.time_ns() + 1000 * SECOND)
-    promscale.export(request(ahead, child(ahead, "ahead, too"), service="of the future"))
-    assert found(browser) == ["failed", "slow", "fast"]
+    promscale.export(request(ahead, child(ahead, "ahead, too"), service="host ahead"))
+    assert search(browser) == ["failed", "slow", "fast"]
     page = get(browser, "/search")
     assert "Traces with 2 spans" in page
-    link = unescape(re.search(r'href="(/search\?[^"]*)">Traces with', page)[1])
-    assert "of the future: ahead<" in browser.get(link).text
-    assert "later than now" not in get(browser, "/search", service="shop")
+    [link] = re.findall(r'href="(/search\?[^"]*)">Traces with', page)
+    assert "host ahead: ahead<" in browser.get(unescape(link)).text
+    assert "in the future" not in get(browser, "/search", service="shop")
 
 
 @pytest.mark.parametrize(
@@ -96,16 +96,16 @@ def test_what_is_dated_in_the_future_is_apart(browser, three, promscale):
         ("tag", "count:7"),
     ],
 )
-def test_search_finds_by_tags(browser, three, name, text):
-    assert found(browser, **{name: text}) == ["slow"]
+def test_search_by_tags(browser, three, name, text):
+    assert search(browser, **{name: text}) == ["slow"]
 
 
-def test_search_finds_errors_and_marks_them(browser, three):
-    assert found(browser, tags="error=true") == ["failed"]
+def test_search_by_errors_and_their_number(browser, three):
+    assert search(browser, tags="error=true") == ["failed"]
     assert "1 with errors" in get(browser, "/search")
 
 
-def test_tags_of_a_search_stay_in_its_form(browser, three):
+def test_the_form_keeps_the_tags_of_a_search(browser, three):
     assert 'value="count=7 words=&#34;two \\&#34;words\\&#34;&#34;"' in get(
         browser, "/search", tags='{"count": "7", "words": "two \\"words\\""}'
     )
@@ -134,47 +134,47 @@ def test_tags_of_a_search_stay_in_its_form(browser, three):
         ("lookback", "custom"),
     ],
 )
-def test_a_bad_parameter_is_named(browser, parameter, value):
-    named = "start" if value == "custom" else parameter
-    assert f"Parameter {named}:" in get(browser, "/search", 400, **{parameter: value})
+def test_an_invalid_parameter_is_named(browser, parameter, value):
+    name = "start" if value == "custom" else parameter
+    assert f"Parameter {name}:" in get(browser, "/search", 400, **{parameter: value})
     (error,) = api(browser, "/traces", 400, **{parameter: value})
     assert error["code"] == 400
-    assert error["msg"].startswith(f"Parameter {named}:")
+    assert error["msg"].startswith(f"Parameter {name}:")
 
 
-def test_bounds_the_wrong_way_round_are_named(browser):
+def test_reversed_bounds_are_named(browser):
     assert "minDuration" in get(browser, "/search", 400, minDuration="2s", maxDuration="1s")
     assert "start" in get(browser, "/search", 400, start="2000", end="1000")
 
 
 def test_an_empty_store_says_what_to_do(browser):
-    assert "Nothing is stored yet" in get(browser, "/search")
+    assert "No spans are stored yet" in get(browser, "/search")
     assert "Choose a longer range" in get(browser, "/dependencies")
 
 
-def test_a_search_without_result_says_what_to_do(browser, three):
+def test_a_search_without_results_says_what_to_do(browser, three):
     assert "Choose a longer range" in get(browser, "/search", tags="no=such")
 
 
-def test_the_start_is_the_search(browser):
+def test_the_home_page_is_the_search(browser):
     assert browser.get("/").headers["Location"] == "/search"
 
 
-def test_a_trace_shows_its_spans_and_what_they_hold(browser, promscale):
+def test_a_trace_shows_its_spans_and_their_details(browser, promscale):
     root = span("root", trace_id=bytes(8) + b"12345678", kind=Span.SPAN_KIND_SERVER)
     inner = child(root, "inner", tags={"list": [1, "two"], "bytes": b"\xff"})
     inner.events.add(name="loop", time_unix_nano=root.start_time_unix_nano, attributes=attributes({"iteration": 3}))
     inner.links.add(trace_id=b"x" * 16, span_id=b"y" * 8)
     promscale.export(request(root, inner))
     page = waterfall(get(browser, f"/trace/{root.trace_id.hex()}"))
-    assert [(each["name"], each["depth"], each["kind"]) for each in page["spans"]] == [
+    assert [(span["name"], span["depth"], span["kind"]) for span in page["spans"]] == [
         ("root", 0, "server"),
         ("inner", 1, ""),
     ]
     assert page["spans"][1]["attributes"] == [["list", '[1, "two"]', 10], ["bytes", "/w==", 4]]
     assert page["spans"][1]["events"][0]["attributes"] == [["iteration", "3", 1]]
     assert page["spans"][1]["links"][0]["trace"] == (b"x" * 16).hex()
-    # Jaeger leaves out leading zeros.
+    # Jaeger omits leading zeros.
     assert waterfall(get(browser, f"/trace/{b'12345678'.hex()}")) == page
 
 
@@ -183,7 +183,7 @@ def waterfall(page: str) -> dict:
 
 
 @pytest.mark.parametrize("trace_id", ["xyz", "0", "0" * 32, "1" * 33, "%F0%9F%92%A9"])
-def test_what_is_no_trace_id(browser, trace_id):
+def test_an_invalid_trace_id(browser, trace_id):
     assert "Parameter trace id:" in get(browser, f"/trace/{trace_id}", 400)
     assert api(browser, f"/traces/{trace_id}", 400)[0]["code"] == 400
 
@@ -194,7 +194,7 @@ def test_an_unknown_trace(browser):
     assert api(browser, "/traces", traceID="12ab") == []
 
 
-def test_hostile_names_are_text(browser, promscale):
+def test_html_in_names_is_escaped(browser, promscale):
     root = span(HOSTILE, tags={HOSTILE: HOSTILE})
     promscale.export(request(root, service=HOSTILE))
     promscale.export(request(child(root, "called"), service="<b>"))
@@ -211,11 +211,11 @@ def test_hostile_names_are_text(browser, promscale):
     assert page["spans"][0]["name"] == HOSTILE
     assert page["spans"][0]["attributes"] == [[HOSTILE, HOSTILE, len(HOSTILE)]]
     assert HOSTILE in api(browser, "/services")
-    # Tags of a search are text, too: nothing in them is SQL.
-    assert found(browser, tags="a'=b';--") == []
+    # No SQL injection by tags.
+    assert search(browser, tags="a'=b';--") == []
 
 
-def test_what_is_very_long_is_cut_for_display(browser, promscale):
+def test_long_texts_are_cut_for_display(browser, promscale):
     long = span("n" * 100_000, tags={"long": "x" * 2**20, "short": "y"})
     promscale.export(request(long, service="s" * 50_000))
     assert len(get(browser, "/search")) < 200_000
@@ -224,7 +224,7 @@ def test_what_is_very_long_is_cut_for_display(browser, promscale):
     attribute, short = waterfall(text)["spans"][0]["attributes"]
     assert (len(attribute[1]), attribute[2]) == (10_000, 2**20)
     assert short == ["short", "y", 1]
-    # The API has all of it.
+    # The API returns it uncut.
     (trace,) = api(browser, f"/traces/{long.trace_id.hex()}")
     assert {"key": "long", "type": "string", "value": "x" * 2**20} in trace["spans"][0]["tags"]
 
@@ -235,35 +235,35 @@ def test_a_trace_of_ten_thousand_spans(browser, promscale):
     assert len(waterfall(get(browser, f"/trace/{root.trace_id.hex()}"))["spans"]) == 10_000
 
 
-def test_while_the_store_is_away_pages_say_so_and_come_again(promscale):
+def test_pages_report_an_unreachable_store_and_retry(promscale):
     address = f"127.0.0.1:{promscale.server.port}"
     browser = create_traces(address).test_client()
     get(browser, "/search")
     promscale.server.close(grace_seconds=0)
     for path in ("/search", "/trace/12ab", "/dependencies"):
         page = get(browser, path, 503)
-        assert f"promscale at {address} is away" in page
+        assert f"promscale at {address} cannot be reached" in page
         assert "./run.sh status" in page
         assert 'http-equiv="refresh"' in page
     assert api(browser, "/services", 503)[0]["code"] == 503
 
 
 @pytest.mark.parametrize(
-    ("connected", "status", "says"), [(True, 504, "did not answer within 2 s"), (False, 503, "is away")]
+    ("connected", "status", "problem"), [(True, 504, "did not answer within 2 s"), (False, 503, "cannot be reached")]
 )
-def test_a_promscale_that_is_stopped_is_named(dsn, start_process, monkeypatch, connected, status, says):
-    """Without a connection that is found out by how long one takes, and not by how long an answer does."""
+def test_a_stopped_promscale_is_reported(dsn, start_process, monkeypatch, connected, status, problem):  # noqa: F811 (a fixture)
+    """Without a connection, the limit is the connection timeout instead of the longer one for answers."""
     process = start_process(dsn)
-    wait_for(lambda: process.get("/readyz")[0] == 200, "promscale")
+    wait_until(lambda: process.get("/readyz")[0] == 200, "promscale")
     browser = create_traces(process.grpc).test_client()
     if connected:
         get(browser, "/search")
     process.process.send_signal(signal.SIGSTOP)
     monkeypatch.setattr(store, "ANSWER_SECONDS", 2 if connected else 120)
-    assert f"promscale at {process.grpc} {says}" in get(browser, "/search", status)
+    assert f"promscale at {process.grpc} {problem}" in get(browser, "/search", status)
     assert api(browser, "/services", status)[0]["code"] == status
     process.process.send_signal(signal.SIGCONT)
-    wait_for(lambda: browser.get("/search").status_code == 200, "the search page")
+    wait_until(lambda: browser.get("/search").status_code == 200, "the search page")
 
 
 # Jaeger's HTTP API ---------------------------------------------------------------------------------------------------
@@ -298,9 +298,9 @@ def test_a_trace_in_jaegers_form(browser, promscale):
     sent.resource_spans[0].scope_spans[0].scope.name = "tests"
     promscale.export(sent)
 
-    id = root.trace_id.hex()
-    (trace,) = api(browser, f"/traces/{id}")
-    assert trace["traceID"] == id
+    trace_id = root.trace_id.hex()
+    (trace,) = api(browser, f"/traces/{trace_id}")
+    assert trace["traceID"] == trace_id
     assert trace["processes"] == {
         "p1": {"serviceName": "shop", "tags": [{"key": "host.name", "type": "string", "value": "h"}]}
     }
@@ -308,11 +308,11 @@ def test_a_trace_in_jaegers_form(browser, promscale):
     assert (first["startTime"], first["duration"]) == (start // 1000, 2500)
     assert first["references"] == []
     assert second == {
-        "traceID": id,
+        "traceID": trace_id,
         "spanID": inner.span_id.hex(),
         "operationName": "inner",
         "references": [
-            {"refType": "CHILD_OF", "traceID": id, "spanID": root.span_id.hex()},
+            {"refType": "CHILD_OF", "traceID": trace_id, "spanID": root.span_id.hex()},
             {"refType": "FOLLOWS_FROM", "traceID": (b"x" * 16).hex(), "spanID": (b"y" * 8).hex()},
         ],
         "startTime": start // 1000,
@@ -348,16 +348,16 @@ def test_a_trace_in_jaegers_form(browser, promscale):
 def test_dependencies(browser, promscale):
     root = span("root")
     promscale.export(request(root, service="caller"))
-    promscale.export(request(child(root), child(root), service="called"))
-    expected = [{"parent": "caller", "child": "called", "callCount": 2}]
+    promscale.export(request(child(root), child(root), service="callee"))
+    expected = [{"parent": "caller", "child": "callee", "callCount": 2}]
     assert api(browser, "/dependencies") == expected
     now, hour = time.time_ns() // MILLISECOND, 3_600_000
     assert api(browser, "/dependencies", endTs=now, lookback=hour) == expected
     assert api(browser, "/dependencies", endTs=now - hour, lookback=hour) == []
     assert "endTs" in api(browser, "/dependencies", 400, endTs="now")[0]["msg"]
     page = get(browser, "/dependencies")
-    assert "caller calls called: 2" in page
+    assert "caller calls callee: 2" in page
 
 
-def test_what_the_api_has_not(browser):
+def test_an_unknown_path_of_the_api(browser):
     assert api(browser, "/metrics/calls", 404)[0]["code"] == 404

@@ -1,4 +1,4 @@
-"""What a person reads in each panel of Grafana's dashboards, by Grafana's own library: see tests/panels/."""
+"""What each panel of Grafana's dashboards shows, found out with Grafana's own library: see tests/panels/."""
 
 import copy
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
+from queries.dashboards import DASHBOARDS as DEFINITIONS
 from tests.panels import DASHBOARDS, source
 from tests.panels import reading as panels
 from tests.panels.checks import COLOUR, check_panel, visible
@@ -15,7 +16,7 @@ from tests.store.conftest import new_database
 from tests.store.known_traces import ALL, NOON, Export, export_passwords
 from tests.store.running import Promscale
 
-# Of each dashboard's panel with SQL, by the dashboard's name and the panel's title.
+# The panels with SQL, by the dashboard's name and the panel's title.
 PANELS = {
     (name, panel["title"]): panel
     for name, dashboard in DASHBOARDS.items()
@@ -26,7 +27,8 @@ VARIABLES = {
     name: {variable["name"]: variable["current"]["value"] for variable in dashboard["templating"].get("list", [])}
     for name, dashboard in DASHBOARDS.items()
 }
-A_YEAR_BEFORE = {name: time - timedelta(days=365) for name, time in ALL.items()}
+TIME_RANGE = ALL["time_from"], ALL["time_to"]
+A_YEAR_BEFORE = tuple(time - timedelta(days=365) for time in TIME_RANGE)
 GREEN, RED = "#73BF69", "#F2495C"
 
 Place = tuple[str, str]
@@ -45,7 +47,7 @@ def dsn(postgres_uri, superuser_uri) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def trace_ids(dsn) -> list[str]:
-    """Those of the passwords of tests/store/known_traces.py, which are stored."""
+    """The ids of the traces of tests/store/known_traces.py, which are stored."""
     promscale = Promscale(dsn)
     roots = export_passwords(promscale)
     promscale.close()
@@ -60,15 +62,15 @@ def connection(dsn, trace_ids) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture(scope="module")
 def readings(connection) -> dict[str, Read]:
-    """What there is to read in the minutes of the traces, and in a time without any."""
-    times = {"traces": ALL, "nothing": A_YEAR_BEFORE}
+    """The readings of all panels, in the minutes of the traces and in a time range without traces."""
+    times = {"traces": TIME_RANGE, "nothing": A_YEAR_BEFORE}
     requests = [
-        panels.request(connection, panel, **time, **VARIABLES[place[0]])
+        panels.request(connection, panel, *time, **VARIABLES[place[0]])
         for time in times.values()
         for place, panel in PANELS.items()
     ]
-    found = iter(panels.read(requests))
-    return {name: {place: next(found) for place in PANELS} for name in times}
+    readings = iter(panels.read(requests))
+    return {name: {place: next(readings) for place in PANELS} for name in times}
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,7 @@ def test_a_panel_has_names_colours_and_links(read, place):
     check_panel(PANELS[place], read[place])
 
 
-FIGURES_OF_NOTHING = {"01 Request rate": "0 req/s", "03 Request durations": "-"}
+EMPTY_FIGURES = {"01 Request rate": "0 req/s", "03 Request durations": "-"}
 
 
 @pytest.mark.parametrize("place", PANELS, ids=": ".join)
@@ -96,16 +98,17 @@ def test_a_panel_without_data_says_so(readings, place):
     reading = readings["nothing"][place]
     assert "error" not in reading, reading["error"]
     if PANELS[place]["type"] == "stat":
-        assert [figure["text"] for figure in reading["shown"]] == [FIGURES_OF_NOTHING.get(place[1], "0")]
+        assert [figure["text"] for figure in reading["shown"]] == [EMPTY_FIGURES.get(place[1], "0")]
     elif place[0] == "01-request-rate":
         assert {(series["first"], series["last"]) for series in visible(reading["shown"])} == {("0 req/s", "0 req/s")}
     else:
         assert reading["empty"]
 
 
-def test_the_home_page_has_a_figure_for_each_dashboard(read):
+def test_the_home_page_has_the_headline_of_each_dashboard(read):
     figures = {title: read[name, title]["shown"] for name, title in of_type("stat")}
-    assert {title: figure["text"] for title, [figure] in figures.items()} == {
+    assert set(figures) == {dashboard.title for dashboard in DEFINITIONS}
+    expected = {
         "01 Request rate": "0.0167 req/s",
         "02 Error rates": "4",
         "03 Request durations": "400 ms",
@@ -113,6 +116,7 @@ def test_the_home_page_has_a_figure_for_each_dashboard(read):
         "05 Upstream spans": "6",
         "06 Downstream spans": "5",
     }
+    assert expected.items() <= {title: figure["text"] for title, [figure] in figures.items()}.items()
 
 
 # Lines ---------------------------------------------------------------------------------------------------------------
@@ -131,7 +135,7 @@ SERIES = {
         "p95": ("195 ms", "400 ms"),
         "p99": ("199 ms", "400 ms"),
     },
-    ("06-downstream-spans", "Time over time"): {
+    ("06-downstream-spans", "Duration over time"): {
         "digit GET /": ("18 ms", "72 ms"),
         "digit render_digit": ("5 ms", "20 ms"),
         "lower GET": ("20 ms", "80 ms"),
@@ -151,7 +155,7 @@ def test_series(read, place):
 def test_a_minutes_request_rate(read):
     [series] = visible(read["01-request-rate", "Requests per second, by minute"]["shown"])
     assert (series["name"], series["first"], series["last"]) == ("requests", "0.0333 req/s", "0.0167 req/s")
-    # Of the last minute, to its last microsecond.
+    # The last minute, up to its last microsecond.
     begin = panels.milliseconds(NOON + timedelta(minutes=2))
     times = f"&start={begin}000&end={begin + 59_999}999"
     assert [link["url"] for link in series["links"]] == [
@@ -163,7 +167,7 @@ def test_a_minutes_request_rate(read):
 
 
 def slices(reading: dict) -> dict[str, str]:
-    return {each["name"]: each["text"] for each in reading["shown"]}
+    return {part["name"]: part["text"] for part in reading["shown"]}
 
 
 def test_errors_by_service(read):
@@ -197,8 +201,8 @@ def test_heat_map(read):
     assert [row["label"] for row in rows if row.get("count") == "1"] == ["126 ms", "251 ms", "501 ms"]
 
 
-def test_rows_of_the_heat_map_have_names_of_their_own(dsn, connection):
-    """From a second on, a row is narrower than a whole unit."""
+def test_rows_of_the_heat_map_have_different_labels(dsn, connection):
+    """Bounds of a second and more need decimals."""
     begin = NOON + timedelta(days=1)
     export = Export()
     for duration_ms in range(1000, 10_000, 100):
@@ -207,33 +211,38 @@ def test_rows_of_the_heat_map_have_names_of_their_own(dsn, connection):
     promscale.export(export.message)
     promscale.close()
     panel = PANELS["03-request-durations", "Requests by duration, over time"]
-    time = {"time_from": begin, "time_to": begin + timedelta(minutes=3)}
-    [reading] = panels.read([panels.request(connection, panel, **time, jaeger="http://jaeger")])
+    time = begin, begin + timedelta(minutes=3)
+    [reading] = panels.read([panels.request(connection, panel, *time, jaeger="http://jaeger")])
     labels = ["1.26 s", "1.58 s", "2.00 s", "2.51 s", "3.16 s", "3.98 s", "5.01 s", "6.31 s", "7.94 s", "10 s"]
     assert [row["label"] for row in reading["shown"]] == labels
-    # To Jaeger, with the bounds of the last row that has a request, and up to the end of its minute.
+    # The link of the last row has its bounds and the end of its minute.
     [link] = reading["shown"][-1]["links"]
     assert "minDuration=0000007943.282347ms&maxDuration=0000010000.000000ms" in link["url"]
     assert link["url"].endswith(f"end={panels.milliseconds(begin + timedelta(minutes=1))}000")
 
 
-@pytest.mark.parametrize("title", ["Share of execution time", "Time over time"])
+@pytest.mark.parametrize("title", ["Share of execution time", "Duration over time"])
 def test_operations_have_shades_of_their_services_colour(read, title):
     for mark in visible(read["06-downstream-spans", title]["shown"]):
         distances = {
             service: hue_distance(mark["colour"], COLOUR[service]) for service in ("digit", "lower", "generator")
         }
-        assert min(distances, key=distances.get) == mark["name"].split()[0]
+        assert min(distances, key=lambda service: distances[service]) == mark["name"].split()[0]
 
 
-def hue_distance(one: str, other: str) -> float:
-    hues = [rgb_to_hsv(*(int(colour[at : at + 2], 16) for at in (1, 3, 5)))[0] for colour in (one, other)]
-    return min(abs(hues[0] - hues[1]), 1 - abs(hues[0] - hues[1]))
+def hue_distance(colour: str, other: str) -> float:
+    distance = abs(hue(colour) - hue(other))
+    return min(distance, 1 - distance)
+
+
+def hue(colour: str) -> float:
+    red, green, blue = (int(colour[index : index + 2], 16) for index in (1, 3, 5))
+    return rgb_to_hsv(red, green, blue)[0]
 
 
 # Tables --------------------------------------------------------------------------------------------------------------
 
-# Some columns of each; all of their rows.
+# Some columns of each table, with all rows.
 TABLES = {
     ("02-error-rates", "Error rate by operation"): {
         "service name": ["digit", "generator", "load", "digit", *["generator"] * 2, "load", *["lower"] * 3],
@@ -255,12 +264,12 @@ TABLES = {
         "total": ["672 ms", "266 ms", "126 ms", "126 ms"],
         "mean": ["224 ms", "88.7 ms", "42 ms", "42 ms"],
     },
-    ("05-upstream-spans", "Operations above, in numbers"): {
+    ("05-upstream-spans", "Operations upstream, in numbers"): {
         "service name": ["lower", "generator", "generator", "generator", "load", "load"],
         "span name": ["GET /", "GET", "generator.generate", "GET /", "GET", "load.request"],
         "p50": ["76 ms", "80 ms", "180 ms", "192 ms", "196 ms", "200 ms"],
     },
-    ("06-downstream-spans", "Operations below, in numbers"): {
+    ("06-downstream-spans", "Operations downstream, in numbers"): {
         "service name": ["lower", "lower", "digit", "lower", "digit"],
         "span name": ["GET /", "GET", "GET /", "random_lower", "render_digit"],
         "p50": ["76 ms", "40 ms", "36 ms", "20 ms", "10 ms"],
@@ -273,18 +282,18 @@ def test_tables(read, place):
     assert TABLES[place].items() <= columns(read[place]).items()
 
 
-def test_error_rates_have_the_colours_of_their_thresholds(read):
+def test_error_rates_have_the_colours_of_the_thresholds(read):
     shown = read["02-error-rates", "Error rate by operation"]["shown"]
     [rates] = [column for column in shown if "colours" in column]
     assert rates["cells"] == ["33.3%"] * 3 + ["0%"] * 7
     assert rates["colours"] == [RED] * 3 + [GREEN] * 7
 
 
-def test_a_slow_trace_leads_to_jaeger(read, trace_ids):
-    found = read["03-request-durations", "Slowest traces"]
-    assert columns(found)["trace id"] == trace_ids[::-1]
-    [leading] = [column for column in found["shown"] if column["header"] == "trace id"]
-    assert [link["url"] for link in leading["links"]] == [f"http://localhost:16686/trace/{trace_ids[-1]}"]
+def test_a_slow_trace_links_to_jaeger(read, trace_ids):
+    table = read["03-request-durations", "Slowest traces"]
+    assert columns(table)["trace id"] == trace_ids[::-1]
+    [column] = [column for column in table["shown"] if column["header"] == "trace id"]
+    assert [link["url"] for link in column["links"]] == [f"http://localhost:16686/trace/{trace_ids[-1]}"]
 
 
 # Node graphs ---------------------------------------------------------------------------------------------------------
@@ -313,7 +322,7 @@ def test_services_and_their_calls(read):
 
 
 OPERATIONS = {
-    ("05-upstream-spans", "Operations above"): {
+    ("05-upstream-spans", "Operations upstream"): {
         ("GET /", "lower"): "88.67 ms",
         ("GET", "generator"): "93.33 ms",
         ("generator.generate", "generator"): "210.00 ms",
@@ -321,7 +330,7 @@ OPERATIONS = {
         ("GET", "load"): "228.67 ms",
         ("load.request", "load"): "233.33 ms",
     },
-    ("06-downstream-spans", "Operations below"): {
+    ("06-downstream-spans", "Operations downstream"): {
         ("GET /", "lower"): "88.67 ms",
         ("GET", "lower"): "46.67 ms",
         ("GET /", "digit"): "42.00 ms",
@@ -338,29 +347,29 @@ def test_operations(read, place):
     assert {node["main"] for node in nodes} == {"3 calls"}
 
 
-def test_a_ring_says_how_many_calls_have_failed(read):
-    nodes = {node["title"]: node for node in read["06-downstream-spans", "Operations below"]["shown"]["nodes"]}
-    failing = nodes["render_digit"]
-    assert {arc["name"]: arc["value"] for arc in failing["arcs"]} == pytest.approx({"failed": 1 / 3, "good": 2 / 3})
-    assert failing["details"] == [{"name": "errors", "text": "1"}]
+def test_the_ring_of_a_node_shows_the_share_of_failed_calls(read):
+    nodes = {node["title"]: node for node in read["06-downstream-spans", "Operations downstream"]["shown"]["nodes"]}
+    failed = nodes["render_digit"]
+    assert {arc["name"]: arc["value"] for arc in failed["arcs"]} == pytest.approx({"failed": 1 / 3, "good": 2 / 3})
+    assert failed["details"] == [{"name": "errors", "text": "1"}]
 
 
-# What would go wrong -------------------------------------------------------------------------------------------------
+# Mistakes in a panel are detected ------------------------------------------------------------------------------------
 
 
-def changed(connection, property: str, value: object) -> dict:
-    """What there is to read in a table whose durations have another property."""
+def with_property(connection, name: str, value: object) -> dict:
+    """The reading of a table whose column of durations has this property."""
     panel = copy.deepcopy(PANELS["03-request-durations", "Slowest traces"])
-    rule = {"matcher": {"id": "byName", "options": "duration_ms"}, "properties": [{"id": property, "value": value}]}
+    rule = {"matcher": {"id": "byName", "options": "duration_ms"}, "properties": [{"id": name, "value": value}]}
     panel["fieldConfig"]["overrides"].append(rule)
-    [reading] = panels.read([panels.request(connection, panel, **ALL, jaeger="http://jaeger")])
+    [reading] = panels.read([panels.request(connection, panel, *TIME_RANGE, jaeger="http://jaeger")])
     return reading
 
 
 @pytest.mark.parametrize("variable", ["jeager", "__data.fields.durations", "__field.labels", "jaeger:percent"])
-def test_a_variable_that_grafana_does_not_know(connection, variable):
-    reading = changed(connection, "links", [{"title": "", "url": f"${{{variable}}}"}])
-    assert reading["error"].startswith("Nothing is known as ")
+def test_an_unknown_variable(connection, variable):
+    reading = with_property(connection, "links", [{"title": "", "url": f"${{{variable}}}"}])
+    assert reading["error"].startswith("Unknown ")
 
 
 ROW_VARIABLES = {
@@ -381,31 +390,31 @@ ROW_VARIABLES = {
 
 def test_variables_of_a_row(connection):
     url = "&".join(ROW_VARIABLES)
-    shown = changed(connection, "links", [{"title": "", "url": url}])["shown"]
+    shown = with_property(connection, "links", [{"title": "", "url": url}])["shown"]
     [[link]] = [column["links"] for column in shown if column["header"] == "duration"]
     assert link["url"].split("&") == list(ROW_VARIABLES.values())
 
 
-def test_a_property_that_a_panel_does_not_know(connection):
-    assert changed(connection, "custom.widht", 100)["ignored"] == ["custom.widht"]
+def test_an_unknown_property(connection):
+    assert with_property(connection, "custom.widht", 100)["ignored"] == ["custom.widht"]
 
 
 # The data source -----------------------------------------------------------------------------------------------------
 
 
-def frame(connection, sql: str, format: str = "time_series") -> dict[str, list]:
-    """The values of each field that the data source makes of the answer, by its name and the values of its labels."""
-    [made] = source.frames(connection, {"targets": [{"refId": "A", "format": format, "rawSql": sql}]}, **ALL)
-    fields = made["schema"]["fields"]
+def frame(connection, sql: str, query_format: str = "time_series") -> dict[str, list]:
+    """The values of each field that the data source returns, by its name and the values of its labels."""
+    [result] = source.frames(connection, {"targets": [{"refId": "A", "format": query_format, "rawSql": sql}]}, **ALL)
+    fields = result["schema"]["fields"]
     names = [" ".join([field["name"], *field.get("labels", {}).values()]) for field in fields]
-    return dict(zip(names, made["data"]["values"], strict=True))
+    return dict(zip(names, result["data"]["values"], strict=True))
 
 
 def values(*rows: str) -> str:
     return f"select * from (values {', '.join(rows)}) as row"
 
 
-def test_rows_with_a_text_become_a_series_for_each(connection):
+def test_rows_with_a_text_become_one_series_per_text(connection):
     rows = ["(to_timestamp(1), 'b', 1)", "(to_timestamp(1), null, 2)", "(to_timestamp(2), 'b', 3)"]
     assert frame(connection, values(*rows) + " (time, name, number)") == {
         "Time": [1000, 2000],
@@ -414,21 +423,21 @@ def test_rows_with_a_text_become_a_series_for_each(connection):
     }
 
 
-def test_a_metric_names_its_series(connection):
+def test_a_column_called_metric_names_the_series(connection):
     assert frame(connection, values("(to_timestamp(1), 'b', 1)") + " (time, metric, number)") == {
         "Time": [1000],
         "b": [1.0],
     }
 
 
-def test_a_table_stays_as_it_is(connection):
+def test_a_table_is_not_converted(connection):
     sql = values("(to_timestamp(1), 'b', 1, true)") + " (time, metric, number, yes)"
     assert frame(connection, sql, "table") == {"time": [1000], "metric": ["b"], "number": [1], "yes": [True]}
 
 
-def test_no_rows_have_no_fields(connection):
-    for format in ("table", "time_series"):
-        assert frame(connection, "select now() as time, 1 as number limit 0", format) == {}
+def test_an_empty_result_has_no_fields(connection):
+    for query_format in ("table", "time_series"):
+        assert frame(connection, "select now() as time, 1 as number limit 0", query_format) == {}
 
 
 @pytest.mark.parametrize(
@@ -441,6 +450,6 @@ def test_no_rows_have_no_fields(connection):
         ),
     ],
 )
-def test_rows_that_are_no_time_series(connection, sql, error):
+def test_rows_that_are_not_a_time_series(connection, sql, error):
     with pytest.raises(ValueError, match=error):
         frame(connection, sql)

@@ -1,4 +1,4 @@
-"""The demo's SQL in queries/: its figures on traces that are known, and each of its three readers."""
+"""The demo's SQL in queries/: its results for known traces, and its use by psql, Grafana and the explorer."""
 
 import itertools
 import os
@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from local import postgres
+from queries import UNITS
 from tests.store.known_traces import ALL, CLIENT, DIGIT, FAILED, GENERATE, NOON, PASSWORD, SERVER, Export
 
 CHECKOUT = Path(__file__).parents[2]
@@ -30,15 +31,15 @@ SHORT = {"step": "1 second"}
 
 @pytest.fixture
 def ask(database):
-    """Run a statement, with steps as short as it has them; returns its rows."""
-    # A statement that goes round in a circle would never end.
+    """A function that runs a statement, with the shortest possible steps, and returns its rows."""
+    # Ends a recursive statement that does not terminate.
     database.execute("set statement_timeout = '30 s'")
     return lambda name, **parameters: list(STATEMENTS[name](database, **SHORT | parameters))
 
 
 @pytest.fixture
 def traffic(promscale):
-    """A password that was made a moment ago."""
+    """A password that was generated two minutes ago."""
     export = Export()
     export.add_trace(PASSWORD, datetime.now(UTC) - timedelta(minutes=2), failed=FAILED)
     promscale.export(export.message)
@@ -56,7 +57,7 @@ def calls_by_edge(rows: list[tuple]) -> dict[tuple[str, str], int]:
     return {(source, target): calls for _, source, target, *_, calls, _, _ in rows}
 
 
-# 01 -----------------------------------------------------------------------------------------------------------------
+# 01 ------------------------------------------------------------------------------------------------------------------
 
 
 def test_request_rate_by_minute(traces, ask):
@@ -65,14 +66,14 @@ def test_request_rate_by_minute(traces, ask):
     )
 
 
-def test_request_rate_has_only_whole_minutes(traces, ask):
+def test_request_rate_has_only_complete_minutes(traces, ask):
     time = {"time_from": NOON + timedelta(seconds=30), "time_to": NOON + timedelta(seconds=150)}
     assert ask("request_rate_by_minute", **time) == list(zip(minutes(0, 1), minutes(1, 2), [2 / 60, 0], strict=True))
 
 
 @pytest.mark.parametrize("name", ["request_rate_by_minute", "request_rate_by_second"])
 @pytest.mark.parametrize("days", [1, 30, 400, 2_900_000])
-def test_request_rates_of_a_long_time_are_of_longer_steps(traces, ask, name, days):
+def test_request_rates_of_a_long_time_range_have_longer_steps(traces, ask, name, days):
     begin = NOON - timedelta(days=days) if days < 10_000 else datetime(1970, 1, 1, tzinfo=UTC)
     end = NOON + timedelta(days=1) if days < 10_000 else datetime(9999, 12, 1, tzinfo=UTC)
     rows = ask(name, time_from=begin, time_to=end)
@@ -84,12 +85,12 @@ def test_request_rates_of_a_long_time_are_of_longer_steps(traces, ask, name, day
     assert sum(rate for *_, rate in rows) * step.total_seconds() == pytest.approx(3)
 
 
-def test_steps_are_as_long_as_a_chart_wants_them(traces, ask):
-    wanted = {"time_from": NOON, "time_to": NOON + timedelta(minutes=5), "step": "3m"}
+def test_steps_are_at_least_as_long_as_requested(traces, ask):
+    parameters = {"time_from": NOON, "time_to": NOON + timedelta(minutes=5), "step": "3m"}
     for name in ("request_rate_by_minute", "request_rate_by_second"):
-        assert ask(name, **wanted) == [(*minutes(0, 5), 3 / 300)]
+        assert ask(name, **parameters) == [(*minutes(0, 5), 3 / 300)]
     for name in ("duration_heatmap", "duration_percentiles", "error_rate_over_time"):
-        assert {row[:2] for row in ask(name, **wanted)} == {tuple(minutes(0, 5))}
+        assert {row[:2] for row in ask(name, **parameters)} == {tuple(minutes(0, 5))}
 
 
 def test_request_rate_by_second(traces, ask):
@@ -98,11 +99,11 @@ def test_request_rate_by_second(traces, ask):
     assert {(time - NOON).seconds: rate for time, _, rate in rows if rate} == {10: 1, 40: 1, 125: 1}
 
 
-# 02 -----------------------------------------------------------------------------------------------------------------
+# 02 ------------------------------------------------------------------------------------------------------------------
 
 
 def test_errors_by_service(traces, ask):
-    # Two of the failed password's spans are render_digit's.
+    # The failed password has two spans render_digit.
     assert ask("errors_by_service", **ALL) == [("digit", 2), ("generator", 1), ("load", 1)]
 
 
@@ -136,7 +137,7 @@ def test_error_rate_over_time(traces, ask):
     ]
 
 
-def test_error_rate_over_a_long_time(traces, ask):
+def test_error_rate_over_a_long_time_range(traces, ask):
     rows = ask("error_rate_over_time", time_from=NOON - timedelta(days=400), time_to=NOON + timedelta(days=1))
     total = ask("error_rate_by_operation", **ALL)
     assert len({time for time, *_ in rows}) == 1
@@ -145,7 +146,7 @@ def test_error_rate_over_a_long_time(traces, ask):
         assert percent == pytest.approx(100 * errors / calls)
 
 
-def test_error_rates_of_the_services_with_most_errors(promscale, ask):
+def test_error_rates_are_limited_to_the_services_with_most_errors(promscale, ask):
     export = Export()
     for number in range(50):
         for _ in range(number + 1):
@@ -156,7 +157,7 @@ def test_error_rates_of_the_services_with_most_errors(promscale, ask):
 
 
 def test_failed_traces(promscale, traces, ask):
-    # One that does not begin with a root span's error has not failed.
+    # A trace whose root span has no error has not failed.
     export = Export()
     export.add_trace(PASSWORD, NOON, failed=("render_digit",))
     promscale.export(export.message)
@@ -168,12 +169,12 @@ def test_failed_traces(promscale, traces, ask):
 @pytest.mark.parametrize(
     "name", ["errors_by_service", "error_rate_by_operation", "error_rate_over_time", "service_calls"]
 )
-def test_counts_are_of_whole_minutes(traces, ask, name):
+def test_counts_include_whole_minutes(traces, ask, name):
     time = {"time_from": NOON + timedelta(seconds=50), "time_to": NOON + timedelta(seconds=121)}
     assert ask(name, **time) == ask(name, **ALL)
 
 
-# 03 -----------------------------------------------------------------------------------------------------------------
+# 03 ------------------------------------------------------------------------------------------------------------------
 
 
 def bucket(number: int) -> tuple:
@@ -194,7 +195,7 @@ def test_duration_histogram_shows_the_gaps(traces, ask):
     assert ask("duration_histogram", **ALL) == [(*bucket(20 + i), count) for i, count in enumerate(counts)]
 
 
-def test_durations_that_have_no_logarithm(promscale, ask):
+def test_durations_without_a_logarithm(promscale, ask):
     export = Export()
     export.add("shop", "no time", NOON, duration_ms=0)
     export.add("shop", "ended before it began", NOON, duration_ms=-5)
@@ -218,7 +219,7 @@ def test_slowest_traces(traces, ask):
     ]
 
 
-def test_slowest_traces_are_twenty_at_the_most(promscale, ask):
+def test_slowest_traces_are_limited_to_twenty(promscale, ask):
     export = Export()
     for duration_ms in range(25):
         export.add("shop", "buy", NOON, duration_ms)
@@ -226,11 +227,11 @@ def test_slowest_traces_are_twenty_at_the_most(promscale, ask):
     assert [row[1] for row in ask("slowest_traces", **ALL)] == list(range(24, 4, -1))
 
 
-# 04 -----------------------------------------------------------------------------------------------------------------
+# 04 ------------------------------------------------------------------------------------------------------------------
 
 
 def test_service_graph(traces, ask):
-    # The three passwords took 1 + 2 + 4 times as long as the first.
+    # The three passwords took once, twice and four times as long: 7 times together.
     assert ask("service_nodes", **ALL) == [
         ("digit", "digit", 6, 0, pytest.approx(18 * 7 / 3)),
         ("generator", "generator", 3, 0, pytest.approx(96 * 7 / 3)),
@@ -272,18 +273,18 @@ def test_a_call_between_spans_of_unspecified_kind(promscale, ask):
     assert ask("service_calls", **ALL) == [("shop", "bank", 1, 0, 1, 1)]
 
 
-@pytest.mark.parametrize(("minutes_before", "found"), [(30, 1), (120, 0)])
-def test_a_parent_may_start_half_an_hour_before_the_time(promscale, ask, minutes_before, found):
+@pytest.mark.parametrize(("minutes_before", "edges"), [(30, 1), (120, 0)])
+def test_a_parent_may_start_half_an_hour_before_its_child(promscale, ask, minutes_before, edges):
     export = Export()
     root = export.add("shop", "buy", NOON - timedelta(minutes=minutes_before), 3_600_000, kind=CLIENT)
     export.add("bank", "pay", NOON, kind=SERVER, trace_id=root.trace_id, parent_span_id=root.span_id)
     promscale.export(export.message)
-    assert len(ask("upstream_edges", **ALL, service="bank", operation="pay")) == found
-    # A call belongs to its callee's minute, whenever the caller started.
+    assert len(ask("upstream_edges", **ALL, service="bank", operation="pay")) == edges
+    # A call is counted in the minute in which the callee starts, whenever the caller started.
     assert len(ask("service_calls", **ALL)) == 1
 
 
-def test_the_documented_join_of_spans_finds_the_same_calls(traffic, database, ask):
+def test_the_documented_join_of_spans_returns_the_same_calls(traffic, database, ask):
     examples = re.findall(r"```sql\n(.*?)```", (CHECKOUT / "docs" / "sql.md").read_text(), re.DOTALL)
     [example] = [example for example in examples if "from span as callee" in example]
     now = datetime.now(UTC)
@@ -292,7 +293,7 @@ def test_the_documented_join_of_spans_finds_the_same_calls(traffic, database, as
     assert [row[:5] for row in database.execute(example)] == [row[:5] for row in calls]
 
 
-# 05 -----------------------------------------------------------------------------------------------------------------
+# 05 ------------------------------------------------------------------------------------------------------------------
 
 
 def test_upstream_operations(traces, ask):
@@ -336,12 +337,12 @@ def test_upstream_graph(traces, ask):
     }
 
 
-def test_upstream_looks_at_the_chosen_time_only(traces, ask):
+def test_upstream_is_limited_to_the_time_range(traces, ask):
     time = {"time_from": NOON + timedelta(minutes=1), "time_to": NOON + timedelta(minutes=3)}
     assert {row[2] for row in ask("upstream_operations", **DIGIT | time)} == {1, 2}
 
 
-# 06 -----------------------------------------------------------------------------------------------------------------
+# 06 ------------------------------------------------------------------------------------------------------------------
 
 
 def test_downstream_operations(traces, ask):
@@ -391,10 +392,10 @@ def test_self_time_is_never_negative(promscale, ask):
     export = Export()
     parent = export.add("shop", "buy", NOON, 10)
     for _ in range(2):
-        export.add("shop", "side by side", NOON, 8, trace_id=parent.trace_id, parent_span_id=parent.span_id)
+        export.add("shop", "parallel", NOON, 8, trace_id=parent.trace_id, parent_span_id=parent.span_id)
     promscale.export(export.message)
     shares = ask("downstream_shares", **ALL, service="shop", operation="buy")
-    assert shares == [("shop", "side by side", 16), ("shop", "buy", 0)]
+    assert shares == [("shop", "parallel", 16), ("shop", "buy", 0)]
 
 
 def test_downstream_time(traces, ask):
@@ -409,25 +410,25 @@ def test_downstream_time(traces, ask):
     ]
 
 
-def test_a_child_may_start_after_the_time(promscale, ask):
+def test_a_child_may_start_after_the_time_range(promscale, ask):
     export = Export()
     parent = export.add("shop", "buy", NOON, 3_600_000)
     for minute in (30, 120):
         start = NOON + timedelta(minutes=minute)
         export.add("bank", f"pay at {minute}", start, trace_id=parent.trace_id, parent_span_id=parent.span_id)
     promscale.export(export.message)
-    found = operations(ask("downstream_operations", **ALL, service="shop", operation="buy"))
-    assert list(found) == [("shop", "buy"), ("bank", "pay at 30")]
+    rows = operations(ask("downstream_operations", **ALL, service="shop", operation="buy"))
+    assert list(rows) == [("shop", "buy"), ("bank", "pay at 30")]
 
 
-# Up and down --------------------------------------------------------------------------------------------------------
+# Recursion -----------------------------------------------------------------------------------------------------------
 
 WALKS = [name for name in STATEMENTS if name.startswith(("upstream", "downstream"))]
 
 
 @pytest.fixture
-def circles(promscale):
-    """Two spans that are each other's parents, and one that is its own: bad data."""
+def cycles(promscale):
+    """Invalid data: two spans that are each other's parents, and one that is its own parent."""
     export = Export()
     one = export.add("shop", "one", NOON, span_id=b"\x01" * 8, parent_span_id=b"\x02" * 8)
     export.add("shop", "two", NOON, span_id=b"\x02" * 8, parent_span_id=b"\x01" * 8, trace_id=one.trace_id)
@@ -437,12 +438,12 @@ def circles(promscale):
 
 @pytest.mark.parametrize("name", WALKS)
 @pytest.mark.parametrize("operation", ["one", "itself"])
-def test_a_circle_has_an_end(circles, ask, name, operation):
+def test_a_cycle_of_parents_terminates(cycles, ask, name, operation):
     assert ask(name, **ALL, service="shop", operation=operation)
 
 
 @pytest.mark.parametrize("direction", ["upstream", "downstream"])
-def test_the_graph_of_a_circle(circles, ask, direction):
+def test_the_graph_of_a_cycle_of_parents(cycles, ask, direction):
     one = ALL | {"service": "shop", "operation": "one"}
     assert {row[2]: row[3] for row in ask(f"{direction}_nodes", **one)} == {"one": 1, "two": 1}
     assert calls_by_edge(ask(f"{direction}_edges", **one)) == {
@@ -452,7 +453,7 @@ def test_the_graph_of_a_circle(circles, ask, direction):
 
 
 @pytest.mark.parametrize("name", ["upstream_nodes", "downstream_nodes"])
-def test_an_operation_within_itself(promscale, ask, name):
+def test_an_operation_that_calls_itself(promscale, ask, name):
     export = Export()
     outer = export.add("shop", "list folder", NOON, 10)
     export.add("shop", "list folder", NOON, 5, trace_id=outer.trace_id, parent_span_id=outer.span_id)
@@ -462,7 +463,7 @@ def test_an_operation_within_itself(promscale, ask, name):
 
 
 @pytest.mark.parametrize("direction", ["upstream", "downstream"])
-def test_operations_whose_names_run_together(promscale, ask, direction):
+def test_ids_of_operations_are_unambiguous(promscale, ask, direction):
     export = Export()
     parent = export.add("a b", "c", NOON)
     export.add("a", "b c", NOON, trace_id=parent.trace_id, parent_span_id=parent.span_id)
@@ -475,7 +476,7 @@ def test_operations_whose_names_run_together(promscale, ask, direction):
 
 
 @pytest.mark.parametrize("name", ["upstream_operations", "downstream_operations"])
-def test_five_hundred_traces_are_enough(promscale, ask, name):
+def test_a_sample_is_limited_to_500_traces(promscale, ask, name):
     export = Export()
     for number in range(600):
         export.add("shop", "buy", NOON + timedelta(milliseconds=number))
@@ -489,7 +490,7 @@ BUY = {"service": "shop", "operation": "buy"}
 
 @pytest.fixture
 def many_calls(promscale, database):
-    """120,000 traces of one span each: half of them spread over an hour, the others over its minute 30."""
+    """120,000 traces of one span: half of them evenly distributed over an hour, the others in its minute 30."""
     export = Export()
     export.add("shop", "buy", NOON)
     promscale.export(export.message)
@@ -524,7 +525,7 @@ def sample(database):
     return lambda **parameters: [time for (time,) in database.execute(statement, parameters)]
 
 
-def test_a_sample_is_spread_as_the_calls_are(many_calls, sample):
+def test_a_sample_has_the_distribution_of_the_calls(many_calls, sample):
     times = sample(**HOUR, **BUY)
     assert len(times) == 500
     counts = Counter((time - NOON) // timedelta(minutes=1) for time in times)
@@ -533,7 +534,7 @@ def test_a_sample_is_spread_as_the_calls_are(many_calls, sample):
     assert set(counts.values()) == {4, 5}
 
 
-def test_a_sample_is_of_the_chosen_time(many_calls, sample):
+def test_a_sample_is_limited_to_the_time_range(many_calls, sample):
     time_from, time_to = NOON + timedelta(seconds=20 * 60 + 7), NOON + timedelta(seconds=50 * 60 + 11)
     times = sample(time_from=time_from, time_to=time_to, **BUY)
     assert 490 <= len(times) <= 500
@@ -550,18 +551,18 @@ def test_a_sample_has_all_traces_of_a_rare_operation(many_calls, promscale, samp
     assert sample(**HOUR, service="shop", operation="sell") == starts
 
 
-def test_a_sample_stays_the_same(many_calls, sample, upkeep, database):
+def test_a_sample_is_stable(many_calls, sample, upkeep, database):
     before = sample(**HOUR, **BUY)
     upkeep.summarise(0)
     assert database.execute("select count(*) from _promscale.touched_minute").fetchone() == (0,)
     assert sample(**HOUR, **BUY) == before
 
 
-# Every statement ----------------------------------------------------------------------------------------------------
+# Every statement -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
-def test_summaries_change_no_answer(traces, ask, upkeep, database, name):
+def test_summaries_do_not_change_the_result(traces, ask, upkeep, database, name):
     before = ask(name, **GENERATE)
     upkeep.summarise(0)
     assert database.execute("select count(*) from _promscale.touched_minute").fetchone() == (0,)
@@ -569,7 +570,7 @@ def test_summaries_change_no_answer(traces, ask, upkeep, database, name):
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
-def test_without_any_span(ask, name):
+def test_an_empty_database(ask, name):
     rows = ask(name, **DIGIT)
     if name.startswith("request_rate"):
         assert {rate for *_, rate in rows} == {0}
@@ -578,19 +579,19 @@ def test_without_any_span(ask, name):
 
 
 @pytest.mark.parametrize("name", [name for name in STATEMENTS if "time_to" in STATEMENTS[name].sql])
-def test_a_time_without_length(traces, ask, name):
+def test_an_empty_time_range(traces, ask, name):
     assert ask(name, **GENERATE | {"time_to": NOON}) == []
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
-def test_a_reader_may_run_it(traces, database, ask, name):
+def test_a_reader_may_run_the_statement(traces, database, ask, name):
     database.execute("set role prom_reader")
     assert ask(name, **GENERATE)
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
-def test_with_literals_in_place_of_the_parameters(traces, database, ask, name):
-    """As Grafana runs it: its macros put texts in the place of the times."""
+def test_literals_instead_of_parameters(traces, database, ask, name):
+    """Grafana's macros replace the parameters by text literals."""
     sql = STATEMENTS[name].sql
     for parameter, value in (GENERATE | SHORT).items():
         text = value if isinstance(value, str) else value.isoformat().replace("+00:00", "Z")
@@ -599,13 +600,13 @@ def test_with_literals_in_place_of_the_parameters(traces, database, ask, name):
 
 
 def documented() -> dict[str, tuple[str, str]]:
-    """Of each statement, the file and the columns that docs/queries.md says it has."""
-    found = {}
+    """File and columns of each statement in docs/queries.md."""
+    statements = {}
     for section in (CHECKOUT / "docs" / "queries.md").read_text().split("\n## ")[1:]:
         file, _, text = section.partition("\n")
         for name, columns in re.findall(r"^\| `(\w+)` \| (`.*) \|$", text, re.MULTILINE):
-            found[name] = file, columns
-    return found
+            statements[name] = file, columns
+    return statements
 
 
 def test_docs_have_every_statement():
@@ -614,30 +615,35 @@ def test_docs_have_every_statement():
     }
 
 
+def test_docs_have_the_units_of_columns():
+    table = re.findall(r"^\| `(_\w+)` \|", (CHECKOUT / "docs" / "queries.md").read_text(), re.MULTILINE)
+    assert table == [unit.suffix for unit in UNITS]
+
+
 @pytest.mark.parametrize("name", STATEMENTS)
-def test_docs_have_its_columns(database, name):
+def test_docs_have_the_columns_of_every_statement(database, name):
     cursor = database.execute(STATEMENTS[name].sql, GENERATE | SHORT)
     types = psycopg.adapters.types
     columns = ", ".join(f"`{column.name}` {types[column.type_code].name}" for column in cursor.description)
     assert documented()[name][1] == columns
 
 
-# psql ---------------------------------------------------------------------------------------------------------------
+# psql ----------------------------------------------------------------------------------------------------------------
 
 
 def psql(dsn: str, *arguments: str | Path) -> str:
-    run = subprocess.run(
+    process = subprocess.run(
         [postgres.psql(), "-X", "-d", dsn, "-v", "ON_ERROR_STOP=1", *arguments],
         capture_output=True,
         text=True,
         env=os.environ | {"PAGER": "cat"},
     )
-    assert (run.returncode, run.stderr) == (0, "")
-    return run.stdout
+    assert (process.returncode, process.stderr) == (0, "")
+    return process.stdout
 
 
 def row_counts(output: str) -> list[int]:
-    """Of each statement that psql ran."""
+    """The number of rows of each statement that psql ran."""
     return [int(number) for number in re.findall(r"^\((\d+) rows?\)$", output, re.MULTILINE)]
 
 
@@ -646,26 +652,27 @@ def statements_of(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_psql_runs_a_file_as_it_is(traffic, dsn, path):
+def test_psql_runs_a_file_unchanged(traffic, dsn, path):
     counts = row_counts(psql(dsn, "-f", path))
     assert len(counts) == len(statements_of(path))
     assert all(counts)
 
 
-def test_psql_runs_all_files_in_a_row(traffic, dsn):
+def test_psql_runs_all_files_in_one_session(traffic, dsn):
     counts = row_counts(psql(dsn, *(argument for path in FILES for argument in ("-f", path))))
     assert len(counts) == len(STATEMENTS)
     assert all(counts)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_psql_takes_parameters(traces, dsn, ask, path):
+def test_psql_accepts_parameters(traces, dsn, ask, path):
     parameters = {name: f"'{value}'" for name, value in GENERATE.items()}
     output = psql(dsn, *(f"--set={name}={value}" for name, value in parameters.items()), "-f", path)
     assert row_counts(output) == [len(ask(name, **GENERATE)) for name in statements_of(path)]
 
 
-def test_psql_takes_an_expression_for_a_time(traffic, dsn):
+def test_psql_accepts_an_expression_as_a_time(traffic, dsn):
+    path = CHECKOUT / "queries" / "03-request-durations.sql"
     for minutes_ago, expected in ((1, 0), (10, 1)):
-        output = psql(dsn, "-v", f"time_from=now() - interval '{minutes_ago} minutes'", "-f", FILES[2])
+        output = psql(dsn, "-v", f"time_from=now() - interval '{minutes_ago} minutes'", "-f", path)
         assert row_counts(output)[-1] == expected

@@ -1,53 +1,57 @@
-"""What is known of Grafana's dashboards and of its container without running anything."""
+"""Grafana's dashboards and the settings of its container, without running anything."""
 
 import json
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from explorer import charts
+from explorer.results import QueryResult
 from grafana import builder
 from queries import COLOURS, SERVICES, Kind, Link, Panel, colour_numbers
-from queries import dashboards as definition
+from queries.dashboards import DASHBOARDS as DEFINITIONS
 from tests.panels import DASHBOARDS
 
 CHECKOUT = Path(__file__).parents[2]
 PANELS = [
-    pytest.param(panel, id=f"{name}-{panel['id']}") for name, found in DASHBOARDS.items() for panel in found["panels"]
+    pytest.param(panel, id=f"{name}-{panel['id']}")
+    for name, dashboard in DASHBOARDS.items()
+    for panel in dashboard["panels"]
 ]
 [SERVICE] = re.findall(r"^  grafana:\n((?:    .*\n)+)", (CHECKOUT / "docker-compose.yaml").read_text(), re.MULTILINE)
 SETTINGS = dict(re.findall(r'^      (GF_\w+): "?([^"# \n]+)', SERVICE, re.MULTILINE))
 MOUNTS = re.findall(r"^      - ([^:\s]+):([^:\s]+)", SERVICE, re.MULTILINE)
-# A click on a panel of these kinds stands for spans.
+# The kinds of panels whose figures stand for spans.
 LINKED = {"timeseries", "piechart", "heatmap", "histogram", "table", "nodeGraph", "stat"}
 
 
-def overrides(panel: dict, name: str) -> list[tuple[str, object]]:
-    """To which fields of a panel, and what, the overrides set for the property of this name."""
+def overrides(panel: dict, name: str) -> list[tuple[str, Any]]:
+    """The fields of a panel that override the property `name`, and the values."""
     return [
-        (override["matcher"]["options"], each["value"])
+        (override["matcher"]["options"], field_property["value"])
         for override in panel.get("fieldConfig", {}).get("overrides", [])
-        for each in override["properties"]
-        if each["id"] == name
+        for field_property in override["properties"]
+        if field_property["id"] == name
     ]
 
 
 def links(panel: dict) -> list[dict]:
-    return [link for _, found in overrides(panel, "links") for link in found]
+    return [link for _, links in overrides(panel, "links") for link in links]
 
 
 @pytest.mark.parametrize("panel", PANELS)
-def test_a_node_graph_without_rows_is_no_data(panel):
-    """By these refIds, Grafana would take a result without fields for a graph, and complain of its missing id."""
+def test_a_node_graph_without_rows_shows_no_error(panel):
+    """With these refIds, Grafana reports an error for a result without fields: it misses the field `id`."""
     assert {target["refId"] for target in panel.get("targets", [])}.isdisjoint({"nodes", "edges"})
 
 
 @pytest.mark.parametrize("panel", PANELS)
-def test_each_row_point_and_node_leads_to_its_traces(panel):
+def test_each_row_point_and_node_has_a_link_to_its_traces(panel):
     if panel["type"] not in LINKED:
         assert panel["type"] in ("text", "traces")
         return
@@ -55,7 +59,7 @@ def test_each_row_point_and_node_leads_to_its_traces(panel):
     assert urls
     for url in urls:
         if panel["type"] == "stat":
-            assert url.path in [f"/d/{each.uid}/{each.slug}" for each in definition.DASHBOARDS]
+            assert url.path in [f"/d/{definition.uid}/{definition.slug}" for definition in DEFINITIONS]
         elif url.path.startswith("/trace/"):
             assert url.path == "/trace/${__data.fields.trace_id:percentencode}"
         else:
@@ -68,8 +72,8 @@ def test_each_row_point_and_node_leads_to_its_traces(panel):
             assert all(value.endswith(":percentencode}") for value in values if "${" in value)
 
 
-def test_columns_of_tables_have_their_widths():
-    """Of two tables at the right of which there was something that nobody saw."""
+def test_tables_of_traces_fit_the_screen():
+    """All columns, up to the trace id on the right, are visible without scrolling."""
     for name in ("02-error-rates", "03-request-durations"):
         [panel] = [
             panel
@@ -79,20 +83,20 @@ def test_columns_of_tables_have_their_widths():
         widths = dict(overrides(panel, "custom.width"))
         assert widths["trace_id"] >= 280
         others = len(overrides(panel, "displayName")) - len(widths)
-        # Half of a screen of 1,920 pixels, where those without a width have 150.
+        # The width of a small screen; columns without a width have 150 pixels.
         assert panel["gridPos"]["w"] == 24
         assert sum(widths.values()) + 150 * others < 1200
 
 
 @pytest.mark.parametrize("panel", PANELS)
 def test_the_heat_map_has_no_number_of_decimals(panel):
-    """With 0 of them, two rows in three would be called the same."""
+    """Without decimals, two out of three rows would have the same label."""
     if panel["type"] == "heatmap":
         assert "decimals" not in panel["options"]["yAxis"]
 
 
 @pytest.mark.parametrize("panel", PANELS)
-def test_a_legend_has_room(panel):
+def test_a_legend_below_a_chart_is_a_list(panel):
     legend = panel.get("options", {}).get("legend", {})
     if legend.get("showLegend"):
         assert legend["placement"] == "right" or legend["displayMode"] == "list"
@@ -100,16 +104,22 @@ def test_a_legend_has_room(panel):
 
 @pytest.mark.parametrize("texts", [{}, {"service_name": "text"}])
 def test_plain_counts_can_be_drawn_as_a_series(texts):
-    panel = Panel("Calls", "How many?", Kind.SERIES, ("calls",), links=(Link("Traces", service="shop"),))
+    panel = Panel(
+        title="Calls",
+        description="How many?",
+        kind=Kind.SERIES,
+        statements=("calls",),
+        links=(Link(title="Traces", service="shop"),),
+    )
     statement = builder.Statement("select 1", {"time": "time", "time_end": "time", **texts, "calls": "number"})
     drawn = json.loads(json.dumps(builder.series(panel, statement).build(), cls=JSONEncoder))
     assert "unit" not in drawn["fieldConfig"]["defaults"]
     assert re.search(r"\bcalls\b", drawn["targets"][0]["rawSql"])
     begin = datetime(2026, 1, 1, tzinfo=UTC)
     row = (begin, begin + timedelta(minutes=1), *["shop"] * len(texts), 3)
-    shown = (begin, begin + timedelta(hours=1))
-    figure = charts.figure(panel, charts.Rows(list(statement.columns), [row], {"shop": 6}, shown))
-    [line] = figure["data"]
+    result = QueryResult(list(statement.columns), [row])
+    time_range = (begin, begin + timedelta(hours=1))
+    [line] = charts.figure(panel, charts.ChartData(result, {"shop": 6}, time_range))["data"]
     assert (line["name"], line["y"]) == ("shop" if texts else "calls", [3])
     assert line["line"]["color"] == COLOURS[6 if texts else 0]
 
@@ -125,26 +135,27 @@ def test_a_service_has_one_colour():
     assert colours == {service: {colour} for service, colour in zip(SERVICES, COLOURS, strict=False)}
 
 
-def test_other_services_have_the_colours_that_are_left():
-    numbers = colour_numbers(["shop", "generator", "bank", *(f"service-{number}" for number in range(6))])
-    assert {numbers[service] for service in SERVICES} == set(range(6))
-    assert [numbers["shop"], numbers["bank"], numbers["service-0"]] == [6, 7, 8]
-    assert {number for service, number in numbers.items() if service not in SERVICES} == set(range(6, 12))
+def test_other_services_share_the_remaining_colours():
+    own, every = len(SERVICES), len(COLOURS)
+    numbers = colour_numbers(["shop", "generator", "bank", *(f"service-{number}" for number in range(every))])
+    assert {numbers[service] for service in SERVICES} == set(range(own))
+    assert [numbers["shop"], numbers["bank"], numbers["service-0"]] == [own, own + 1, own + 2]
+    assert {number for service, number in numbers.items() if service not in SERVICES} == set(range(own, every))
 
 
-def test_nothing_is_asked_of_other_places():
+def test_grafana_sends_nothing_to_other_hosts():
     analytics = ["REPORTING_ENABLED", "CHECK_FOR_UPDATES", "CHECK_FOR_PLUGIN_UPDATES", "FEEDBACK_LINKS_ENABLED"]
     off = [*(f"ANALYTICS_{name}" for name in analytics), "NEWS_NEWS_FEED_ENABLED", "SNAPSHOTS_EXTERNAL_ENABLED"]
     assert {name: SETTINGS[f"GF_{name}"] for name in off} == dict.fromkeys(off, "false")
     assert SETTINGS["GF_PLUGINS_PREINSTALL_DISABLED"] == SETTINGS["GF_SECURITY_DISABLE_GRAVATAR"] == "true"
 
 
-def test_answers_are_not_compressed():
+def test_responses_are_not_compressed():
     """https://github.com/grafana/grafana/issues/123017"""
     assert SETTINGS["GF_SERVER_ENABLE_GZIP"] == "false"
 
 
-def test_what_is_mounted_hides_nothing_of_the_image():
+def test_mounts_do_not_hide_files_of_the_image():
     assert "/etc/grafana/provisioning" not in [inside for _, inside in MOUNTS]
     for outside, inside in MOUNTS:
         if outside.startswith("./"):

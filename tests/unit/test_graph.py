@@ -1,4 +1,4 @@
-"""Where a graph's nodes and edges are drawn."""
+"""The layout of graphs."""
 
 from itertools import combinations
 
@@ -6,33 +6,33 @@ from explorer.graph import NODE_HEIGHT, NODE_WIDTH, layout
 
 
 def test_callers_are_above_callees():
-    made = layout("abcd", [("a", "b"), ("a", "c"), ("b", "d"), ("a", "d")])
-    y = {node: at for node, (_, at) in made.nodes.items()}
+    drawn = layout("abcd", [("a", "b"), ("a", "c"), ("b", "d"), ("a", "d")])
+    y = {node: at for node, (_, at) in drawn.nodes.items()}
     assert y["a"] < y["b"] == y["c"] < y["d"]
 
 
-def test_nodes_do_not_overlap_and_are_inside():
+def test_nodes_do_not_overlap_and_are_inside_the_picture():
     nodes = range(30)
     edges = [(n, 2 * n + 1 + k) for n in nodes for k in (0, 1, 5) if 2 * n + 1 + k < 30] + [(7, 0), (3, 3)]
-    made = layout([*nodes, "alone"], edges)
-    for (x, y), (other_x, other_y) in combinations(made.nodes.values(), 2):
+    drawn = layout([*nodes, "alone"], edges)
+    for (x, y), (other_x, other_y) in combinations(drawn.nodes.values(), 2):
         assert abs(x - other_x) >= NODE_WIDTH or abs(y - other_y) >= NODE_HEIGHT
-    for x, y in made.nodes.values():
-        assert NODE_WIDTH / 2 <= x <= made.width - NODE_WIDTH / 2
-        assert NODE_HEIGHT / 2 <= y <= made.height - NODE_HEIGHT / 2
-    assert set(made.paths) == set(made.labels) == set(edges)
+    for x, y in drawn.nodes.values():
+        assert NODE_WIDTH / 2 <= x <= drawn.width - NODE_WIDTH / 2
+        assert NODE_HEIGHT / 2 <= y <= drawn.height - NODE_HEIGHT / 2
+    assert set(drawn.paths) == set(drawn.labels) == set(edges)
 
 
-def test_cycles_and_loops_are_drawn():
-    made = layout("ab", [("a", "b"), ("b", "a"), ("a", "a")])
-    assert len(set(made.paths.values())) == 3
-    assert len(set(made.labels.values())) == 3
+def test_cycles_and_self_loops_are_drawn():
+    drawn = layout("ab", [("a", "b"), ("b", "a"), ("a", "a")])
+    assert len(set(drawn.paths.values())) == 3
+    assert len(set(drawn.labels.values())) == 3
 
 
-def test_parts_that_nothing_ties_are_side_by_side():
-    made = layout("abcd", [("a", "b"), ("c", "d")])
-    assert made.width < 3 * NODE_WIDTH
+def test_components_are_side_by_side():
+    drawn = layout("abcd", [("a", "b"), ("c", "d")])
+    assert drawn.width < 3 * NODE_WIDTH
 
 
-def test_nothing():
+def test_an_empty_graph_has_no_nodes():
     assert layout([], []).nodes == {}
