@@ -1,11 +1,9 @@
-"""A real PostgreSQL for the store's tests: the wheel's, or the one at TEST_POSTGRES_URI (a superuser's URI)."""
+"""PostgreSQL for the store's tests: a new cluster of the wheel, or the one at TEST_POSTGRES_URI (a superuser's URI)."""
 
 import contextlib
 import os
 import signal
-import socket
 import subprocess
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +17,13 @@ from local.postgres import Cluster, as_account
 from promscale.store import Store
 from promscale.upkeep import Upkeep
 from tests.store.known_traces import export_passwords
-from tests.store.running import Promscale
+from tests.store.running import Promscale, value_of
+from tests.waiting import free_port, wait_until
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
-    """The PostgreSQL that is started for the tests; None where one is given."""
+    """The PostgreSQL that is started for the tests; None with TEST_POSTGRES_URI."""
     if os.environ.get("TEST_POSTGRES_URI"):
         yield None
         return
@@ -34,7 +33,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def postgres_uri(cluster):
-    """As promscale and people log in: as `postgres`, which is no superuser in the cluster that is started here."""
+    """For the role that promscale and users log in as: `postgres`, which is no superuser in the tests' own cluster."""
     return cluster.uri if cluster else os.environ["TEST_POSTGRES_URI"]
 
 
@@ -45,9 +44,9 @@ def superuser_uri(cluster):
 
 @pytest.fixture
 def own_cluster(tmp_path):
-    """A PostgreSQL of the test's own, as the local stack has it but for a small write-ahead log."""
+    """A PostgreSQL for one test, with the local stack's settings except for a small write-ahead log."""
     if os.environ.get("TEST_POSTGRES_URI"):
-        pytest.skip("it has a PostgreSQL of its own, and so runs where none is given")
+        pytest.skip("needs a PostgreSQL of its own: runs without TEST_POSTGRES_URI only")
     with running_cluster(tmp_path, "--max_wal_size=64MB", "--min_wal_size=32MB") as cluster:
         yield cluster
 
@@ -59,15 +58,23 @@ def own_uri(own_cluster):
 
 @contextlib.contextmanager
 def running_cluster(folder: Path, *options: str) -> Iterator[Cluster]:
-    """A new PostgreSQL, the wheel's."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        cluster = Cluster(folder / "home", free.getsockname()[1])
+    """A new cluster of the PostgreSQL wheel, with more options for its server."""
+    cluster = Cluster(folder / "home", free_port())
     cluster.prepare()
-    # Nothing here outlives the tests, so that the disk need not be waited for.
+    # No durability is needed: the data does not outlive the tests.
     command = [*cluster.server, "--fsync=off", *options]
     server = subprocess.Popen(command, cwd="/", stderr=subprocess.DEVNULL, **as_account())
+
+    def answers() -> bool:
+        assert server.poll() is None, "PostgreSQL did not start"
+        try:
+            psycopg.connect(cluster.uri, connect_timeout=5).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
     try:
-        wait_until_it_answers(server, cluster.uri)
+        wait_until(answers, "an answer of PostgreSQL")
         yield cluster
     finally:
         server.send_signal(signal.SIGINT)
@@ -75,26 +82,14 @@ def running_cluster(folder: Path, *options: str) -> Iterator[Cluster]:
         cluster.delete()
 
 
-def wait_until_it_answers(server: subprocess.Popen, uri: str) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            psycopg.connect(uri, connect_timeout=5).close()
-            return
-        except psycopg.OperationalError:
-            assert server.poll() is None, "PostgreSQL did not start"
-            assert time.monotonic() < deadline, "PostgreSQL does not answer"
-            time.sleep(0.1)
-
-
 @contextlib.contextmanager
 def new_database(postgres_uri: str, superuser_uri: str) -> Iterator[str]:
     """A connection string to a new, empty database."""
-    name, owner = f"test_{uuid.uuid4().hex[:12]}", conninfo_to_dict(postgres_uri)["user"]
+    name, owner = f"test_{uuid.uuid4().hex[:12]}", str(conninfo_to_dict(postgres_uri)["user"])
     with psycopg.connect(superuser_uri, autocommit=True) as connection:
         created = sql.SQL("create database {} owner {}").format(sql.Identifier(name), sql.Identifier(owner))
         connection.execute(created)
-        yield make_conninfo(**conninfo_to_dict(postgres_uri) | {"dbname": name})
+        yield make_conninfo(postgres_uri, dbname=name)
         connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
@@ -120,9 +115,9 @@ def database(dsn):
 
 @pytest.fixture
 def native(database):
-    """For tests of what only native partitions have."""
-    if database.execute("select _promscale.is_timescaledb()").fetchone()[0]:
-        pytest.skip("with TimescaleDB the spans are in its chunks, not in native partitions")
+    """Skips tests of native partitions with TimescaleDB."""
+    if value_of(database, "select _promscale.is_timescaledb()"):
+        pytest.skip("with TimescaleDB, spans are in its chunks, not in native partitions")
 
 
 @pytest.fixture
@@ -134,7 +129,7 @@ def promscale(dsn):
 
 @pytest.fixture
 def upkeep(dsn):
-    """The store's upkeep, whose parts run when a test calls them."""
+    """The store's upkeep; the test calls its parts."""
     upkeep = Upkeep(dsn)
     yield upkeep
     upkeep.close()
@@ -142,5 +137,5 @@ def upkeep(dsn):
 
 @pytest.fixture
 def traces(promscale):
-    """The passwords of tests/store/known_traces.py, stored: their root spans."""
+    """The root spans of known_traces.export_passwords, which are stored."""
     return export_passwords(promscale)

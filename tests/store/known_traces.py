@@ -1,4 +1,4 @@
-"""Traces whose figures are known: passwords made at noon."""
+"""Traces of passwords made at noon, for tests that compare exact numbers."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -14,8 +14,8 @@ GENERATE = ALL | {"service": "generator", "operation": "generator.generate"}
 
 INTERNAL, SERVER, CLIENT = Span.SPAN_KIND_INTERNAL, Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT
 
-# How a password is made: of each span its service, name, kind, duration in ms, and children.
-DIGIT_CALLED = ("digit", "GET /", SERVER, 18, [("digit", "render_digit", INTERNAL, 5, [])])
+# The trace of a password, as trees of spans: service, name, kind, duration in ms, children.
+DIGIT_CALLED: tuple = ("digit", "GET /", SERVER, 18, [("digit", "render_digit", INTERNAL, 5, [])])
 DIGIT_BY_LOWER = ("lower", "GET", CLIENT, 20, [DIGIT_CALLED])
 LOWER_CALLED = ("lower", "GET /", SERVER, 38, [("lower", "random_lower", INTERNAL, 10, []), DIGIT_BY_LOWER])
 CALLS = [("generator", "GET", CLIENT, 40, [LOWER_CALLED]), ("generator", "GET", CLIENT, 30, [DIGIT_CALLED])]
@@ -26,7 +26,7 @@ FAILED = ("render_digit", "generator.generate", "load.request")
 
 
 class Export:
-    """Spans to be sent to promscale."""
+    """An export request under construction."""
 
     def __init__(self) -> None:
         self.message = ExportTraceServiceRequest()
@@ -44,17 +44,23 @@ class Export:
         return added
 
     def add_trace(self, tree: tuple, start: datetime, slowness: int = 1, failed: tuple = (), **fields) -> Span:
-        """Spans of a shape like PASSWORD's, each a millisecond after its parent. Those whose names are given fail."""
+        """Add a tree of spans like PASSWORD, each starting 1 ms after its parent; spans named in `failed` have errors.
+
+        Durations are multiplied by `slowness`. Returns the root span.
+        """
         service, name, kind, duration_ms, children = tree
         added = self.add(service, name, start, duration_ms * slowness, name in failed, kind=kind, **fields)
-        below = {"trace_id": added.trace_id, "parent_span_id": added.span_id}
+        parent = {"trace_id": added.trace_id, "parent_span_id": added.span_id}
         for child in children:
-            self.add_trace(child, start + timedelta(milliseconds=1), slowness, failed, **below)
+            self.add_trace(child, start + timedelta(milliseconds=1), slowness, failed, **parent)
         return added
 
 
 def export_passwords(promscale) -> list[Span]:
-    """Three passwords' root spans: at 12:00:10, at 12:00:40 (twice as slow), at 12:02:05 (four times, and failed)."""
+    """Store three passwords: at 12:00:10, at 12:00:40 (2 times slower) and at 12:02:05 (4 times slower, with errors).
+
+    Returns their root spans.
+    """
     export = Export()
     roots = [
         export.add_trace(PASSWORD, NOON + timedelta(seconds=10)),

@@ -1,4 +1,4 @@
-"""Short ways to write OTLP messages in tests."""
+"""Builders of OTLP messages. Ids are random, because several processes and runs may write to one store."""
 
 import os
 import time
@@ -7,8 +7,16 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+# Nanoseconds.
+SECOND = 10**9
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
 
-def any_value(value) -> AnyValue:
+# NUL, control characters, and what SQL, JSON, HTML and Python's formatting could misread.
+HOSTILE_TEXT = "a\0b\x01c\x1fd\x7f\u2028'\"\\{}%s $1 <script> \U0001f600"
+
+
+def any_value(value: object) -> AnyValue:
     match value:
         case None:
             return AnyValue()
@@ -26,6 +34,8 @@ def any_value(value) -> AnyValue:
             return AnyValue(array_value=ArrayValue(values=[any_value(item) for item in value]))
         case dict():
             return AnyValue(kvlist_value=KeyValueList(values=attributes(value)))
+        case _:
+            raise TypeError(f"OTLP has no attributes of type {type(value).__name__}")
 
 
 def attributes(values: dict) -> list[KeyValue]:
@@ -33,7 +43,7 @@ def attributes(values: dict) -> list[KeyValue]:
 
 
 def span(name: str = "work", tags: dict | None = None, **fields) -> Span:
-    """A span of a new trace that starts now and takes a millisecond, but for what `fields` say."""
+    """A span of a new trace, which starts now and takes 1 ms unless `fields` say otherwise."""
     start = fields.setdefault("start_time_unix_nano", time.time_ns())
     fields.setdefault("end_time_unix_nano", start + 1_000_000)
     fields.setdefault("trace_id", os.urandom(16))
@@ -42,6 +52,7 @@ def span(name: str = "work", tags: dict | None = None, **fields) -> Span:
 
 
 def child(parent: Span, name: str = "work", **fields) -> Span:
+    """A child span of `parent`, which starts with it unless `fields` say otherwise."""
     fields.setdefault("start_time_unix_nano", parent.start_time_unix_nano)
     return span(name, trace_id=parent.trace_id, parent_span_id=parent.span_id, **fields)
 
@@ -53,6 +64,7 @@ def request(*spans: Span, service: str = "shop") -> ExportTraceServiceRequest:
 
 
 def add_service(message: ExportTraceServiceRequest, *spans: Span, service: str) -> None:
+    """Add spans with a resource of their own to the request."""
     resource_spans = message.resource_spans.add()
     resource_spans.resource.attributes.extend(attributes({"service.name": service}))
     resource_spans.scope_spans.add(spans=spans)

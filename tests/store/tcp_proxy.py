@@ -1,4 +1,4 @@
-"""A TCP proxy that can be cut, to stand between promscale and its database."""
+"""A TCP proxy between promscale and its database, to interrupt their connections."""
 
 import contextlib
 import socket
@@ -6,19 +6,19 @@ import threading
 
 
 class Proxy:
-    """Forwards a free port of loopback to `target`, until `cut`; again after `mend`.
+    """Forwards a free loopback port to `target` until `cut`, and again after `restore`.
 
-    From when a client has said `last_words` on, if set, it gets no more answers.
+    If `silencing_request` is set, a client that sends these bytes gets no more answers.
     """
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self.last_words: bytes | None = None
+        self.silencing_request: bytes | None = None
         self.port = 0
-        self.mend()
+        self.restore()
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", self.port))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
@@ -31,24 +31,24 @@ class Proxy:
         self._pairs.clear()
 
     def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # cut
+        with contextlib.suppress(OSError):  # after `cut`
             while True:
                 client, _ = listener.accept()
                 server = socket.create_connection(self._target)
                 self._pairs.append((client, server))
                 silenced = threading.Event()
-                for forward in (self._ask, self._answer):
+                for forward in (self._forward_requests, self._forward_answers):
                     threading.Thread(target=forward, args=(client, server, silenced), daemon=True).start()
 
-    def _ask(self, client: socket.socket, server: socket.socket, silenced: threading.Event) -> None:
+    def _forward_requests(self, client: socket.socket, server: socket.socket, silenced: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
-                if self.last_words and self.last_words in data:
+                if self.silencing_request and self.silencing_request in data:
                     silenced.set()
                 server.sendall(data)
         _close(client, server)
 
-    def _answer(self, client: socket.socket, server: socket.socket, silenced: threading.Event) -> None:
+    def _forward_answers(self, client: socket.socket, server: socket.socket, silenced: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
                 if not silenced.is_set():
@@ -57,7 +57,7 @@ class Proxy:
 
 
 def _close(*sockets: socket.socket) -> None:
-    for each in sockets:
+    for connection in sockets:
         with contextlib.suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
-        each.close()
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()

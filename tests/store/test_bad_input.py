@@ -1,20 +1,20 @@
-"""Bad input costs only itself: it is stored as faithfully as PostgreSQL can, or refused by name."""
+"""Unusual input is stored as far as PostgreSQL can; invalid input is refused with a reason, and alone."""
 
-import os
+import random
 
 import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from promscale import jaeger_pb2 as messages
-from promscale import server
+from promscale import server, store
 from promscale import wire_pb2 as wire
 from promscale.otlp import MalformedRequest, read_exports
-from tests.store.otlp_messages import attributes, request, span
-from tests.store.whole_store import close_all, hours_ago
+from tests.store.otlp_messages import HOSTILE_TEXT, attributes, request, span
+from tests.store.searching import found_trace_ids, spans_of, traces_request
+from tests.store.store_contents import close_all, hours_ago
 
-LATER = b"\xaa\x06\x03abc"  # field 101, which no OTLP has
+UNKNOWN_FIELD = b"\xaa\x06\x03abc"  # number 101, which OTLP does not use
 
 
 def stored_names(database) -> set[str]:
@@ -22,12 +22,12 @@ def stored_names(database) -> set[str]:
 
 
 def stored(database, column: str):
-    """The column's value of the one span that is stored."""
+    """The column's value in the only stored span."""
     [(value,)] = database.execute(f"select {column} from ps_trace.span").fetchall()
     return value
 
 
-def test_bytes_that_are_no_protobuf(promscale, database):
+def test_bytes_that_are_not_protobuf(promscale, database):
     with pytest.raises(grpc.RpcError) as caught:
         promscale.export(b"\xff\xff\xff\xff not protobuf")
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
@@ -66,7 +66,7 @@ def test_no_resource_and_no_service_name(promscale, database):
         ({"parent_span_id": b"x" * 7}, "parent_span_id has 7 bytes instead of 8"),
     ],
 )
-def test_a_wrong_id_is_refused_by_name_and_alone(promscale, database, fields, reason):
+def test_a_span_with_an_invalid_id_is_refused_alone(promscale, database, fields, reason):
     answer = promscale.export(request(span("good 1"), span("bad one", **fields), span("good 2")))
     assert answer.partial_success.rejected_spans == 1
     assert reason in answer.partial_success.error_message
@@ -74,13 +74,13 @@ def test_a_wrong_id_is_refused_by_name_and_alone(promscale, database, fields, re
     assert stored_names(database) == {"good 1", "good 2"}
 
 
-def test_a_parent_of_eight_zeros_is_no_parent(promscale, database):
+def test_a_parent_span_id_of_eight_zero_bytes_is_no_parent(promscale, database):
     promscale.export(request(span(parent_span_id=bytes(8))))
     assert stored(database, "is_root_span") is True
 
 
-def test_a_span_that_is_no_protobuf_costs_only_itself(promscale, database):
-    # The request around it is well-formed: a field of the right kind with garbage in it.
+def test_a_span_that_is_not_protobuf_is_refused_alone(promscale, database):
+    # The request is well-formed: the field of the span has garbage.
     message = request(span("good"), Span(trace_id=b"\xee" * 30))
     good_and_garbage = message.SerializeToString().replace(b"\x0a\x1e" + b"\xee" * 30, b"\x0a\x7e" + b"\xee" * 30)
     answer = promscale.export(good_and_garbage)
@@ -89,7 +89,7 @@ def test_a_span_that_is_no_protobuf_costs_only_itself(promscale, database):
     assert stored_names(database) == {"good"}
 
 
-def test_many_refusals_are_counted_and_some_named(promscale):
+def test_all_refusals_are_counted_and_the_first_ones_explained(promscale):
     answer = promscale.export(request(*(span(f"bad {n}", trace_id=b"") for n in range(100))))
     assert answer.partial_success.rejected_spans == 100
     assert "and 90 more" in answer.partial_success.error_message
@@ -105,8 +105,8 @@ def test_end_before_start(promscale, database):
 @pytest.mark.parametrize(
     ("nanos", "year"), [(0, 1970), (1, 1970), (86_400_000_000_000, 1970), (2**63, 2262), (2**64 - 1, 2554)]
 )
-def test_times_at_the_ends_of_what_otlp_can_say(promscale, database, nanos, year):
-    # OTLP counts nanoseconds in 64 bits, which ends in 2554: timestamptz holds all of it.
+def test_the_earliest_and_latest_times_of_otlp(promscale, database, nanos, year):
+    # OTLP's 64-bit nanoseconds end in the year 2554, within the range of timestamptz.
     event = Span.Event(time_unix_nano=nanos, name="then")
     promscale.export(request(span(start_time_unix_nano=nanos, end_time_unix_nano=nanos, events=[event])))
     years = "extract(year from {} at time zone 'UTC')"
@@ -114,26 +114,25 @@ def test_times_at_the_ends_of_what_otlp_can_say(promscale, database, nanos, year
     assert stored(database, years.format("upper(event_time)")) == year
 
 
-NASTY = "a\0b\x01c\x1fd\x7f\u2028'\"\\{}%s $1 <script> \U0001f600"
-
-
 def test_nul_and_control_characters_everywhere(promscale, database):
     message = request(
         span(
-            NASTY,
-            {NASTY: NASTY, "list": [NASTY, {NASTY: NASTY}]},
-            trace_state=NASTY,
-            status={"message": NASTY, "code": 2},
-            events=[Span.Event(name=NASTY, attributes=attributes({NASTY: NASTY}))],
-            links=[Span.Link(trace_id=b"x" * 16, span_id=b"y" * 8, attributes=attributes({NASTY: NASTY}))],
+            HOSTILE_TEXT,
+            {HOSTILE_TEXT: HOSTILE_TEXT, "list": [HOSTILE_TEXT, {HOSTILE_TEXT: HOSTILE_TEXT}]},
+            trace_state=HOSTILE_TEXT,
+            status={"message": HOSTILE_TEXT, "code": 2},
+            events=[Span.Event(name=HOSTILE_TEXT, attributes=attributes({HOSTILE_TEXT: HOSTILE_TEXT}))],
+            links=[
+                Span.Link(trace_id=b"x" * 16, span_id=b"y" * 8, attributes=attributes({HOSTILE_TEXT: HOSTILE_TEXT}))
+            ],
         ),
         span("good"),
-        service=NASTY,
+        service=HOSTILE_TEXT,
     )
-    message.resource_spans[0].scope_spans[0].scope.name = NASTY
-    message.resource_spans[0].schema_url = NASTY
+    message.resource_spans[0].scope_spans[0].scope.name = HOSTILE_TEXT
+    message.resource_spans[0].schema_url = HOSTILE_TEXT
     assert not promscale.export(message).HasField("partial_success")
-    shown = NASTY.replace("\0", "\ufffd")
+    shown = HOSTILE_TEXT.replace("\0", "\ufffd")
     [row] = database.execute(
         """
         select service_name, span_name, trace_state, status_message, instrumentation_lib_name, resource_schema_url,
@@ -150,12 +149,12 @@ def test_nul_and_control_characters_everywhere(promscale, database):
     assert link == ({shown: shown}, None)
 
 
-INVALID_UTF8 = [b"\xff", b"\xc3", b"\xed\xa0\x80"]  # never valid; cut short; a lone surrogate
+INVALID_UTF8 = [b"\xff", b"\xc3", b"\xed\xa0\x80"]  # never valid; truncated; a lone surrogate
 
 
 @pytest.mark.parametrize("invalid", INVALID_UTF8)
 @pytest.mark.parametrize("place", ["name", "key", "value", "trace_state", "event", "status", "link"])
-def test_invalid_utf8_is_refused_alone(promscale, database, invalid, place):
+def test_a_span_with_invalid_utf8_is_refused_alone(promscale, database, invalid, place):
     marker = "@" * len(invalid)
     bad = {
         "name": lambda: span(marker),
@@ -166,7 +165,7 @@ def test_invalid_utf8_is_refused_alone(promscale, database, invalid, place):
         "status": lambda: span("bad", status={"message": marker}),
         "link": lambda: span("bad", links=[Span.Link(trace_state=marker)]),
     }[place]()
-    # Python's protobuf writes no invalid text, so it is put in afterwards; ids must not hold the marker.
+    # Python's protobuf refuses to write invalid UTF-8: replace a marker. Random ids could contain the marker.
     bad.trace_id, bad.span_id = b"t" * 16, b"s" * 8
     data = request(bad, span("good", trace_id=b"g" * 16, span_id=b"h" * 8)).SerializeToString()
     answer = promscale.export(data.replace(marker.encode(), invalid))
@@ -175,7 +174,7 @@ def test_invalid_utf8_is_refused_alone(promscale, database, invalid, place):
     assert stored_names(database) == {"good"}
 
 
-def test_an_invalid_resource_refuses_its_own_spans(promscale, database):
+def test_an_invalid_resource_refuses_only_its_own_spans(promscale, database):
     message = request(span("lost 1"), span("lost 2"), service="@@@")
     message.MergeFrom(request(span("good")))
     answer = promscale.export(message.SerializeToString().replace(b"@@@", b"\xff\xff\xff"))
@@ -199,7 +198,7 @@ def test_an_invalid_resource_refuses_its_own_spans(promscale, database):
         ([1, "a", [2.5, None], {"k": [True]}], [1, "a", [2.5, None], {"k": [True]}]),
     ],
 )
-def test_attribute_values_at_their_ends(promscale, database, value, shown):
+def test_extreme_attribute_values(promscale, database, value, shown):
     promscale.export(request(span(tags={"k": value})))
     assert stored(database, "span_tags") == {"k": shown}
 
@@ -216,16 +215,12 @@ def test_an_attribute_of_a_megabyte(promscale, database):
 
 
 def test_a_name_of_a_megabyte(promscale, database):
-    """SQL has its first thousand bytes; what is read back has all."""
+    """SQL shows its first 1,000 bytes; Jaeger reads it in full."""
     sent = span("\u00e9" * 2**19)
     promscale.export(request(sent, service="s" * 2**20))
     assert stored(database, "array[span_name, service_name]") == ["\u00e9" * 500, "s" * 1000]
-    query = messages.GetTracesRequest(query=[messages.GetTraceParams(trace_id=sent.trace_id)])
-    (answer,) = promscale.read("GetTraces", query)
-    assert answer.resource_spans[0].scope_spans[0].spans[0] == sent
-    wanted = messages.TraceQueryParameters(service_name=b"s" * 2**20, operation_name=sent.name.encode())
-    (found,) = promscale.read("FindTraceIDs", messages.FindTraceIDsRequest(query=wanted))
-    assert [trace.trace_id for trace in found.trace_ids] == [sent.trace_id]
+    assert spans_of(*promscale.read("GetTraces", traces_request(sent.trace_id))) == [sent]
+    assert found_trace_ids(promscale, service_name=b"s" * 2**20, operation_name=sent.name.encode()) == [sent.trace_id]
 
 
 def test_five_thousand_attributes_and_events(promscale, database):
@@ -237,15 +232,15 @@ def test_five_thousand_attributes_and_events(promscale, database):
 
 
 def field(number: int, data: bytes) -> bytes:
-    """A length-delimited field on the wire."""
+    """A length-delimited field in protobuf's wire format."""
     length, rest = b"", len(data)
     while rest > 127:
         length, rest = length + bytes([rest & 127 | 128]), rest >> 7
     return bytes([number << 3 | 2]) + length + bytes([rest]) + data
 
 
-def test_deep_nesting_is_refused_alone(promscale, database):
-    # An array in an array in an array: more than Python's protobuf would write.
+def test_a_span_with_deep_nesting_is_refused_alone(promscale, database):
+    # Arrays in arrays, 200 levels deep: Python's protobuf would not write this.
     value = b""
     for _ in range(200):
         value = field(5, field(1, value))
@@ -273,9 +268,9 @@ def test_counts_beyond_int(promscale, database):
     assert stored(database, "dropped_events_count") == 3
 
 
-def test_a_message_over_the_size_limit_names_it(promscale, database):
+def test_the_answer_to_a_too_large_request_names_the_limit(promscale, database):
     with pytest.raises(grpc.RpcError) as caught:
-        promscale.export(bytes(server.MAX_REQUEST_BYTES + 1))
+        promscale.export(bytes(store.MAX_REQUEST_BYTES + 1))
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert "the request has 16,777,217 bytes; the limit is 16,777,216" in caught.value.details()
     with pytest.raises(grpc.RpcError) as caught:
@@ -285,8 +280,8 @@ def test_a_message_over_the_size_limit_names_it(promscale, database):
     assert stored_names(database) == {"afterwards"}
 
 
-def test_a_value_that_only_postgres_refuses_costs_only_its_span(promscale, database):
-    # Today's rules leave PostgreSQL nothing to refuse; a rule of the user's own stands in for one that was missed.
+def test_a_span_that_only_postgresql_rejects_is_refused_alone(promscale, database):
+    # promscale knows of no such value; a check constraint stands for one that it does not know.
     database.execute("alter table _promscale.span add check (span_tags <> '{\"odd\": 1}')")
     spans = [span(f"good {n}") for n in range(20)] + [span("odd", {"odd": 1})] + [span(f"fine {n}") for n in range(20)]
     answer = promscale.export(request(*spans))
@@ -295,34 +290,34 @@ def test_a_value_that_only_postgres_refuses_costs_only_its_span(promscale, datab
     assert len(stored_names(database)) == 40
 
 
-def test_random_bytes_never_break_the_reader():
+def test_corrupted_requests_are_read_or_refused():
     good = request(span(tags={"a": 1, "b": "two"}, events=[Span.Event(name="e")])).SerializeToString()
+    choose = random.Random(1)
     for n in range(2000):
-        noise = bytearray(good)
+        corrupted = bytearray(good)
         for _ in range(1 + n % 5):
-            noise[int.from_bytes(os.urandom(2)) % len(noise)] = os.urandom(1)[0]
+            corrupted[choose.randrange(len(corrupted))] = choose.randrange(256)
         try:
-            [export] = read_exports(bytes(noise))
+            [export] = read_exports(bytes(corrupted))
         except MalformedRequest:
             continue
         assert len(export.spans) + export.refusals.count <= 2
 
 
-def test_fields_of_a_later_otlp_are_kept(promscale, upkeep, database):
-    """Around spans, too; also when the partition is closed."""
+def test_unknown_fields_around_spans_are_kept(promscale, upkeep, database):
+    """A later OTLP may have them. They are kept when the partition is closed, too."""
     kept = span("kept", start_time_unix_nano=hours_ago(3))
     message = wire.TracesData.FromString(request(kept).SerializeToString())
-    message.resource_spans[0].MergeFromString(LATER)
-    message.resource_spans[0].scope_spans[0].MergeFromString(LATER)
+    message.resource_spans[0].MergeFromString(UNKNOWN_FIELD)
+    message.resource_spans[0].scope_spans[0].MergeFromString(UNKNOWN_FIELD)
     promscale.export(message.SerializeToString())
-    query = messages.GetTracesRequest(query=[messages.GetTraceParams(trace_id=kept.trace_id)])
     for _ in range(2):
-        [found] = promscale.read("GetTraces", query)
-        assert wire.TracesData.FromString(found.SerializeToString()) == message
+        [chunk] = promscale.read("GetTraces", traces_request(kept.trace_id))
+        assert wire.TracesData.FromString(chunk.SerializeToString()) == message
         close_all(upkeep, database)
 
 
-def test_spans_of_an_earlier_otlp_are_stored(promscale, database):
+def test_spans_in_the_format_before_otlp_0_15_are_stored(promscale, database):
     message = wire.TracesData.FromString(request(span("early")).SerializeToString())
     resource_spans = message.resource_spans[0]
     resource_spans.instrumentation_library_spans.extend(resource_spans.scope_spans)

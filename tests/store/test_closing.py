@@ -1,33 +1,31 @@
-"""Closing a partition makes it smaller, and changes nothing that anybody can see."""
+"""Closing a partition makes it smaller, and changes nothing that users see."""
 
 import os
 import random
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 import zstandard
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, TracesData
 
 from benchmarks.recording import Replay
 from promscale import closing
-from promscale.store import StoreUnavailable
 from promscale.upkeep import Upkeep
-from tests.store.otlp_messages import attributes, child, request
-from tests.store.running import Promscale
-from tests.store.test_bad_input import NASTY
-from tests.store.test_ingest import count, eventually
-from tests.store.test_jaeger import found, spans, traces_request
-from tests.store.whole_store import HOUR, MINUTE, at, check_summaries, close_all, hours_ago, shown
+from tests.store.interruptions import is_waiting_for_lock, kill_upkeep_at_lock
+from tests.store.otlp_messages import HOSTILE_TEXT, HOUR, MINUTE, attributes, child, request
+from tests.store.running import Promscale, span_count, value_of
+from tests.store.searching import found_trace_ids, spans_of, traces_request
+from tests.store.store_contents import check_summaries, close_all, contents, hours_ago, span_at
+from tests.waiting import wait_until
 
 recorded = Replay(2_000)
-# One that has enough traces for a dictionary.
+# Enough traces to train a dictionary.
 recorded_much = Replay(7_000)
 
 
 def odd_spans(start: int) -> list[Span]:
-    """Among many spans of an origin that share attributes, some that do so nearly; and spans with all there may be."""
+    """Many spans of one origin that share attributes, some that share nearly all, and spans with every OTLP field."""
     shared = {"text": "red", "list": [1], "map": {"a": 1}, "whole": 1, "part": 0.5, "no": False, "null": None}
     nearly = [
         shared | {"list": [1, 2]},
@@ -39,35 +37,42 @@ def odd_spans(start: int) -> list[Span]:
         {},
     ]
     tags = [shared | {"number": number} for number in range(120)] + nearly
-    same_id = {"trace_id": os.urandom(16), "span_id": os.urandom(8)}
-    full = at(
+    same_id: dict = {"trace_id": os.urandom(16), "span_id": os.urandom(8)}
+    full = span_at(
         start,
-        NASTY,
-        tags={NASTY: NASTY, "nan": float("nan"), "infinite": float("inf"), "bytes": b"\xff\0", "big": "x" * 5000},
+        HOSTILE_TEXT,
+        tags={
+            HOSTILE_TEXT: HOSTILE_TEXT,
+            "nan": float("nan"),
+            "infinite": float("inf"),
+            "bytes": b"\xff\0",
+            "big": "x" * 5000,
+        },
         trace_state="a=b",
         end_time_unix_nano=start - MINUTE,
         parent_span_id=os.urandom(8),
         dropped_attributes_count=1,
         dropped_events_count=2,
         dropped_links_count=2**32 - 1,
-        status={"code": 2, "message": NASTY},
+        status={"code": 2, "message": HOSTILE_TEXT},
         events=[
             Span.Event(
-                time_unix_nano=start + 1, name=NASTY, attributes=attributes({"n": 1}), dropped_attributes_count=3
+                time_unix_nano=start + 1, name=HOSTILE_TEXT, attributes=attributes({"n": 1}), dropped_attributes_count=3
             ),
             Span.Event(time_unix_nano=0, dropped_attributes_count=4),
             Span.Event(),
         ],
         links=[
-            Span.Link(**same_id, attributes=attributes({"why": NASTY}), dropped_attributes_count=5),
+            Span.Link(**same_id, attributes=attributes({"why": HOSTILE_TEXT}), dropped_attributes_count=5),
             Span.Link(trace_id=b"short"),
         ],
     )
-    twins = [at(start + nanos, "twin", links=full.links, **same_id) for nanos in (0, 1)]
-    return [*(at(start + number, "alike", tags=each) for number, each in enumerate(tags)), full, child(full), *twins]
+    twins = [span_at(start + nanos, "twin", links=[*full.links], **same_id) for nanos in (0, 1)]
+    similar = [span_at(start + number, "similar", tags=span_tags) for number, span_tags in enumerate(tags)]
+    return [*similar, full, child(full), *twins]
 
 
-SEARCHES = [
+SEARCHES: list[dict] = [
     {},
     {"service_name": b"digit"},
     {"service_name": b"generator", "operation_name": b"generator.generate"},
@@ -76,23 +81,22 @@ SEARCHES = [
     {"attributes": {"text": "blue"}},
     {"attributes": {"map": "nothing"}},
     {"attributes": {"list": [1, 2]}},
-    {"attributes": {"why": NASTY}},
+    {"attributes": {"why": HOSTILE_TEXT}},
     {"attributes": {"error": "true"}},
     {"duration_min": 300 * 10**6},
 ]
 
 
-def searched(promscale) -> list[set]:
-    return [set(found(promscale, search_depth=10_000, **search)) for search in SEARCHES]
+def search_results(promscale: Promscale) -> list[set[bytes]]:
+    return [set(found_trace_ids(promscale, **search | {"search_depth": 10_000})) for search in SEARCHES]
 
 
-def name_of(database) -> str:
-    """Of the one partition."""
-    [(name,)] = database.execute("select name from _promscale.partition").fetchall()
-    return name
+def partition_name(database) -> str:
+    """The name of the only partition."""
+    return value_of(database, "select name from _promscale.partition")
 
 
-def test_nothing_that_is_seen_changes(promscale, upkeep, database):
+def test_views_and_searches_show_the_same(promscale, upkeep, database):
     start = hours_ago(3)
     promscale.export(recorded_much.request(start))
     promscale.export(recorded.request(start + 2 * MINUTE))
@@ -100,13 +104,13 @@ def test_nothing_that_is_seen_changes(promscale, upkeep, database):
     promscale.export(request(*odd[::2]))
     promscale.export(request(*odd[1::2]))
     upkeep.summarise(quiet_seconds=0)
-    before, found_before = shown(promscale, database), searched(promscale)
-    assert [len(ids) > 0 for ids in found_before] == [
+    before, results_before = contents(promscale, database), search_results(promscale)
+    assert [len(trace_ids) > 0 for trace_ids in results_before] == [
         search != {"attributes": {"map": "nothing"}} for search in SEARCHES
     ]
     close_all(upkeep, database)
-    assert shown(promscale, database) == before
-    assert searched(promscale) == found_before
+    assert contents(promscale, database) == before
+    assert search_results(promscale) == results_before
     check_summaries(database)
 
 
@@ -114,12 +118,13 @@ LEFTOVERS = "select relname from pg_class where relkind = 'r' and relname like '
 SIZE = "select row_bytes + index_bytes, lossless_bytes, closed_at is not null from ps_trace.disk_usage where spans > 0"
 
 
-def test_a_closed_partition_is_dense(native, promscale, upkeep, database):
+def test_a_closed_partition_is_smaller(native, promscale, upkeep, database):
     for number in range(4):
-        # Exports divide traces.
+        # The spans of some traces are in two exports.
         data = recorded.request(hours_ago(3) + number * MINUTE)
         promscale.export(data)
-        promscale.export(request(*(child(each, "late") for each in list(spans(parse(data)))[::50])))
+        parents = spans_of(TracesData.FromString(data))[::50]
+        promscale.export(request(*(child(parent, "late") for parent in parents)))
     [(rows_before, bytes_before, closed)] = database.execute(SIZE).fetchall()
     assert not closed
     close_all(upkeep, database)
@@ -133,126 +138,117 @@ def test_a_closed_partition_is_dense(native, promscale, upkeep, database):
     with_tag_set, total = moved.fetchone()
     assert with_tag_set > total / 4
     unique = "select indexdef from pg_indexes where tablename = %s and indexdef ilike '%%unique%%'"
-    assert database.execute(unique, [f"span_{name_of(database)}"]).fetchall() == []
+    assert database.execute(unique, [f"span_{partition_name(database)}"]).fetchall() == []
     assert database.execute(LEFTOVERS).fetchall() == []
 
 
-def parse(data: bytes):
-    return type(request()).FromString(data)
-
-
-def test_what_is_sent_again_is_stored_once(promscale, upkeep, database):
+def test_retried_spans_are_stored_once(promscale, upkeep, database):
     start = hours_ago(3)
     data, odd = recorded.request(start), request(*odd_spans(start)).SerializeToString()
     promscale.export(data)
     promscale.export(odd)
-    stored = count(database)
+    stored = span_count(database)
     close_all(upkeep, database)
-    before = shown(promscale, database)
-    for again in (data, odd, data + odd):
-        promscale.export(again)
-    assert shown(promscale, database) == before
-    new = [at(hours_ago(0), "of now"), at(start + HOUR, "of another hour"), at(start + 1, "of the closed hour")]
+    before = contents(promscale, database)
+    for retried in (data, odd, data + odd):
+        promscale.export(retried)
+    assert contents(promscale, database) == before
+    new = [
+        span_at(hours_ago(0), "of now"),
+        span_at(start + HOUR, "of another hour"),
+        span_at(start + 1, "of the closed hour"),
+    ]
     promscale.export(data + request(*new, new[0]).SerializeToString())
-    assert count(database) == stored + 3
-    shown(promscale, database)
+    assert span_count(database) == stored + 3
+    contents(promscale, database)
 
 
-def test_late_spans_that_come_twice_at_once_are_stored_once(promscale, upkeep, database):
+def test_late_spans_in_concurrent_exports_are_stored_once(promscale, upkeep, database):
     start = hours_ago(3)
     promscale.export(recorded.request(start))
-    stored = count(database)
+    stored = span_count(database)
     close_all(upkeep, database)
-    # Those of the first hour are looked for; those of the second, which is open, too.
-    late = [request(*(at(start + HOUR * (n % 2) + n, f"late {n}") for n in range(20))) for _ in range(20)]
+    # Half of the late spans are in the closed hour, the others in an hour that is still open.
+    late = [request(*(span_at(start + HOUR * (n % 2) + n, f"late {n}") for n in range(20))) for _ in range(20)]
     other = Promscale(promscale.dsn)
     try:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda n: (promscale, other)[n % 2].export(late[n // 4]), range(80)))
     finally:
         other.close()
-    assert count(database) == stored + 400
-    shown(promscale, database)
+    assert span_count(database) == stored + 400
+    contents(promscale, database)
 
 
 def test_late_spans_are_found(promscale, upkeep, database):
-    root = at(hours_ago(3), "root", tags={"early": True})
+    root = span_at(hours_ago(3), "root", tags={"early": True})
     promscale.export(request(root))
     promscale.export(request(*odd_spans(root.start_time_unix_nano)))
     upkeep.summarise(quiet_seconds=0)
     close_all(upkeep, database)
     late = child(root, "late", tags={"late": True})
     promscale.export(request(late, service="till"))
-    assert sorted(each.name for each in spans(*promscale.read("GetTraces", traces_request(root.trace_id)))) == [
-        "late", "root"
-    ]  # fmt: skip
+    trace = spans_of(*promscale.read("GetTraces", traces_request(root.trace_id)))
+    assert sorted(span.name for span in trace) == ["late", "root"]
+    searches: list[dict] = [
+        {"attributes": {"late": "true"}},
+        {"attributes": {"early": "true"}},
+        {"service_name": b"till"},
+    ]
     for _ in range(2):
-        for wanted in ({"attributes": {"late": "true"}}, {"attributes": {"early": "true"}}, {"service_name": b"till"}):
-            assert found(promscale, **wanted) == [root.trace_id]
+        for search in searches:
+            assert found_trace_ids(promscale, **search) == [root.trace_id]
         check_summaries(database)
         upkeep.summarise(quiet_seconds=0)
 
 
-def test_a_span_that_comes_while_a_partition_is_written_anew_is_kept(promscale, upkeep, database, monkeypatch):
+# What the creation, the closing and the removal of partitions lock.
+PARTITIONS_LOCK = "select pg_advisory_xact_lock(hashtext('_promscale.partition'))"
+
+
+def test_a_span_that_arrives_while_a_partition_is_rewritten_is_kept(promscale, upkeep, database):
     promscale.export(recorded.request(hours_ago(3)))
-    name = name_of(database)
-    late = iter([at(hours_ago(3), "late"), at(hours_ago(3), "later")])
-    finish = closing._queries.finish_closing
-
-    def finish_after_another_span(*arguments, **parameters):
-        if span := next(late, None):
-            promscale.export(request(span))
-        return finish(*arguments, **parameters)
-
-    monkeypatch.setattr(closing._queries, "finish_closing", finish_after_another_span)
-    for _ in range(2):
-        assert not upkeep.close_partition(minutes=0)
-        before = shown(promscale, database)
+    name = partition_name(database)
+    for late in ("late", "later"):
+        with psycopg.connect(promscale.dsn) as holder, ThreadPoolExecutor(1) as pool:
+            # The rewritten partition would replace the old one after this lock.
+            holder.execute(PARTITIONS_LOCK)
+            closed = pool.submit(upkeep.close_partition, minutes=0)
+            wait_until(lambda: is_waiting_for_lock(database, "promscale-upkeep"), "the rewritten partition")
+            promscale.export(request(span_at(hours_ago(3), late)))
+            holder.rollback()
+            assert not closed.result()
+        before = contents(promscale, database)
     assert upkeep.close_partition(minutes=0)
-    assert database.execute("select name from _promscale.partition where closed_at is not null").fetchone() == (name,)
-    assert shown(promscale, database) == before
+    assert value_of(database, "select name from _promscale.partition where closed_at is not null") == name
+    assert contents(promscale, database) == before
     assert {"late", "later"} < {row for (row,) in database.execute("select span_name from ps_trace.span")}
 
 
-def test_a_closing_that_is_killed_loses_and_doubles_nothing(promscale, upkeep, database):
-    start = hours_ago(8)
-    for hour in range(6):
+@pytest.mark.parametrize(
+    "lock",
+    [
+        "lock table _promscale.partition in access exclusive mode",  # before closing begins
+        "lock table _promscale.dictionary in access exclusive mode",  # after the spans are rewritten
+        PARTITIONS_LOCK,  # after the OTLP bytes are rewritten
+        "lock table _promscale.span in access share mode",  # before the new tables replace the old ones
+    ],
+)
+def test_a_closing_that_is_killed_changes_nothing(promscale, upkeep, database, lock):
+    start = hours_ago(4)
+    for hour in range(2):
         promscale.export(recorded.request(start + hour * HOUR))
         promscale.export(request(*odd_spans(start + hour * HOUR)))
-    before = shown(promscale, database)
-    began = time.monotonic()
-    upkeep.close_partition(minutes=0)
-    duration = time.monotonic() - began
-    upkeep.close()
-    killed = 0
-
-    def close() -> None:
-        nonlocal killed
-        other = Upkeep(promscale.dsn)
-        try:
-            other.close_partition(minutes=0)
-        except StoreUnavailable:
-            killed += 1
-        other.close()
-
-    for _ in range(12):
-        closer = threading.Thread(target=close)
-        closer.start()
-        time.sleep(random.random() * duration)
-        database.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity"
-            " where application_name = 'promscale-upkeep' and datname = current_database()"
-        )
-        closer.join()
-    assert killed
-    assert shown(promscale, database) == before
+    before = contents(promscale, database)
+    assert kill_upkeep_at_lock(promscale.dsn, lock, lambda: upkeep.close_partition(minutes=0))
+    assert contents(promscale, database) == before
     close_all(upkeep, database)
-    assert shown(promscale, database) == before
+    assert contents(promscale, database) == before
     assert database.execute(LEFTOVERS).fetchall() == []
 
 
-def test_two_promscales_close_no_partition_twice(dsn, promscale, database):
-    """Of several, one does the upkeep; the next when that one is gone."""
+def test_one_of_two_promscales_does_the_upkeep(dsn, promscale, database):
+    """The other one takes over when the first stops."""
     promscale.export(recorded.request(hours_ago(3)))
     first, second = Upkeep(dsn), Upkeep(dsn)
     first.create_partitions()
@@ -263,69 +259,75 @@ def test_two_promscales_close_no_partition_twice(dsn, promscale, database):
     second.turn()
     assert database.execute(closed).fetchall() == [(when,)]
     first.close()
-    # PostgreSQL may take a moment to notice.
-    eventually(lambda: second.turn() or len(database.execute(closed).fetchall()) == 2)
+
+    def taken_over() -> bool:
+        # PostgreSQL releases the first one's lock when its session has ended, a moment after `close`.
+        second.turn()
+        return len(database.execute(closed).fetchall()) == 2
+
+    wait_until(taken_over, "the second one's upkeep")
     second.close()
 
 
-def test_dictionaries_are_shared_and_go_with_their_partitions(promscale, upkeep, database):
-    text = [os.urandom(1000).hex() for _ in range(3)]
+def test_partitions_share_dictionaries_and_unused_ones_are_deleted(promscale, upkeep, database):
+    choose = random.Random(1)
+    text = [choose.randbytes(1000).hex() for _ in range(3)]
     start = hours_ago(5)
     for hour in range(2):
         promscale.export(recorded_much.request(start + hour * HOUR))
-    # Nothing like the demo's.
+    # Spans that have nothing in common with the demo's.
     other = [
-        request(at(start + 2 * HOUR + n, tags={"text": text[n % 3] + text[n % 2]}), service="other") for n in range(200)
+        request(span_at(start + 2 * HOUR + n, tags={"text": text[n % 3] + text[n % 2]}), service="other")
+        for n in range(200)
     ]
-    for each in other:
-        promscale.export(each)
+    for message in other:
+        promscale.export(message)
     close_all(upkeep, database)
     used = "select dictionary_id from _promscale.partition order by starts_at"
-    first, second, third = (id for (id,) in database.execute(used))
+    first, second, third = (dictionary_id for (dictionary_id,) in database.execute(used))
     assert first == second != third
     stored = "select id from _promscale.dictionary order by trained_at"
     assert database.execute(stored).fetchall() == [(first,), (third,)]
-    shown(promscale, database)
-    for left in ([(first,), (third,)], [(third,)], []):
+    contents(promscale, database)
+    remaining: list[tuple]
+    for remaining in ([(first,), (third,)], [(third,)], []):
         database.execute("select _promscale.drop_partition(min(starts_at)) from _promscale.partition")
-        assert database.execute(stored).fetchall() == left
-        shown(promscale, database)
+        assert database.execute(stored).fetchall() == remaining
+        contents(promscale, database)
 
 
-def test_a_few_spans_need_no_dictionary(promscale, upkeep, database):
-    promscale.export(request(at(hours_ago(3)), at(hours_ago(3))))
+def test_a_small_partition_is_closed_without_a_dictionary(promscale, upkeep, database):
+    promscale.export(request(span_at(hours_ago(3)), span_at(hours_ago(3))))
     close_all(upkeep, database)
-    assert len(shown(promscale, database)["span"]) == 2
+    assert len(contents(promscale, database)["span"]) == 2
     assert database.execute("select count(*) from _promscale.dictionary").fetchone() == (0,)
 
 
 def test_an_empty_partition_is_closed(promscale, upkeep, database):
     database.execute("select _promscale.create_partition(t, t + interval '1 hour') from to_timestamp(0) as t")
     close_all(upkeep, database)
-    promscale.export(request(at(1)))
-    assert len(shown(promscale, database)["span"]) == 1
+    promscale.export(request(span_at(1)))
+    assert len(contents(promscale, database)["span"]) == 1
 
 
 def test_a_large_trace_is_repacked_in_several_rows(promscale, upkeep, database):
-    root = at(hours_ago(3), "root")
+    choose = random.Random(1)
+    root = span_at(hours_ago(3), "root")
     for part in range(5):
-        promscale.export(
-            request(
-                *(child(root, f"{part}", tags={"text": os.urandom(50_000).hex()}) for _ in range(20)), service=str(part)
-            )
-        )
-    before = shown(promscale, database)
+        children = [child(root, f"{part}", tags={"text": choose.randbytes(50_000).hex()}) for _ in range(20)]
+        promscale.export(request(*children, service=str(part)))
+    before = contents(promscale, database)
     close_all(upkeep, database)
     frames = [data for (data,) in database.execute("select data from _promscale.traces_data")]
     assert 1 < len(frames) < 5
     assert max(len(zstandard.decompress(frame)) for frame in frames) < closing.MAX_ROW_BYTES + 2**16
-    assert shown(promscale, database) == before
+    assert contents(promscale, database) == before
 
 
 @pytest.mark.parametrize("days", [1, 400])
 def test_partitions_of_other_lengths_are_closed(promscale, upkeep, database, days):
     database.execute("select ps_trace.set_trace_retention_period(%s * interval '1 day')", [days])
-    promscale.export(request(*(at(hours_ago(hours), "work") for hours in range(23))))
-    before = shown(promscale, database)
+    promscale.export(request(*(span_at(hours_ago(hours), "work") for hours in range(23))))
+    before = contents(promscale, database)
     close_all(upkeep, database)
-    assert shown(promscale, database) == before
+    assert contents(promscale, database) == before

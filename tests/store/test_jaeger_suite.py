@@ -1,4 +1,4 @@
-"""Jaeger's own integration suite for foreign stores, on ours: with its real program between the suite and the store."""
+"""Jaeger's own integration suite for remote storage, with the real Jaeger between the suite and promscale."""
 
 import json
 import socket
@@ -9,14 +9,14 @@ import pytest
 
 from tests import built
 
-# Of Jaeger as the suite starts it: OTLP, query, health and metrics.
+# The ports of the Jaeger that the suite starts: OTLP, query, health and metrics.
 PORTS = (4317, 4318, 16685, 16686, 13133, 8888)
 CASES = {"GetServices", "GetOperations", "GetTrace", "GetLargeTrace", "GetTraceWithDuplicateSpans", "FindTraces"}
 
 
 @pytest.fixture
 def purger(database):
-    """A URL; a POST there empties the store. The product has no such thing, for good reason."""
+    """The URL of a server that deletes all traces on POST, as the suite needs it between its tests."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
@@ -41,7 +41,7 @@ def test_jaegers_suite(promscale, purger):
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
-                pytest.skip(f"port {port}, which Jaeger's suite needs, is taken")
+                pytest.skip(f"port {port}, which Jaeger's suite needs, is in use")
     endpoint = f"127.0.0.1:{promscale.server.port}"
     run = built.go(
         *("test", "-json", "-count=1", "-timeout=20m", "-run=^TestGRPCStorage$", "./cmd/jaeger/internal/integration"),
@@ -52,13 +52,14 @@ def test_jaegers_suite(promscale, purger):
         REMOTE_STORAGE_WRITER_ENDPOINT=endpoint,
         PURGER_ENDPOINT=purger,
     )
-    results, output = {}, []
+    results: dict[str, str] = {}
+    output: list[str] = []
     for line in run.stdout.splitlines():
         event = json.loads(line)
         output.append(event.get("Output", ""))
         if event["Action"] in ("pass", "fail", "skip") and "Test" in event:
             results[event["Test"].removeprefix("TestGRPCStorage/")] = event["Action"]
-    others = {name: result for name, result in results.items() if result != "pass"}
-    assert run.returncode == 0 and not others, f"{others}\n{''.join(output)[-8000:]}{run.stderr[-2000:]}"
+    not_passed = {name: result for name, result in results.items() if result != "pass"}
+    assert run.returncode == 0 and not not_passed, f"{not_passed}\n{''.join(output)[-8000:]}{run.stderr[-2000:]}"
     assert results.keys() >= CASES
     assert sum(name.startswith("FindTraces/") for name in results) >= 22

@@ -1,4 +1,4 @@
-"""What came in comes out: any valid OTLP, field by field."""
+"""Any valid OTLP that is stored is read back unchanged, field by field."""
 
 import uuid
 
@@ -9,9 +9,11 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, Instr
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status
 
-from promscale import jaeger_pb2 as messages
+from tests.store.running import value_of
+from tests.store.searching import trace_id_of, traces_request
+from tests.store.store_contents import spans_by_identity
 
-# With NUL and all that JSON and SQL find hard; a lone surrogate is no valid protobuf string.
+# All characters, NUL included, but surrogates, which are not valid in protobuf.
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 uint32 = st.integers(0, 2**32 - 1)
 uint64 = st.integers(0, 2**64 - 1)
@@ -75,8 +77,8 @@ resource_spans = st.builds(
 requests = st.builds(ExportTraceServiceRequest, resource_spans=st.lists(resource_spans, max_size=3))
 
 
-def in_turn(trace_ids: list[bytes], message: ExportTraceServiceRequest) -> None:
-    """Give the spans valid ids of their own, in these traces."""
+def assign_ids(trace_ids: list[bytes], message: ExportTraceServiceRequest) -> None:
+    """Distribute the spans over these traces, with different span ids."""
     number = 0
     for resource_spans in message.resource_spans:
         for scope_spans in resource_spans.scope_spans:
@@ -86,40 +88,24 @@ def in_turn(trace_ids: list[bytes], message: ExportTraceServiceRequest) -> None:
                 span.span_id = number.to_bytes(8)
 
 
-def flat(message) -> dict[tuple, tuple]:
-    """Each span, by its identity, with all that is said of it, in bytes: so NaN equals NaN, and an empty scope is not no scope."""
-    return {
-        (span.trace_id, span.span_id, span.start_time_unix_nano): (
-            span.SerializeToString(deterministic=True),
-            resource_spans.HasField("resource") and resource_spans.resource.SerializeToString(deterministic=True),
-            resource_spans.schema_url,
-            scope_spans.HasField("scope") and scope_spans.scope.SerializeToString(deterministic=True),
-            scope_spans.schema_url,
-        )
-        for resource_spans in message.resource_spans
-        for scope_spans in resource_spans.scope_spans
-        for span in scope_spans.spans
-    }
-
-
 @settings(
     max_examples=150,
     deadline=None,
+    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(requests)
-def test_what_came_in_comes_out(promscale, database, message):
+def test_spans_are_read_back_unchanged(promscale, database, message):
     trace_ids = [uuid.uuid4().bytes, uuid.uuid4().bytes]
-    in_turn(trace_ids, message)
+    assign_ids(trace_ids, message)
     assert not promscale.export(message).HasField("partial_success")
-    query = messages.GetTracesRequest(query=[messages.GetTraceParams(trace_id=id) for id in trace_ids])
-    came_out = {}
-    for traces_data in promscale.read("GetTraces", query):
-        assert len({trace_id for trace_id, *_ in flat(traces_data)}) == 1
-        came_out |= flat(traces_data)
-    assert came_out == flat(message)
-    # And SQL can show every one of them, whatever is in it.
-    seen = database.execute("select * from span where trace_id = any(%s)", [[uuid.UUID(bytes=id) for id in trace_ids]])
-    assert len(seen.fetchall()) == len(came_out)
-    for view in ("event", "link"):
-        database.execute(f"select * from {view} where trace_id = any(%s)", [[uuid.UUID(bytes=id) for id in trace_ids]])
+    read: dict = {}
+    for chunk in promscale.read("GetTraces", traces_request(*trace_ids)):
+        assert trace_id_of(chunk) in trace_ids
+        read |= spans_by_identity(chunk.resource_spans)
+    assert read == spans_by_identity(message.resource_spans)
+    # SQL shows all of the spans, whatever they contain.
+    uuids = [[uuid.UUID(bytes=trace_id) for trace_id in trace_ids]]
+    assert value_of(database, "select count(*) from span where trace_id = any(%s)", uuids) == len(read)
+    for view in ("span", "event", "link"):
+        database.execute(f"select * from {view} where trace_id = any(%s)", uuids)

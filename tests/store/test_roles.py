@@ -1,4 +1,4 @@
-"""Who may do what in the PostgreSQL that the demo brings: postgres/roles.sql and pg_hba.conf, and the roles of readers."""
+"""Privileges in the demo's own PostgreSQL: postgres/roles.sql, postgres/pg_hba.conf, and the reader roles."""
 
 import stat
 from pathlib import Path
@@ -12,17 +12,16 @@ from promscale.store import Store
 from promscale.upkeep import Upkeep
 from tests.store.conftest import running_cluster
 from tests.store.otlp_messages import request, span
-from tests.store.running import Promscale
-from tests.store.test_ingest import count
+from tests.store.running import Promscale, span_count, value_of
 
 READERS = ("trace_viewer", "explorer", "grafana")
 
 
 @pytest.fixture(scope="module")
 def demo(cluster):
-    """The cluster as promscale finds it at its first start: its database `postgres` has the store's schema."""
+    """The tests' cluster, with the store's schema in its database `postgres`."""
     if not cluster:
-        pytest.skip("this is about the PostgreSQL that the demo brings")
+        pytest.skip("tests the demo's own PostgreSQL: runs without TEST_POSTGRES_URI only")
     Store(cluster.uri).migrate()
     return cluster
 
@@ -63,7 +62,7 @@ def test_postgres_owns_the_traces_and_reads_everything(demo):
     run(demo.uri, "create table public.mine as select 1 as one; drop table public.mine")
 
 
-def test_postgres_cannot_go_to_other_databases(demo):
+def test_postgres_cannot_connect_to_other_databases(demo):
     with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
         psycopg.connect(demo.uri, dbname="template1")
 
@@ -89,7 +88,7 @@ def test_the_superuser_connects_by_the_socket_only(demo):
     ],
 )
 @pytest.mark.parametrize("role", READERS)
-def test_readers_leave_nothing_behind(demo, role, statement):
+def test_readers_can_neither_create_objects_nor_disturb_other_sessions(demo, role, statement):
     with psycopg.connect(demo.uri_of(role), autocommit=True) as connection:
         connection.execute("set default_transaction_read_only = off")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -97,7 +96,7 @@ def test_readers_leave_nothing_behind(demo, role, statement):
 
 
 @pytest.mark.parametrize("role", READERS)
-def test_what_a_reader_sets_for_its_role_is_undone(dsn, upkeep, role):
+def test_settings_that_a_reader_changes_for_its_role_are_restored(dsn, upkeep, role):
     reader = conninfo_to_dict(dsn) | {"user": role, "password": ""}
     name = reader["dbname"]
     with psycopg.connect(**reader, autocommit=True) as connection:
@@ -114,22 +113,22 @@ def test_what_a_reader_sets_for_its_role_is_undone(dsn, upkeep, role):
         assert connection.execute("show statement_timeout").fetchone() == ("30s",)
 
 
-def test_the_upkeep_undoes_it(dsn, upkeep, database):
+def test_the_upkeep_restores_the_settings_of_readers(dsn, upkeep, database):
     database.execute("alter role grafana set search_path = nowhere")
     upkeep.turn()
-    [(settings,)] = database.execute("select rolconfig from pg_roles where rolname = 'grafana'")
+    settings = value_of(database, "select rolconfig from pg_roles where rolname = 'grafana'")
     assert settings == ["default_transaction_read_only=on", "statement_timeout=30s"]
 
 
-def test_settings_of_its_role_do_not_stop_promscale(dsn, database):
+def test_settings_of_promscales_role_do_not_stop_promscale(dsn, database):
     name = conninfo_to_dict(dsn)["dbname"]
     for setting in ("default_transaction_read_only = on", "search_path = nowhere", "statement_timeout = '1ms'"):
         database.execute(f"alter role current_user in database {name} set {setting}")
     promscale, upkeep = Promscale(dsn), Upkeep(dsn)
     try:
-        promscale.export(request(span("in spite of it")))
+        promscale.export(request(span()))
         upkeep.turn()
-        assert count(database) == 1
+        assert span_count(database) == 1
     finally:
         upkeep.close()
         promscale.close()

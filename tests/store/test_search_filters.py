@@ -1,4 +1,4 @@
-"""A search finds the same before and after minutes are summarised and partitions are closed, and looks nowhere in vain."""
+"""Searches return the same before and after minutes are summarised and partitions closed, and skip other minutes."""
 
 import itertools
 import random
@@ -12,16 +12,17 @@ from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from promscale.upkeep import attribute_filter
-from tests.store.otlp_messages import any_value, attributes, request
-from tests.store.test_jaeger import found, query
-from tests.store.whole_store import MINUTE, SECOND, at, close_all, hours_ago
+from tests.store.otlp_messages import MINUTE, SECOND, any_value, attributes, request
+from tests.store.running import value_of
+from tests.store.searching import found_trace_ids, search_request
+from tests.store.store_contents import close_all, hours_ago, span_at
 
 KIND = Span.SPAN_KIND_SERVER
 
 
 def export(promscale, start: int, places: dict[str, dict], service: str = "shop", **fields) -> bytes:
-    """A span with these attributes in the places that have some; returns its trace id."""
-    stored = at(
+    """Store a span with these attributes, given by their place (PLACES); returns its trace id."""
+    stored = span_at(
         start,
         fields.pop("name", "work"),
         tags=places.get("span"),
@@ -39,7 +40,7 @@ def export(promscale, start: int, places: dict[str, dict], service: str = "shop"
 
 
 PLACES = ("span", "resource", "scope", "event", "link")
-FINDING = [
+FINDING: list[dict] = [
     {},
     {"service_name": b"shop"},
     {"service_name": b"till"},
@@ -64,7 +65,7 @@ FINDING = [
     {"duration_min": 2 * SECOND, "service_name": b"shop"},
     {"duration_min": 2 * SECOND, "attributes": {"span.key": "span"}},
 ]
-EMPTY = [
+EMPTY: list[dict] = [
     {"service_name": b"absent"},
     {"service_name": b"shop", "operation_name": b"pay"},
     {"attributes": {"absent": "absent"}},
@@ -76,38 +77,42 @@ EMPTY = [
 
 
 def export_some(promscale, start: int, seed: int = 1) -> None:
-    """Each search of FINDING finds some of the spans of seed 1."""
+    """Store random spans. With seed 1, each search of FINDING finds some."""
     choose = random.Random(seed)
     for number in range(30):
         begins = start + choose.randrange(5 * MINUTE)
         duration = choose.choice((SECOND // 1000, 2 * SECOND, 3 * MINUTE))
-        places = {place: {f"{place}.key": choose.choice((place, "other"))} for place in PLACES if choose.random() < 0.5}
+        places: dict[str, dict] = {
+            place: {f"{place}.key": choose.choice((place, "other"))} for place in PLACES if choose.random() < 0.5
+        }
         places.setdefault("span", {})["number"] = choose.choice((7, "7", 7.5, 8))
         places["span"]["typed"] = choose.choice(("7", "8"))
         places["span"]["truth"] = choose.choice((True, "true", False))
         fields = {"kind": choose.choice((KIND, 1)), "status": {"code": 2, "message": "no money"}} if number % 3 else {}
         service, name = choose.choice((("shop", "work"), ("till", "work"), ("till", "pay")))
         export(promscale, begins, places, service, name=name, end_time_unix_nano=begins + duration, **fields)
-    # All of the attributes, on one span.
+    # One span with all of the attributes.
     export(
         promscale, start, {place: {f"{place}.key": place} for place in PLACES}, end_time_unix_nano=start + 2 * SECOND
     )
 
 
 def results(promscale, start: int) -> list[list[bytes]]:
-    """Of each search: over all times, over a part of a minute, and over the two together with a limit."""
+    """The trace ids of each search: over all times, over a range of time, and over both with a limit."""
     during = {"start_time_min": start + MINUTE + 7, "start_time_max": start + 3 * MINUTE + 7}
+
+    def trace_ids(**fields) -> list[bytes]:
+        (answer,) = promscale.read("FindTraceIDs", search_request(**fields))
+        return [trace.trace_id for trace in answer.trace_ids]
+
     return [
-        [
-            trace.trace_id
-            for trace in promscale.read("FindTraceIDs", query(search_depth=limit, **search, **times))[0].trace_ids
-        ]
+        trace_ids(search_depth=limit, **search, **times)
         for search in FINDING + EMPTY
         for times, limit in (({}, 1000), (during, 1000), ({}, 5))
     ]
 
 
-def test_searches_find_the_same_whatever_the_upkeep_has_done(promscale, upkeep, database):
+def test_searches_return_the_same_after_summaries_and_closing(promscale, upkeep, database):
     start = hours_ago(3)
     export_some(promscale, start)
     before = results(promscale, start)
@@ -118,22 +123,23 @@ def test_searches_find_the_same_whatever_the_upkeep_has_done(promscale, upkeep, 
     assert results(promscale, start) == before
     export_some(promscale, start + 3 * MINUTE, seed=2)
     after = results(promscale, start)
-    assert [len(new) >= len(old) for old, new in zip(before, after, strict=True)] == [True] * len(after)
+    assert all(len(new) >= len(old) for old, new in zip(before, after, strict=True))
     assert len(after[0]) == 2 * len(before[0])
     upkeep.summarise(quiet_seconds=0)
     assert results(promscale, start) == after
 
 
 def times_to_search(database, origin_ids=None, duration_min=None, attributes: dict | None = None) -> list[tuple]:
-    asked = orjson.dumps([[key, [value]] for key, value in (attributes or {}).items()]).decode()
+    """The time ranges that a search must read."""
+    keys_and_values = orjson.dumps([[key, [value]] for key, value in (attributes or {}).items()]).decode()
     times = "select * from ps_trace.jaeger_times('-infinity', 'infinity', %s::bigint[], %s, %s)"
-    return database.execute(times, [origin_ids, duration_min, asked]).fetchall()
+    return database.execute(times, [origin_ids, duration_min, keys_and_values]).fetchall()
 
 
-def test_what_is_absent_is_looked_for_nowhere(promscale, upkeep, database):
+def test_a_search_for_absent_attributes_reads_no_spans(promscale, upkeep, database):
     export_some(promscale, hours_ago(3))
     present, absent = {"span.key": "span"}, {"span.key": "absent"}
-    assert times_to_search(database, attributes=absent), "before the summary, any minute may have it"
+    assert times_to_search(database, attributes=absent), "without a summary, the minute may have the attribute"
     upkeep.summarise(quiet_seconds=0)
     assert times_to_search(database, attributes=present)
     assert times_to_search(database, attributes=absent) == []
@@ -142,10 +148,10 @@ def test_what_is_absent_is_looked_for_nowhere(promscale, upkeep, database):
     assert times_to_search(database, duration_min=100.0 * 60_000) == []
 
 
-def test_few_long_spans_are_looked_for_at_their_own_times(promscale, upkeep, database):
+def test_a_search_for_the_longest_spans_reads_only_their_start_times(promscale, upkeep, database):
     start = hours_ago(3) // MINUTE * MINUTE
-    sent = [at(start + n * 1000, "short", end_time_unix_nano=start + n * 1000 + 1) for n in range(100)]
-    long = [at(start + n * SECOND, "long", end_time_unix_nano=start + n * SECOND + MINUTE) for n in (3, 5)]
+    sent = [span_at(start + n * 1000, "short", end_time_unix_nano=start + n * 1000 + 1) for n in range(100)]
+    long = [span_at(start + n * SECOND, "long", end_time_unix_nano=start + n * SECOND + MINUTE) for n in (3, 5)]
     promscale.export(request(*sent, *long))
     upkeep.summarise(quiet_seconds=0)
     times = [
@@ -153,11 +159,11 @@ def test_few_long_spans_are_looked_for_at_their_own_times(promscale, upkeep, dat
         for starts, _ in times_to_search(database, duration_min=1.0)
     ]
     assert times == [timedelta(seconds=5), timedelta(seconds=3)]
-    assert found(promscale, duration_min=10**6) == [long[1].trace_id, long[0].trace_id]
-    assert len(found(promscale, duration_max=10**6, search_depth=1000)) == 100
+    assert found_trace_ids(promscale, duration_min=10**6) == [long[1].trace_id, long[0].trace_id]
+    assert len(found_trace_ids(promscale, duration_max=10**6, search_depth=1000)) == 100
 
 
-# Filters -----------------------------------------------------------------------------------------------------------
+# Bloom filters -----------------------------------------------------------------------------------------------------
 
 values = st.recursive(
     st.one_of(st.text(max_size=20), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.none()),
@@ -172,37 +178,36 @@ several_places = st.dictionaries(
 minutes = itertools.count()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(several_places)
-def test_no_attribute_that_is_there_is_missed(promscale, upkeep, places):
+def test_filters_have_no_false_negatives(promscale, upkeep, places):
     trace_id = export(promscale, hours_ago(30) + next(minutes) * MINUTE, places)
     upkeep.summarise(quiet_seconds=0)
     for place, tags in places.items():
         for key, value in tags.items():
-            # What is asked for as text, or as a number within text, is another matter.
+            # A search for an attribute without a value is not defined.
             if any_value(value).WhichOneof("value"):
-                assert trace_id in found(promscale, attributes={key: value}, search_depth=1000), place
+                assert trace_id in found_trace_ids(promscale, attributes={key: value}, search_depth=1000), place
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 10, 100, 1000, 5000])
-def test_a_filter_says_the_same_in_python_and_in_sql(database, size):
+def test_python_and_sql_agree_on_a_filter(database, size):
     choose = random.Random(size)
     hashes, others = ([choose.getrandbits(64) - 2**63 for _ in range(count)] for count in (size, 1000))
     hashes[: size // 3] = [0, -1, 2**63 - 1, -(2**63)][: size // 3]
-    ask = "select count(*) from unnest(%s::bigint[]) as hash where _promscale.may_have_attribute(%s, hash)"
-    filter = attribute_filter(hashes)
-    assert database.execute(ask, [hashes, filter]).fetchone() == (len(hashes),)
-    # At least 12 bits an attribute and six probes: less than one in 250 by chance.
-    assert database.execute(ask, [others, filter]).fetchone()[0] < 30
+    matches = "select count(*) from unnest(%s::bigint[]) as hash where _promscale.may_have_attribute(%s, hash)"
+    bloom_filter = attribute_filter(hashes)
+    assert value_of(database, matches, [hashes, bloom_filter]) == len(hashes)
+    # With at least 12 bits per attribute and 6 probes, false positives are fewer than one in 250.
+    assert value_of(database, matches, [others, bloom_filter]) < 30
 
 
 def test_too_many_attributes_make_no_filter(database):
-    filter = attribute_filter([0] * 500_001)
-    assert filter is None
-    assert database.execute("select _promscale.may_have_attribute(%s::bytea, 1)", [filter]).fetchone() == (True,)
+    assert attribute_filter([0] * 500_001) is None
+    assert value_of(database, "select _promscale.may_have_attribute(null::bytea, 1)") is True
 
 
 @pytest.mark.parametrize(("one", "other"), [("1", "1.0"), ("100", "1e2"), ('{"a": 1, "b": 2}', '{"b": 2.0, "a": 1}')])
-def test_values_that_are_equal_have_one_hash(database, one, other):
+def test_equal_values_have_equal_hashes(database, one, other):
     hashes = "select _promscale.attribute_hash('k', %s::jsonb) = _promscale.attribute_hash('k', %s::jsonb)"
-    assert database.execute(hashes, [one, other]).fetchone() == (True,)
+    assert value_of(database, hashes, [one, other]) is True

@@ -1,4 +1,4 @@
-"""The SQL interface, as promscale's users know it."""
+"""The SQL interface: the schema ps_trace and its roles."""
 
 import os
 import re
@@ -32,7 +32,8 @@ EVENT_COLUMNS = """
 
 
 def columns(text: str) -> list[tuple[str, str]]:
-    return [tuple(column.split(maxsplit=1)) for column in " ".join(text.split()).split(", ")]
+    names_and_types = (column.partition(" ") for column in " ".join(text.split()).split(", "))
+    return [(name, data_type) for name, _, data_type in names_and_types]
 
 
 def linked_columns() -> list[tuple[str, str]]:
@@ -51,7 +52,7 @@ def linked_columns() -> list[tuple[str, str]]:
     ],
 )
 def test_views_have_promscales_columns(database, view, expected):
-    found = database.execute(
+    actual = database.execute(
         """
         select attname, format_type(atttypid, null) from pg_attribute
         where attrelid = format('ps_trace.%%I', %s::text)::regclass and attnum > 0
@@ -59,7 +60,7 @@ def test_views_have_promscales_columns(database, view, expected):
         """,
         [view],
     ).fetchall()
-    assert found == expected
+    assert actual == expected
 
 
 def test_enums_and_domains(database):
@@ -69,17 +70,17 @@ def test_enums_and_domains(database):
     assert labels == ("{unspecified,internal,server,client,producer,consumer}", "{unset,ok,error}")
 
 
-def test_a_trace_id_leads_to_its_spans_by_an_index(promscale, database):
-    """Although it is stored as a uuid and shown as a trace_id."""
-    promscale.export(request(span()))  # TimescaleDB plans nothing for a table without chunks
+def test_the_spans_of_a_trace_are_found_by_an_index(promscale, database):
+    """Although the column is stored as a uuid and shown as a trace_id."""
+    promscale.export(request(span()))  # TimescaleDB uses no index of a table without chunks
     database.execute("set enable_seqscan = off")
     for value in ("'4bf92f3577b34da6a3ce929d0e0e4736'", "'4bf92f3577b34da6a3ce929d0e0e4736'::ps_trace.trace_id"):
         plan = database.execute(f"explain select * from span where trace_id = {value}").fetchall()
         assert any("Index Cond: (trace_id = " in line for (line,) in plan), plan
 
 
-def test_a_span_leads_to_its_children_by_an_index(promscale, database):
-    """Otherwise a subquery on the children of each span reads the whole trace for each span."""
+def test_the_children_of_a_span_are_found_by_an_index(promscale, database):
+    """Otherwise a correlated subquery on the children of each span would read the whole trace for each span."""
     trace = [span()]
     trace += [child(trace[0]) for _ in range(10)]
     trace += [child(parent) for parent in trace[1:] for _ in range(50)]
@@ -93,7 +94,7 @@ def test_a_span_leads_to_its_children_by_an_index(promscale, database):
     assert any("Index Cond: (parent_span_id = " in line for (line,) in plan), plan
 
 
-def test_a_span_as_sql_sees_it(promscale, database):
+def test_all_columns_of_a_span(promscale, database):
     trace_id, span_id, parent_id = os.urandom(16), b"\xff" * 8, b"\x00" * 7 + b"\x05"
     sent = span(
         "buy",
@@ -120,10 +121,11 @@ def test_a_span_as_sql_sees_it(promscale, database):
     scope_spans = message.resource_spans[0].scope_spans[0]
     scope_spans.scope.name, scope_spans.scope.version, scope_spans.schema_url = "lib", "1.2", "lib/schema"
     promscale.export(message)
-    # Unqualified, as the write-ups have it: the search path leads to ps_trace.
+    # Without a schema name, because ps_trace is in the search path.
     cursor = database.execute(
         """
-        select *, start_time at time zone 'UTC' as start_utc, time_range = tstzrange(start_time, end_time, '[]') as closed
+        select *, start_time at time zone 'UTC' as start_utc,
+            time_range = tstzrange(start_time, end_time, '[]') as is_closed_range
         from span where span_tags -> 'pwlen' = '25'
         """
     )
@@ -133,7 +135,7 @@ def test_a_span_as_sql_sees_it(promscale, database):
     assert row["parent_span_id"] == 5
     assert row["is_root_span"] is False
     assert row["start_utc"].isoformat() == "2023-11-14T22:13:20.123456"
-    assert row["closed"] is True
+    assert row["is_closed_range"] is True
     assert row["duration_ms"] == 2.5
     expected = {
         "trace_state": "a=b",
@@ -155,7 +157,10 @@ def test_a_span_as_sql_sees_it(promscale, database):
     }
     assert {name: row[name] for name in expected} == expected
     events = database.execute(
-        "select event_name, event_tags, dropped_tags_count, dropped_span_tags_count, span_duration_ms from event order by time"
+        """
+        select event_name, event_tags, dropped_tags_count, dropped_span_tags_count, span_duration_ms
+        from event order by time
+        """
     ).fetchall()
     assert events == [("first", {"n": 1}, 0, 1, 2.5), ("last", {}, 4, 1, 2.5)]
     [(first_to_last,)] = database.execute(
@@ -185,8 +190,7 @@ def test_links_show_both_spans(promscale, database):
     ]
 
 
-def test_two_spans_with_one_id_have_a_row_each_for_their_links(promscale, database):
-    """A nanosecond apart, they are two spans."""
+def test_spans_with_equal_ids_that_start_a_nanosecond_apart_have_links_of_their_own(promscale, database):
     ids = {"trace_id": os.urandom(16), "span_id": os.urandom(8)}
     start, links = 1_700_000_000_123_456_788, [Span.Link(trace_id=b"x" * 16, span_id=b"y" * 8)]
     promscale.export(request(*(span(f"at {n}", start_time_unix_nano=start + n, links=links, **ids) for n in (0, 1))))
@@ -195,8 +199,10 @@ def test_two_spans_with_one_id_have_a_row_each_for_their_links(promscale, databa
 
 @pytest.fixture
 def family(promscale):
-    """A trace by name:  root ─┬─ left ─┬─ leaf    and: loop, its own parent; orphan, of a parent that is not stored
-    `                         └─ right └─ twig
+    """A trace of these spans, and of `loop`, which is its own parent, and `orphan`, whose parent is not stored:
+
+    root ─┬─ left ─┬─ leaf
+          └─ right └─ twig
     """
     root = span("root")
     left, right = child(root, "left"), child(root, "right")
@@ -212,18 +218,21 @@ def family(promscale):
 class Family:
     def __init__(self, spans: list[Span]) -> None:
         self.trace_id = spans[0].trace_id.hex()
-        self.ids = {each.name: int.from_bytes(each.span_id, signed=True) for each in spans}
-        self.names = {id: name for name, id in self.ids.items()}
+        self.ids = {span.name: int.from_bytes(span.span_id, signed=True) for span in spans}
+        self.names = {span_id: name for name, span_id in self.ids.items()}
 
     def rows(self, database, columns: str, call: str, *names: str) -> set[tuple]:
-        """The call's rows, its %s being the trace's id and then the ids of `names`, with ids shown as names."""
+        """The rows of a function call whose parameters are the trace id and the ids of the spans `names`.
+
+        Span ids in the rows are replaced by names, and paths of them by names joined with slashes.
+        """
         parameters = [self.trace_id, *(self.ids[name] for name in names)]
         rows = database.execute(f"select {columns} from {call}", parameters).fetchall()
         return {tuple(self._shown(value) for value in row) for row in rows}
 
     def _shown(self, value):
         if isinstance(value, list):
-            return "/".join(self.names[id] for id in value)
+            return "/".join(self.names[span_id] for span_id in value)
         return self.names.get(value, value) if not isinstance(value, bool) else value
 
 
@@ -273,11 +282,11 @@ def test_span_tree(database, family):
 
 
 @pytest.mark.parametrize("function", ["upstream_spans", "downstream_spans", "span_tree"])
-def test_a_span_that_is_its_own_parent_ends(database, family, function):
+def test_a_span_that_is_its_own_parent_causes_no_endless_recursion(database, family, function):
     assert family.rows(database, "span_id, dist", f"{function}(%s, %s)", "loop") == {("loop", 0)}
 
 
-def test_functions_know_nothing_of_unknown_traces(database, family):
+def test_functions_return_no_rows_for_unknown_traces(database, family):
     for call in ("trace_tree(%s)", "upstream_spans(%s, 1)", "span_tree(%s, 1)", "sibling_spans(%s, 1)"):
         assert database.execute(f"select * from {call}", ["f" * 32]).fetchall() == []
 
@@ -294,13 +303,13 @@ def test_operation_calls(promscale, database):
         join operation p on p.id = parent_operation_id
         join operation c on c.id = child_operation_id
     """
-    hour_ago, now, later = (f"{hours} hours" for hours in (-1, 0, 1))
+    hour_ago, later = "-1 hours", "1 hours"
     during = database.execute(calls.replace("%s", "now() + %s::interval"), [hour_ago, later]).fetchall()
     assert during == [("front", "ask", "client", "back", "answer", 4)]
     assert database.execute(calls.replace("%s", "now() + %s::interval"), [later, later]).fetchall() == []
 
 
-def test_retention_really_deletes(promscale, upkeep, database):
+def test_spans_beyond_the_retention_period_are_deleted(promscale, upkeep, database):
     assert database.execute("select get_trace_retention_period() = interval '7 days'").fetchone() == (True,)
     now, day = time.time_ns(), 86_400 * 10**9
     old, recent = (span(name, start_time_unix_nano=now - days * day) for name, days in (("old", 8), ("recent", 2)))
@@ -345,13 +354,13 @@ DOCS = Path(__file__).parents[2] / "docs" / "sql.md"
 
 @pytest.mark.parametrize("example", re.findall(r"```sql\n(.*?)```", DOCS.read_text(), re.DOTALL))
 def test_every_example_of_the_documentation_runs(database, family, example):
-    assert [statement for statement in example.split(";") if statement.strip()]
-    for statement in example.split(";"):
-        if statement.strip():
-            cursor = database.execute(statement)
-            # Examples find something; only some conditions have nothing to match in a trace this small.
-            if cursor.description and "where" not in statement and "link" not in statement:
-                assert cursor.fetchall()
+    statements = [statement for statement in example.split(";") if statement.strip()]
+    assert statements
+    for statement in statements:
+        cursor = database.execute(statement)
+        # Examples return rows, except some whose conditions match nothing in this small trace.
+        if cursor.description and "where" not in statement and "link" not in statement:
+            assert cursor.fetchall()
 
 
 def test_the_documentation_names_every_view_function_and_column(database):
@@ -360,7 +369,8 @@ def test_the_documentation_names_every_view_function_and_column(database):
         """
         select distinct proname from pg_proc where pronamespace = 'ps_trace'::regnamespace
         union select relname from pg_class where relnamespace = 'ps_trace'::regnamespace and relkind = 'v'
-        union select attname from pg_attribute where attrelid in ('ps_trace.event'::regclass, 'ps_trace.operation'::regclass) and attnum > 0
+        union select attname from pg_attribute
+        where attrelid in ('ps_trace.event'::regclass, 'ps_trace.operation'::regclass) and attnum > 0
         """
     ).fetchall()
     assert [name for (name,) in names if name not in documented] == []
@@ -368,7 +378,7 @@ def test_the_documentation_names_every_view_function_and_column(database):
 
 @pytest.fixture
 def reader(dsn, promscale, database):
-    """A connection as somebody who may only look."""
+    """A connection with the role prom_reader."""
     promscale.export(request(span("seen", events=[Span.Event(name="event")])))
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("set role prom_reader")
@@ -387,7 +397,7 @@ def reader(dsn, promscale, database):
         "select time_bucket('1 minute', start_time) from span",
     ],
 )
-def test_a_reader_may_look(reader, statement):
+def test_a_reader_may_read(reader, statement):
     assert len(reader.execute(statement).fetchall()) == 1
 
 
@@ -422,7 +432,7 @@ def test_a_viewer_cannot_become_more_than_a_reader(reader, dsn):
 
 
 def test_a_writer_can_run_promscale(dsn, database, promscale):
-    """prom_writer stores, and deletes by the functions only."""
+    """prom_writer may store spans, and delete them by functions only."""
     database.execute("create role test_writer login in role prom_writer")
     try:
         store = Store(f"{dsn} user=test_writer")

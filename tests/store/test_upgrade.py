@@ -1,5 +1,6 @@
-"""A database with the first schema is upgraded at the start of promscale, with all its spans."""
+"""promscale upgrades the database of each earlier version at its start, and keeps all spans."""
 
+import hashlib
 import re
 from importlib import resources
 from pathlib import Path
@@ -10,15 +11,21 @@ import zstandard
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from promscale.store import SchemaMismatch, Store
-from tests.store.running import Promscale
+from promscale.upgrade import upgrade
+from promscale.upkeep import Upkeep
+from tests.store.running import Promscale, span_count, value_of
+from tests.store.store_contents import check_summaries, close_all, contents
 
 RECORDED = Path(__file__).with_name("first_schema.sql").read_text()
-FIRST_MIGRATION = resources.files("promscale") / "sql" / "migrations" / "001_schema.sql"
+MIGRATIONS = sorted((resources.files("promscale") / "sql" / "migrations").iterdir(), key=lambda file: file.name)
+# The versions from which on the schema has the second tables with their views, and the functions of the upkeep.
+SECOND_TABLES = 4
+UPKEEP = 5
 
 
 @pytest.fixture
 def first(empty_dsn):
-    """A connection to a database as the first promscale left it."""
+    """A connection to a database of the first version, with spans."""
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
         connection.execute("create schema _ps_trace")
         connection.execute(
@@ -26,9 +33,10 @@ def first(empty_dsn):
             " (number int primary key, file_name text not null, applied_at timestamptz not null default now())"
         )
         connection.execute("insert into _ps_trace.migration values (1, '001_schema.sql')")
-        connection.execute(FIRST_MIGRATION.read_text())
-        # Without this, the retention period would tell the upgraded promscale to delete what is recorded here.
+        connection.execute(MIGRATIONS[0].read_text())
+        # The recorded spans are older than the default retention period.
         connection.execute("select ps_trace.set_trace_retention_period('100 years')")
+        # In a dump of COPY statements, a line `\.` ends the rows of each.
         for statement, rows in re.findall(
             r"^(copy .*?;)\n(.*?)^\\\.$", RECORDED, re.MULTILINE | re.DOTALL | re.IGNORECASE
         ):
@@ -37,8 +45,26 @@ def first(empty_dsn):
         yield connection
 
 
-def seen(connection) -> dict[str, list[tuple]]:
-    """All that the views show."""
+def advance_to(connection: psycopg.Connection, dsn: str, version: int) -> None:
+    """Upgrade a database of the first version to a later one: its schema, its spans and the upkeep of them."""
+    connection.execute(
+        "create schema _promscale; alter table _ps_trace.migration set schema _promscale;"
+        " alter table _promscale.migration add column sha256 text"
+    )
+    for number, file in enumerate(MIGRATIONS[1:version], start=2):
+        connection.execute(file.read_text())
+        row = [number, file.name, hashlib.sha256(file.read_bytes()).hexdigest()]
+        connection.execute("insert into _promscale.migration (number, file_name, sha256) values (%s, %s, %s)", row)
+    if version >= SECOND_TABLES:
+        list(upgrade(connection))
+    if version >= UPKEEP:
+        upkeep = Upkeep(dsn)
+        upkeep.summarise(quiet_seconds=0)
+        close_all(upkeep, connection)
+        upkeep.close()
+
+
+def rows_of_views(connection: psycopg.Connection) -> dict[str, list[tuple]]:
     order = {
         "span": "trace_id, span_id",
         "event": "trace_id, span_id, time",
@@ -50,47 +76,64 @@ def seen(connection) -> dict[str, list[tuple]]:
     }
 
 
-def frames(connection, table: str) -> list[bytes]:
+def frames(connection: psycopg.Connection, table: str) -> list[bytes]:
     return [data for (data,) in connection.execute(f"select data from {table} order by data")]
 
 
-def test_all_spans_are_kept(first, empty_dsn):
-    before, bytes_before = seen(first), frames(first, "_ps_trace.traces_data")
-    assert {view: len(rows) > 1 for view, rows in before.items()} == {"span": True, "event": True, "link": True}
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS) + 1))
+def test_all_spans_of_each_version_are_kept(first, empty_dsn, version):
+    before = rows_of_views(first)
+    assert all(len(rows) > 1 for rows in before.values())
+    if version > 1:
+        advance_to(first, empty_dsn, version)
+    promscale = Promscale(empty_dsn)
+    try:
+        list(promscale.store.upgrade())
+        assert rows_of_views(first) == before
+        check_summaries(first)
+        # Jaeger reads every span, with what OTLP has and the views do not show.
+        assert len(contents(promscale, first)["lossless"]) == len(before["span"])
+    finally:
+        promscale.close()
+    applied = first.execute("select number from _promscale.migration order by number").fetchall()
+    assert applied == [(number,) for number in range(1, len(MIGRATIONS) + 1)]
+
+
+def test_the_first_version_is_upgraded_byte_for_byte(first, empty_dsn):
+    spans, frames_before = span_count(first), frames(first, "_ps_trace.traces_data")
     store = Store(empty_dsn)
     store.migrate()
     progress = list(store.upgrade())
-    assert progress[-1] == (len(before["span"]), len(before["span"]))
-    assert seen(first) == before
-    assert frames(first, "_promscale.traces_data") == bytes_before
-    assert first.execute("select to_regclass('_promscale.first_span')").fetchone() == (None,)
+    assert progress[-1] == (spans, spans)
+    assert frames(first, "_promscale.traces_data") == frames_before
+    assert value_of(first, "select to_regclass('_promscale.first_span')") is None
 
 
-def test_an_upgrade_that_is_killed_goes_on_where_it_was(first, empty_dsn):
-    before, bytes_before = seen(first), frames(first, "_ps_trace.traces_data")
+def test_an_interrupted_upgrade_continues(first, empty_dsn):
+    before, frames_before = rows_of_views(first), frames(first, "_ps_trace.traces_data")
     for _ in range(2):
         store = Store(empty_dsn)
         store.migrate()
         copied, spans = next(store.upgrade())
         assert copied < spans
     list(store.upgrade())
-    assert seen(first) == before
-    assert frames(first, "_promscale.traces_data") == bytes_before
+    assert rows_of_views(first) == before
+    assert frames(first, "_promscale.traces_data") == frames_before
 
 
-def test_a_span_of_the_first_schema_that_is_sent_again_is_stored_once(first, empty_dsn):
-    before, stored = len(seen(first)["span"]), frames(first, "_ps_trace.traces_data")
+def test_a_retried_span_of_the_first_version_is_stored_once(first, empty_dsn):
+    spans, stored_frames = span_count(first), frames(first, "_ps_trace.traces_data")
     promscale = Promscale(empty_dsn)
     try:
         list(promscale.store.upgrade())
-        for data in stored:
-            promscale.export(ExportTraceServiceRequest.FromString(zstandard.decompress(data)))
+        for frame in stored_frames:
+            promscale.export(ExportTraceServiceRequest.FromString(zstandard.decompress(frame)))
     finally:
         promscale.close()
-    assert len(seen(first)["span"]) == before
+    assert span_count(first) == spans
 
 
 def test_an_edited_migration_is_refused(dsn, database):
     database.execute("update _promscale.migration set sha256 = 'other' where number = 2")
-    with pytest.raises(SchemaMismatch, match="002_storage.sql was edited"):
+    with pytest.raises(SchemaMismatch, match=r"002_storage\.sql was edited"):
         Store(dsn).migrate()

@@ -1,12 +1,10 @@
-"""What ./run.sh status says of the stored traces."""
+"""The part of ./run.sh status about the stored traces."""
 
 import re
 import time
 
 from local import usage
-from tests.store.otlp_messages import request, span
-
-HOUR = 3600 * 10**9
+from tests.store.otlp_messages import HOUR, request, span
 
 
 def test_the_report_names_spans_bytes_budget_and_the_oldest(promscale, upkeep, dsn, database):

@@ -1,19 +1,18 @@
-"""All that a store shows, to be compared before and after what must not change it."""
+"""Everything that users see of a store, for comparison before and after work that must not change it."""
 
 import time
-from datetime import datetime
+from collections.abc import Sequence
 
+import psycopg
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
-from tests.store.otlp_messages import span
-from tests.store.test_jaeger import spans, traces_request
-from tests.store.test_lossless import flat
+from promscale.upkeep import Upkeep
+from tests.store.otlp_messages import HOUR, span
+from tests.store.running import Promscale, value_of
+from tests.store.searching import spans_of, traces_request
 
-SECOND = 10**9
-MINUTE = 60 * SECOND
-HOUR = 60 * MINUTE
-
-# Spans' own minutes and calls, as anybody would ask for them: what the summaries must always equal.
+# Minutes of operations and calls, computed from the spans: what the summaries must always equal.
 OPERATIONS = """
     select minute, service_name, span_name, span_kind::text, sum(n)::bigint, sum(errors)::bigint, max(max_ms),
         jsonb_object_agg(bucket, n), sum(total_ms)
@@ -48,7 +47,7 @@ CALL_MINUTE = """
         callee_service_name, callee_span_name, callee_span_kind::text, calls, errors, total_ms
     from ps_trace.call_minute
 """
-# Summarised minutes' traces, of which samples are made; the first twenty of each operation.
+# The traces that summarised minutes keep for samples: the first twenty of each operation, in the order of a hash.
 KEPT_TRACES = """
     select minute, operation_id, trace_ids
     from _promscale.operation_trace
@@ -67,57 +66,71 @@ FIRST_TRACES = """
 
 
 def hours_ago(hours: int) -> int:
-    """The middle of an hour, in nanoseconds since 1970."""
+    """The middle of the hour `hours` ago, in nanoseconds since 1970."""
     return (time.time_ns() // HOUR - hours) * HOUR + HOUR // 2
 
 
-def at(start: int, name: str = "work", **fields):
-    """A span of a new trace that starts then."""
+def span_at(start: int, name: str = "work", **fields) -> Span:
+    """A span of a new trace that starts at `start`, in nanoseconds since 1970."""
     return span(name, start_time_unix_nano=start, **fields)
 
 
-def shown(promscale, database) -> dict:
-    """Every row of every view, as text, and every span as Jaeger gets it."""
-    rows = {
+def spans_by_identity(resource_spans: Sequence[ResourceSpans]) -> dict[tuple, tuple]:
+    """Each span with its resource and scope, by its identity; as bytes, in which NaN equals NaN.
+
+    False stands for a missing resource or scope, which differs from an empty one.
+    """
+    return {
+        (span.trace_id, span.span_id, span.start_time_unix_nano): (
+            span.SerializeToString(deterministic=True),
+            by_resource.HasField("resource") and by_resource.resource.SerializeToString(deterministic=True),
+            by_resource.schema_url,
+            by_scope.HasField("scope") and by_scope.scope.SerializeToString(deterministic=True),
+            by_scope.schema_url,
+        )
+        for by_resource in resource_spans
+        for by_scope in by_resource.scope_spans
+        for span in by_scope.spans
+    }
+
+
+def contents(promscale: Promscale, database: psycopg.Connection) -> dict:
+    """Every row of the views, as text, and every span as Jaeger reads it."""
+    rows: dict = {
         view: [row for (row,) in database.execute(f"select v::text from ps_trace.{view} as v order by 1")]
         for view in ("span", "event", "link", "operation")
     }
-    trace_ids = [id.bytes for (id,) in database.execute("select distinct trace_id from _promscale.span")]
+    trace_ids = [trace_id.bytes for (trace_id,) in database.execute("select distinct trace_id from _promscale.span")]
     chunks = [
         chunk
         for start in range(0, len(trace_ids), 1000)
         for chunk in promscale.read("GetTraces", traces_request(*trace_ids[start : start + 1000]))
     ]
-    as_they_came: dict = {}
+    lossless: dict = {}
     for chunk in chunks:
-        as_they_came |= flat(chunk)
-    assert len(spans(*chunks)) == len(as_they_came) == len(rows["span"]), "a span's bytes are missing, or there twice"
-    return rows | {"bytes": as_they_came}
+        lossless |= spans_by_identity(chunk.resource_spans)
+    assert len(spans_of(*chunks)) == len(lossless) == len(rows["span"]), "the OTLP bytes lack spans, or double some"
+    return rows | {"lossless": lossless}
 
 
-def check_summaries(connection) -> None:
-    """The views of minutes, and the traces kept of each, equal what is computed from the spans."""
-    for view, plain in ((OPERATION_MINUTE, OPERATIONS), (CALL_MINUTE, CALLS)):
-        _check_equal(connection.execute(view).fetchall(), connection.execute(plain).fetchall())
+def check_summaries(connection: psycopg.Connection) -> None:
+    """Asserts that the views of minutes, and the traces kept of each, equal what is computed from the spans."""
+    for view, computed in ((OPERATION_MINUTE, OPERATIONS), (CALL_MINUTE, CALLS)):
+        _check_equal(connection.execute(view).fetchall(), connection.execute(computed).fetchall())
     with connection.transaction():
         connection.execute("set transaction isolation level repeatable read")
         kept, first = (sorted(connection.execute(statement)) for statement in (KEPT_TRACES, FIRST_TRACES))
     assert kept == first
 
 
-def _check_equal(found: list[tuple], wanted: list[tuple]) -> None:
-    """Equal but for the order, and for how floating-point sums, the last column, are rounded."""
-    ordered = [sorted(rows, key=lambda row: str(row[:-1])) for rows in (found, wanted)]
+def _check_equal(actual: list[tuple], expected: list[tuple]) -> None:
+    """Compares rows in any order; the last column is a floating-point sum, which depends on the order of its terms."""
+    ordered = [sorted(rows, key=lambda row: str(row[:-1])) for rows in (actual, expected)]
     assert [row[:-1] for row in ordered[0]] == [row[:-1] for row in ordered[1]]
     assert [row[-1] for row in ordered[0]] == pytest.approx([row[-1] for row in ordered[1]])
 
 
-def close_all(upkeep, database) -> None:
-    """Close every partition that is over."""
-    due = "select count(*) from _promscale.partition where closed_at is null and ends_at < now()"
-    while database.execute(due).fetchone()[0]:
+def close_all(upkeep: Upkeep, database: psycopg.Connection) -> None:
+    """Close every partition whose time is over."""
+    while value_of(database, "select count(*) from _promscale.partition where closed_at is null and ends_at < now()"):
         assert upkeep.close_partition(minutes=0)
-
-
-def hour_starts(nanos: int) -> datetime:
-    return datetime.fromtimestamp(nanos // HOUR * 3600).astimezone()
