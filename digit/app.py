@@ -1,4 +1,4 @@
-"""digit: a random digit. How long it takes is a wave over minutes; every fifth minute, rendering goes wrong at times."""
+"""digit: a random digit. Its latency is a sine wave of five minutes; every fifth minute, rendering sometimes fails."""
 
 import math
 import random
@@ -10,12 +10,13 @@ from telemetry.work import work
 
 SLOW_DIGITS = "47"
 WAVE_SECONDS = 300
+FAILURE_PROBABILITY = 0.03  # in a bad minute
 
 app = create_app(__name__)
 
 
 def seconds_at(now: float) -> float:
-    """How long a digit takes: from 1 to 9 ms and back in five minutes."""
+    """How long a digit takes at a Unix time: between 1 and 9 ms."""
     return 0.005 + 0.004 * math.sin(2 * math.pi * now / WAVE_SECONDS)
 
 
@@ -36,7 +37,7 @@ def process_digit(char: str) -> None:
 @step
 def render_digit(char: str) -> str:
     work(0.001, char)
-    if is_bad_minute(time.time()) and random.random() < 0.03:
+    if is_bad_minute(time.time()) and random.random() < FAILURE_PROBABILITY:
         raise RuntimeError(f"digit has run out of ink, rendering {char}")
     return char
 

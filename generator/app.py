@@ -1,54 +1,51 @@
-"""generator: a random password, each character of which it fetches from another service, one call at a time."""
+"""generator: a random password. It fetches each character from another service, one call at a time."""
 
 import os
 import random
 
-from flask import render_template, request
+from flask import Response, render_template, request
 from opentelemetry import trace
 from werkzeug.exceptions import BadRequest
 
 from serving import beside
+from telemetry import services
 from telemetry.call import CallFailed, fetch_character
-from telemetry.service import create_app, failed
+from telemetry.service import create_app, error_response
 from telemetry.tracing import trace_id, tracer
 
-URLS = {
-    "uppers": os.environ.get("UPPER_URL") or "http://localhost:5054",
-    "lowers": os.environ.get("LOWER_URL") or "http://localhost:5053",
-    "digits": os.environ.get("DIGIT_URL") or "http://localhost:5051",
-    "specials": os.environ.get("SPECIAL_URL") or "http://localhost:5052",
-}
-JAEGER_URL = os.environ.get("JAEGER_URL")  # this machine's, unless it says otherwise
+# By the kind of character, which names the operation: `generator.digits` calls the service digit.
+URLS = {f"{name}s": services.url(name) for name in services.CHARACTER_SERVICES}
+JAEGER_URL = os.environ.get("JAEGER_URL")  # default: port 16686 of the host that the browser asked
 DEFAULT_LENGTH, MIN_LENGTH, MAX_LENGTH = 16, 8, 128
 
 app = create_app(__name__)
 
 
 @app.get("/")
-def password():
-    made = {"password": generate(asked_length()), "trace_id": trace_id()}
-    return page(**made) if wants_page() else made
+def password() -> dict[str, str] | str:
+    result = {"password": generate(requested_length()), "trace_id": trace_id()}
+    return render_page(**result) if prefers_html() else result
 
 
 @app.errorhandler(CallFailed)
-def no_password(error: CallFailed):
-    answer = failed(error)
-    return (page(**answer.json), answer.status_code) if wants_page() else answer
+def call_failed(error: CallFailed) -> Response | tuple[str, int]:
+    response = error_response(error)
+    return (render_page(**response.get_json()), response.status_code) if prefers_html() else response
 
 
-def wants_page() -> bool:
+def prefers_html() -> bool:
     return request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
 
 
-def page(**made: str) -> str:
-    return render_template("password.html", jaeger_url=JAEGER_URL or beside(16686), **made)
+def render_page(**result: str) -> str:
+    return render_template("password.html", jaeger_url=JAEGER_URL or beside(services.PAGES["traces"]), **result)
 
 
-def asked_length() -> int:
+def requested_length() -> int:
     match request.args.getlist("length"):
         case []:
             return DEFAULT_LENGTH
-        # Not every string that int() takes is one that a person would call a number.
+        # int() also takes " 16", "+16", "1_6" and other scripts' digits.
         case [text] if text.isascii() and text.isdecimal() and MIN_LENGTH <= int(text) <= MAX_LENGTH:
             return int(text)
         case _:
@@ -58,7 +55,7 @@ def asked_length() -> int:
 @tracer.start_as_current_span("generator.generate")
 def generate(length: int) -> str:
     trace.get_current_span().set_attribute("pwlen", length)
-    # One of each kind at least; the rest as it comes.
+    # At least one character of each kind, the others of random kinds.
     kinds = [*URLS, *random.choices([*URLS], k=length - len(URLS))]
     chars = [char for kind in URLS for char in fetch(kind, kinds.count(kind))]
     random.shuffle(chars)
@@ -66,7 +63,7 @@ def generate(length: int) -> str:
 
 
 def fetch(kind: str, count: int) -> list[str]:
-    """So many characters of one kind. Raises CallFailed."""
+    """That many characters of one kind. Raises CallFailed."""
     with tracer.start_as_current_span(f"generator.{kind}") as span:
         chars = []
         for iteration in range(count):

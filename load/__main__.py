@@ -1,4 +1,4 @@
-"""load: users who want passwords, all the time."""
+"""load: simulated users who keep asking the generator for passwords."""
 
 import logging
 import os
@@ -6,32 +6,36 @@ import random
 import signal
 import sys
 import threading
+from typing import TypeVar
 
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 
 from load.users import Statistics, User
 from load.waiting import wait_for_generator
-from telemetry import tracing
+from telemetry import services, tracing
 
 REPORT_SECONDS = 10
+MAX_SETTING = 1_000_000
+
+Number = TypeVar("Number", int, float)
 
 
-def setting(name: str, default: str, kind: type):
-    """The environment's value, a number above 0. Ends the process with one line where it is none."""
+def setting(name: str, default: str, kind: type[Number]) -> Number:
+    """The number above 0 in an environment variable. Ends the process with one line if the value is none."""
     text = os.environ.get(name) or default
     try:
         value = kind(text)
     except ValueError:
-        value = 0
-    if not 0 < value < 1_000_000:
-        sys.exit(f"load: {name}={text!r} is not {'a whole' if kind is int else 'a'} number above 0")
+        value = kind(0)
+    if not 0 < value < MAX_SETTING:  # also excludes NaN
+        sys.exit(f"load: {name}={text!r} is not {'a whole' if kind is int else 'a'} number from 0 to {MAX_SETTING}")
     return value
 
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
     users, rate = setting("LOAD_USERS", "3", int), setting("LOAD_RATE", "1", float)
-    url = os.environ.get("GENERATOR_URL") or "http://localhost:5050"
+    url = services.url("generator")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -46,9 +50,9 @@ def main() -> None:
     for thread in threads:
         thread.start()
     log = logging.getLogger("load")
-    log.info("%d users ask %s for passwords, %g times a second in all", users, url, rate)
+    log.info("%d users send %g requests per second together to %s", users, rate, url)
     while not stopping.wait(REPORT_SECONDS):
-        log.info("%s", statistics.line(REPORT_SECONDS))
+        log.info("%s", statistics.report(REPORT_SECONDS))
     for thread in threads:
         thread.join(timeout=5)
     tracing.stop()

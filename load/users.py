@@ -1,4 +1,4 @@
-"""What a user does, and what came of it."""
+"""A simulated user, and the statistics of its requests."""
 
 import logging
 import random
@@ -13,40 +13,41 @@ from telemetry.tracing import tracer
 
 log = logging.getLogger("load")
 
-# Of the pause, so that users who started together do not stay together.
-PAUSES = (0.5, 1.5)
+# Jitter: each interval is multiplied by a random factor, so that users who started together drift apart.
+JITTER = (0.5, 1.5)
 LENGTHS = (8, 32)
 TIMEOUT_SECONDS = 30
+# Exponential backoff while the generator does not answer.
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 10
 
 
 class Statistics:
-    """Requests since the last `line`. For several threads."""
+    """Counts and durations of the requests since the last `report`. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seconds: list[float] = []
         self._failures = 0
-        self._absent = False
+        self._unreachable = False
 
-    def answered(self, seconds: float, ok: bool) -> None:
+    def record_answer(self, seconds: float, ok: bool) -> None:
         with self._lock:
             self._seconds.append(seconds)
             self._failures += not ok
-            if self._absent:
-                log.info("The generator is there again")
-            self._absent = False
+            if self._unreachable:
+                log.info("The generator answers again")
+            self._unreachable = False
 
-    def absent(self, error: Exception) -> None:
-        """No answer at all. Said once, until there is one again."""
+    def record_no_answer(self, error: Exception) -> None:
+        """Count a request without a response. Only the first one after an answer is logged."""
         with self._lock:
             self._failures += 1
-            if not self._absent:
-                log.warning("The generator is away, trying again: %s", error)
-            self._absent = True
+            if not self._unreachable:
+                log.warning("The generator does not answer; retrying: %s", error)
+            self._unreachable = True
 
-    def line(self, period_seconds: float) -> str:
-        """What happened in the period that ends now, and a new beginning."""
+    def report(self, period_seconds: float) -> str:
+        """One line about the period that ends now; the next period begins."""
         with self._lock:
             seconds, failures = self._seconds, self._failures
             self._seconds, self._failures = [], 0
@@ -58,7 +59,7 @@ class Statistics:
 
 
 def percentiles(seconds: list[float]) -> tuple[float, float]:
-    """The 50th and the 95th; 0 of nothing."""
+    """The 50th and the 95th percentile; 0 if the list is empty."""
     if len(seconds) < 2:
         return (seconds or [0.0])[0], (seconds or [0.0])[0]
     cuts = statistics.quantiles(seconds, n=20, method="inclusive")
@@ -66,37 +67,43 @@ def percentiles(seconds: list[float]) -> tuple[float, float]:
 
 
 class User:
-    """Asks for a password, again and again. `pause` is the time from one request to the next, on average."""
+    """Asks for a password about every `interval_seconds`, one request at a time."""
 
     def __init__(
-        self, url: str, pause: float, statistics: Statistics, stopping: threading.Event, chance: random.Random
+        self,
+        url: str,
+        interval_seconds: float,
+        statistics: Statistics,
+        stopping: threading.Event,
+        random_source: random.Random,
     ) -> None:
-        self._url = url
-        self._pause = pause
+        self.url = url
+        self.interval_seconds = interval_seconds
+        self.backoff_seconds = 0.0  # the shortest pause before the next request
         self._statistics = statistics
         self._stopping = stopping
-        self._chance = chance
-        self._backoff = 0.0
+        self._random = random_source
 
     def run(self) -> None:
         while not self._stopping.is_set():
-            next_at = time.monotonic() + self._pause * self._chance.uniform(*PAUSES)
-            self.ask()
-            self._stopping.wait(max(next_at - time.monotonic(), self._backoff))
+            next_at = time.monotonic() + self.interval_seconds * self._random.uniform(*JITTER)
+            self.request_password()
+            self._stopping.wait(max(next_at - time.monotonic(), self.backoff_seconds))
 
-    def ask(self) -> None:
-        length = self._chance.randint(*LENGTHS)
+    def request_password(self) -> None:
+        """One request in a trace of its own. No answer lengthens the backoff; any answer ends it."""
+        length = self._random.randint(*LENGTHS)
         began = time.monotonic()
         with tracer.start_as_current_span("load.request", attributes={"pwlen": length}) as span:
             try:
-                answer = requests.get(self._url, params={"length": length}, timeout=TIMEOUT_SECONDS)
+                answer = requests.get(self.url, params={"length": length}, timeout=TIMEOUT_SECONDS)
             except requests.RequestException as error:
                 span.record_exception(error)
                 span.set_status(Status(StatusCode.ERROR, type(error).__name__))
-                self._statistics.absent(error)
-                self._backoff = min(2 * self._backoff or FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS)
+                self._statistics.record_no_answer(error)
+                self.backoff_seconds = min(2 * self.backoff_seconds or FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS)
                 return
             if not answer.ok:
                 span.set_status(Status(StatusCode.ERROR, f"the generator answered {answer.status_code}"))
-        self._backoff = 0.0
-        self._statistics.answered(time.monotonic() - began, answer.ok)
+        self.backoff_seconds = 0.0
+        self._statistics.record_answer(time.monotonic() - began, answer.ok)

@@ -1,6 +1,6 @@
-"""The local stack: the whole demo as processes of one machine, without Docker.
+"""Process management of the stacks: what `./run.sh` does once there is a Python environment.
 
-What its modules share. The standard library only, for `environment` runs before anything is installed.
+This file: what its modules share. The standard library only, because `environment` runs before packages are installed.
 """
 
 import fcntl
@@ -15,40 +15,41 @@ DATA = CHECKOUT / ".data"
 LOGS = DATA / "logs"
 
 
-class Trouble(Exception):
-    """A failure that was to be expected. Its message is for the user: one line with the cause and the way out."""
+class CommandError(Exception):
+    """An expected failure of a command. The message is for the user: one line with the cause and the fix."""
 
 
-def report(work: Callable[[], int]) -> int:
-    """Do the work of a command; returns its exit code. An expected failure becomes one line on stderr, and 1."""
+def exit_code(command: Callable[[], int]) -> int:
+    """Run the command and return its exit code. An expected failure is one line on stderr and exit code 1."""
     try:
-        return work()
-    except Trouble as trouble:
-        print(f"run.sh: {trouble}", file=sys.stderr)
-    except BrokenPipeError:  # nobody reads on, as after `| head`
+        return command()
+    except CommandError as error:
+        print(f"run.sh: {error}", file=sys.stderr)
+    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except PermissionError as error:
-        print(f"run.sh: no right to write: {error}; run it in a checkout of your own", file=sys.stderr)
-    except OSError as error:  # no room, a read-only file system, too many open files
-        print(f"run.sh: the system refused: {error}; put that right and run it again", file=sys.stderr)
+        print(f"run.sh: permission denied: {error}; run it in a checkout that belongs to you", file=sys.stderr)
+    except OSError as error:  # the disk is full, a file system is read-only, too many files are open
+        print(f"run.sh: the operating system reports: {error}; correct this and run it again", file=sys.stderr)
     except KeyboardInterrupt:
-        print("run.sh: interrupted; run it again to go on, or ./run.sh down to stop everything", file=sys.stderr)
+        print("run.sh: interrupted; run it again to continue, or ./run.sh down to stop everything", file=sys.stderr)
         return 130
     return 1
 
 
 @contextmanager
 def exclusive() -> Iterator[None]:
-    """Only one ./run.sh at a time may change anything in this checkout. Raises Trouble in the second.
+    """A lock for whatever changes this checkout. Raises CommandError if another ./run.sh holds it.
 
-    The lock is the kernel's, on the checkout's folder: it leaves no file, and it goes with the process that held it.
+    It is an flock(2) on the checkout's folder: it leaves no lock file, and the kernel releases it when the process
+    ends.
     """
     folder = os.open(CHECKOUT, os.O_RDONLY)
     try:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Trouble("another ./run.sh is at work in this checkout; run this again when it has ended") from None
+            raise CommandError("another ./run.sh is at work in this checkout; wait until it has ended") from None
         yield
     finally:
         os.close(folder)

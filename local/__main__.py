@@ -2,26 +2,26 @@
 
     ./run.sh                start it; return when every part is healthy and the first trace is in the database
     ./run.sh docker | local | original
-                            the same, with the stack chosen by hand
+                            the same, with a stack of your choice
     ./run.sh status         each part: running, healthy, since when; spans stored, disk use and budget
-    ./run.sh logs [NAME]    follow the logs, or one of them
+    ./run.sh logs [NAME]    follow the logs of all parts, or of one
     ./run.sh psql [ARGS]    psql on the trace database
     ./run.sh down           stop it; keep the data
     ./run.sh reset          stop it and delete the data
     ./run.sh test [ARGS]    run the tests (ARGS: pytest's)
     ./run.sh check [ARGS]   check style, types, SQL, shell scripts and spelling (ARGS: of `pre-commit run`)
-    ./run.sh bench [ingest|query [ARGS]]
+    ./run.sh bench [ingest | query | start [ARGS]]
                             run the benchmarks, or one of them (ARGS: --help lists them)
-    ./run.sh help           this
+    ./run.sh help           print this text
 
-Settings are environment variables. BIND_ADDRESS (127.0.0.1) is where it listens. As soon as the generator is healthy,
-LOAD_USERS (3) ask it for passwords, LOAD_RATE (1) times a second in all. PROMSCALE_DISK_BUDGET (2GB) is what the
-database may take. OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG are OpenTelemetry's; its other
-variables, and those of PostgreSQL's clients and Python, reach no part.
+Settings are environment variables. BIND_ADDRESS (127.0.0.1) is the address to listen on. LOAD_USERS (3) is the number
+of simulated users, LOAD_RATE (1) the number of passwords per second that they request together. PROMSCALE_DISK_BUDGET
+(2GB) limits the size of the database. OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG are
+OpenTelemetry's. No other variables of OpenTelemetry, PostgreSQL or Python reach any part.
 
-Where it runs already, LOAD_USERS=6 ./run.sh restarts the parts that this setting is for. The local stack keeps the
-settings that are not named then, and LOAD_USERS= ./run.sh names the default; in containers what is not named has its
-default.
+With a running stack, LOAD_USERS=6 ./run.sh restarts the parts that use the setting. The local stack then keeps the
+settings that you do not name, and LOAD_USERS= ./run.sh restores the default; containers get the default for each
+setting that you do not name.
 """
 
 import inspect
@@ -29,30 +29,55 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Protocol
 
-from local import CHECKOUT, Trouble, compose, environment, health, postgres, report, stack
+from local import CHECKOUT, CommandError, compose, environment, exit_code, health, postgres, stack
+from telemetry.services import PAGES, POSTGRES_PORT, SERVICES
 
-BENCHMARKS = ("ingest", "query")
-CONNECT = ["-h", "localhost", "-p", str(stack.DATABASE.port), "-d", "postgres", "-U", "postgres"]
-
-
-def stacks() -> list:
-    """Those that can be had here."""
-    return [stack] if compose.trouble() else [stack, compose.DOCKER, compose.ORIGINAL]
+BENCHMARKS = ("ingest", "query", "start")
+CONNECTION = ["-h", "localhost", "-p", str(POSTGRES_PORT), "-d", "postgres", "-U", "postgres"]
 
 
-def running() -> list:
-    return [each for each in stacks() if each.running()]
+class Stack(Protocol):
+    """What the commands need of a stack: the module `stack`, or an object of `compose`."""
+
+    @property
+    def TITLE(self) -> str: ...
+    @property
+    def UNIT(self) -> str: ...
+    def running(self) -> bool: ...
+    def start(self) -> float: ...
+    def stop(self) -> int: ...
+    def delete(self) -> None: ...
+    def states(self) -> list[health.State]: ...
+    def store_status(self) -> str: ...
+    def collector_report(self) -> str: ...
+    def usage_report(self) -> str: ...
+    def log_command(self, name: str | None) -> list[str]: ...
+    def reach_address(self) -> str: ...
+
+
+def available_stacks() -> list[Stack]:
+    return [stack] if compose.unavailable_reason() else [stack, compose.DOCKER, compose.ORIGINAL]
+
+
+def running_stacks() -> list[Stack]:
+    return [candidate for candidate in available_stacks() if candidate.running()]
+
+
+def chosen_stack() -> Stack:
+    """The running stack, or else the local one."""
+    return next(iter(running_stacks()), stack)
 
 
 def default() -> int:
-    for found in running():
-        return start(found)
-    reason = compose.trouble()
+    for running in running_stacks():
+        return start(running)
+    reason = compose.unavailable_reason()
     if reason:
-        print(f"Starting the local stack, for {reason}.", flush=True)
+        print(f"Starting the local stack, because {reason}.", flush=True)
         return local()
-    print("Starting the full stack, for Docker is here. The local stack: ./run.sh local", flush=True)
+    print("Starting the full stack, because a Docker engine answers. For the local stack: ./run.sh local", flush=True)
     return docker()
 
 
@@ -68,26 +93,26 @@ def original() -> int:
     return start(compose.ORIGINAL)
 
 
-def start(chosen) -> int:
-    for other in running():
+def start(chosen: Stack) -> int:
+    for other in running_stacks():
         if other is not chosen:
-            raise Trouble(f"the {other.TITLE} runs here, on the same ports; ./run.sh down stops it")
+            raise CommandError(f"the {other.TITLE} is running on the same ports; stop it with ./run.sh down")
     bind = os.environ.get("BIND_ADDRESS") or "127.0.0.1"
     if not bind.startswith(("127.", "localhost")):
         print(
-            f"Warning: BIND_ADDRESS={bind} lets everyone use this who can reach this machine; all but"
-            " the database, which has no password and listens on this machine only.",
+            f"Warning: with BIND_ADDRESS={bind}, everyone who can reach this machine can use all parts except the"
+            " database, which has no password and listens on loopback only.",
             flush=True,
         )
     seconds = chosen.start()
     host = chosen.reach_address().replace("127.0.0.1", "localhost")
     print(
-        f"Healthy. Set-up took {os.environ.get('SETUP_SECONDS', 0)} s,"
+        f"Healthy. Set-up took {os.environ.get('SETUP_SECONDS', '0')} s,"
         f" from the start to the first trace in the database {seconds:.1f} s.\n"
         f"\n"
-        f"  a password     http://{host}:{health.GENERATOR_PORT}/\n"
-        + "".join(f"  {what:<15}http://{host}:{port}/\n" for what, port in chosen.PAGES.items())
-        + f"  SQL on traces  psql {' '.join(CONNECT)}       (or ./run.sh psql)\n"
+        f"  a password     http://{host}:{SERVICES['generator']}/\n"
+        + "".join(f"  {page:<15}http://{host}:{port}/\n" for page, port in PAGES.items())
+        + f"  SQL on traces  psql {' '.join(CONNECTION)}       (or ./run.sh psql)\n"
         f"  the examples   ./run.sh psql -f queries/01-request-rates.sql ... 06-downstream-spans.sql\n"
         f"  more           ./run.sh status, ./run.sh logs, ./run.sh down, ./run.sh help"
     )
@@ -95,7 +120,7 @@ def start(chosen) -> int:
 
 
 def status() -> int:
-    chosen = (running() or [stack])[0]
+    chosen = chosen_stack()
     states = chosen.states()
     print(f"{'part':<12}{'state':<22}{'since':<22}PID")
     for state in states:
@@ -111,29 +136,29 @@ def status() -> int:
 
 
 def logs(name: str | None = None) -> int:
-    command = (running() or [stack])[0].log_command(name)
+    command = chosen_stack().log_command(name)
     os.execvp(command[0], command)
 
 
 def psql(*arguments: str) -> int:
     program = postgres.psql()
-    os.execv(program, [program, *CONNECT, *arguments])
+    os.execv(program, [program, *CONNECTION, *arguments])
 
 
 def down() -> int:
-    counts = {each: each.stop() for each in stacks()}
-    for each, count in counts.items():
+    stopped = [(candidate, candidate.stop()) for candidate in available_stacks()]
+    for candidate, count in stopped:
         if count:
-            print(f"Stopped: {count} {each.UNIT} ended, none is left.")
-    if not any(counts.values()):
+            print(f"Stopped: {count} {candidate.UNIT} ended, none is left.")
+    if not any(count for _, count in stopped):
         print("Nothing was running.")
     return 0
 
 
 def reset() -> int:
-    for each in stacks():
-        each.delete()
-    print("Stopped, and the data deleted.")
+    for candidate in available_stacks():
+        candidate.delete()
+    print("Stopped, and deleted the data.")
     return 0
 
 
@@ -152,25 +177,35 @@ def check(*arguments: str) -> int:
 def bench(name: str = "", *arguments: str) -> int:
     names = [name] if name else list(BENCHMARKS)
     if unknown := set(names) - set(BENCHMARKS):
-        raise Trouble(f"there is no benchmark {unknown.pop()!r}; there are: {', '.join(BENCHMARKS)}")
+        raise CommandError(f"there is no benchmark {unknown.pop()!r}; name one of {', '.join(BENCHMARKS)}")
     environment.install("test")
     os.chdir(CHECKOUT)
-    for each in names:
-        print(f"\n{each}\n", flush=True)
-        ended = subprocess.run([sys.executable, "-m", f"benchmarks.{each}", *arguments])
-        if ended.returncode:
-            return ended.returncode
+    for benchmark in names:
+        print(f"\n{benchmark}\n", flush=True)
+        finished = subprocess.run([sys.executable, "-m", f"benchmarks.{benchmark}", *arguments])
+        if finished.returncode:
+            return finished.returncode
     return 0
 
 
-def help() -> int:
-    print(__doc__.strip())
+def print_help() -> int:
+    print(inspect.cleandoc(__doc__ or ""))
     return 0
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
-    command.__name__: command
-    for command in (local, docker, original, status, logs, psql, down, reset, test, check, bench, help)
+    "local": local,
+    "docker": docker,
+    "original": original,
+    "status": status,
+    "logs": logs,
+    "psql": psql,
+    "down": down,
+    "reset": reset,
+    "test": test,
+    "check": check,
+    "bench": bench,
+    "help": print_help,
 }
 
 
@@ -181,13 +216,13 @@ def main(arguments: list[str]) -> int:
     if name in ("-h", "--help"):
         name = "help"
     if name not in COMMANDS:
-        raise Trouble(f"there is no command {name!r}; ./run.sh help lists them")
+        raise CommandError(f"there is no command {name!r}; ./run.sh help lists the commands")
     try:
         inspect.signature(COMMANDS[name]).bind(*rest)
     except TypeError:
-        raise Trouble(f"{name} does not take {' '.join(rest)!r}; ./run.sh help says what it takes") from None
+        raise CommandError(f"{name} does not take {' '.join(rest)!r}; ./run.sh help lists its arguments") from None
     return COMMANDS[name](*rest)
 
 
 if __name__ == "__main__":
-    sys.exit(report(lambda: main(sys.argv[1:])))
+    sys.exit(exit_code(lambda: main(sys.argv[1:])))

@@ -1,6 +1,6 @@
-"""The stacks in containers, by Docker Compose: the full one, and the one of the original's images.
+"""The stacks in containers, by Docker Compose: the full stack, and the one of the original images.
 
-Compose files say what they are. Here is only how they are started and looked at; the same functions as in `stack`.
+The Compose files define the parts. This module starts, checks and stops them, with the same functions as `stack`.
 """
 
 import functools
@@ -12,20 +12,25 @@ import subprocess
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, ClassVar
 
-from local import CHECKOUT, Trouble, exclusive, health, usage
-from local.health import ON_DISK, State
+from local import CHECKOUT, CommandError, exclusive, health, usage
+from local.health import QUEUE_ON_DISK, State
+from telemetry.services import COLLECTOR_HEALTH_PORT, PAGES, POSTGRES_PORT, SERVICES
 
-# The oldest whose `config` and `up` do all that is asked of them here.
+# The oldest version of which `config --format json` and `up` are known to do what this module needs.
 OLDEST_COMPOSE = (2, 24)
-DATABASE = "postgresql://postgres@127.0.0.1:5999/postgres"
-# The images of these hold no shell, so that Docker cannot check their health. The port and path to ask from outside.
-ASKED_FROM_OUTSIDE = {"collector": (13133, "/"), "jaeger": (16686, "/")}
+DATABASE = f"postgresql://postgres@127.0.0.1:{POSTGRES_PORT}/postgres"
+# The port and path of the health checks that run here, and not in the containers: these images have no shell.
+CHECKED_FROM_OUTSIDE = {"collector": (COLLECTOR_HEALTH_PORT, "/"), "jaeger": (PAGES["traces"], "/")}
+MAX_RESTARTS = 3
+
+Container = dict[str, Any]  # as `docker inspect` describes it
 
 
 @functools.cache
-def trouble() -> str | None:
-    """What is in the way of containers here; None where nothing is. Takes no time where there is no Docker."""
+def unavailable_reason() -> str | None:
+    """Why containers cannot run on this machine; None if they can. Fast on a machine without Docker."""
     if not shutil.which("docker"):
         return "there is no docker on the PATH"
     try:
@@ -36,7 +41,7 @@ def trouble() -> str | None:
     except subprocess.TimeoutExpired:
         return "the Docker engine does not answer within 5 s"
     except OSError as error:
-        return f"docker does not run ({error})"
+        return f"docker cannot be executed ({error})"
     version = re.match(r"v?(\d+)\.(\d+)", compose.stdout)
     if compose.returncode or not version:
         return "docker has no Compose v2 (on Debian and Ubuntu: apt install docker-compose-v2)"
@@ -52,50 +57,49 @@ class Compose:
 
     TITLE: str
     file: str
-    suffix: str  # of the project's name, so that the data of each stack is its own
-    UNIT = "containers"
-    PAGES = {"traces": 16686, "dashboards": 3000}
+    suffix: str  # of the project's name, so that each stack has volumes of its own
+    UNIT: ClassVar = "containers"
 
     def running(self) -> bool:
         return bool(self._containers())
 
     def start(self) -> float:
-        """Start what does not run; wait until every part is healthy and the first trace can be read from the database.
+        """Start the parts that do not run; wait until all are healthy and the first trace is in the database.
 
-        Returns how many seconds that took, without the first time's fetching and building of images. Raises Trouble.
+        Returns the seconds that this took, without fetching and building images. Raises CommandError.
         """
-        reason = trouble()
+        reason = unavailable_reason()
         if reason:
-            raise Trouble(f"{reason}; put that right, or use ./run.sh local, which needs no Docker")
+            raise CommandError(f"{reason}; correct this, or use ./run.sh local, which needs no Docker")
         with exclusive():
             config = self._config()
             self._fetch_images(config)
             began = time.monotonic()
             self._check_ports(config)
             try:
-                self._compose("up", "--detach", "--remove-orphans", what="starting the containers")
-            except Trouble as error:
+                self._compose("up", "--detach", "--remove-orphans", action="starting the containers")
+            except CommandError as error:
                 name = self._first_unhealthy()
-                raise Trouble(
-                    f"{error}; the last word of {name}: {self._last_word(name)!r}" if name else error
+                raise CommandError(
+                    f"{error}; last log line of {name}: {self._last_log_line(name)!r}" if name else str(error)
                 ) from None
-            health.wait_until_healthy(self._first_unhealthy, self._dies, self._last_word, self.store_status)
+            health.wait_until_healthy(self._first_unhealthy, self._crash_loops, self._last_log_line, self.store_status)
         health.wait_for_a_trace(self.reach_address(), DATABASE)
         return time.monotonic() - began
 
     def stop(self) -> int:
-        """Stop everything and remove the containers; the volumes stay. Returns how many containers there were."""
+        """Stop and remove all containers; the volumes stay. Returns how many containers there were."""
         with exclusive():
             count = len(self._containers())
             if count:
-                self._compose("down", "--remove-orphans", what="stopping the containers")
+                self._compose("down", "--remove-orphans", action="stopping the containers")
             return count
 
     def delete(self) -> None:
-        """Stop everything and delete all data."""
+        """Stop and remove all containers, and delete the volumes."""
         with exclusive():
-            if self._containers() or self._labelled("volume", "ls", "--quiet"):
-                self._compose("down", "--remove-orphans", "--volumes", what="deleting the containers and volumes")
+            if self._containers() or self._of_project("volume", "ls", "--quiet"):
+                self._compose("down", "--remove-orphans", "--volumes", action="deleting the containers and volumes")
 
     def states(self) -> list[State]:
         containers = self._containers()
@@ -105,25 +109,25 @@ class Compose:
         return health.store_status(self.reach_address())
 
     def collector_report(self) -> str:
-        return ON_DISK
+        return QUEUE_ON_DISK
 
     def usage_report(self) -> str:
         return usage.report(DATABASE)
 
     def log_command(self, name: str | None) -> list[str]:
-        """The command that follows the logs, or this part's. Raises Trouble where there are none."""
+        """The command that follows the logs of all parts, or of one. Raises CommandError if there is no such part."""
         names = sorted(self._containers())
         if name and name not in names:
-            raise Trouble(f"there is no log {name!r}; there are: {', '.join(names)}")
+            raise CommandError(f"there is no log {name!r}; name one of {', '.join(names)}")
         return [*self._command, "logs", "--follow", "--tail", "20", *([name] if name else [])]
 
     def reach_address(self) -> str:
-        """Where the parts are found from this machine."""
-        return _address(self._containers()["generator"], health.GENERATOR_PORT)
+        """The address by which this machine reaches the published ports."""
+        return _address(self._containers()["generator"], SERVICES["generator"])
 
     @property
     def _project(self) -> str:
-        # Compose's own default, as far as it goes: the checkout's name.
+        # Compose's own default for a folder's name, for the characters that are usual in one.
         folder = re.sub("[^a-z0-9_-]", "", CHECKOUT.name.lower()).lstrip("_-") or "tracing-demo"
         return (os.environ.get("COMPOSE_PROJECT_NAME") or folder) + self.suffix
 
@@ -131,54 +135,54 @@ class Compose:
     def _command(self) -> list[str]:
         return ["docker", "compose", "--project-name", self._project, "--file", str(CHECKOUT / self.file)]
 
-    def _compose(self, *arguments: str, what: str) -> str:
-        """Returns what it prints. Raises Trouble: `what` failed, and the reason that Docker gives last."""
-        done = _docker(*self._command[1:], *arguments)
-        if done.returncode:
-            raise Trouble(f"{what} failed: {_last_line(done)}")
-        return done.stdout
+    def _compose(self, *arguments: str, action: str) -> str:
+        """The output of a Compose command. Raises CommandError: the action failed, with the last line of the output."""
+        finished = _docker(*self._command[1:], *arguments)
+        if finished.returncode:
+            raise CommandError(f"{action} failed: {_last_line(finished)}")
+        return finished.stdout
 
-    def _config(self) -> dict:
-        """The Compose file, with all variables filled in."""
-        return json.loads(self._compose("config", "--format", "json", what=f"reading {self.file}"))
+    def _config(self) -> dict[str, Any]:
+        """The Compose file, with its variables substituted."""
+        config: dict[str, Any] = json.loads(self._compose("config", "--format", "json", action=f"reading {self.file}"))
+        return config
 
-    def _containers(self) -> dict[str, dict]:
-        """What `docker inspect` says of each part's container, by the part's name."""
-        ids = self._labelled("ps", "--all", "--quiet")
+    def _containers(self) -> dict[str, Container]:
+        """Each part's container, by the part's name."""
+        ids = self._of_project("ps", "--all", "--quiet")
         if not ids:
             return {}
-        # A container may be gone since: what is printed of the others counts.
-        found = json.loads(_docker("inspect", *ids).stdout)
-        return {container["Config"]["Labels"]["com.docker.compose.service"]: container for container in found}
+        # Ignore the exit code: a container may have been removed since, and the others are printed all the same.
+        containers: list[Container] = json.loads(_docker("inspect", *ids).stdout)
+        return {container["Config"]["Labels"]["com.docker.compose.service"]: container for container in containers}
 
-    def _labelled(self, *listing: str) -> list[str]:
-        """What docker lists of this project."""
+    def _of_project(self, *listing: str) -> list[str]:
+        """The ids that a listing command of docker prints for this project."""
         return _docker(*listing, "--filter", f"label=com.docker.compose.project={self._project}").stdout.split()
 
-    def _state(self, name: str, container: dict | None) -> State:
+    def _state(self, name: str, container: Container | None) -> State:
         if not container or not container["State"]["Running"] or container["State"]["Restarting"]:
             return State(name, None, None, False)
         state = container["State"]
-        if name in ASKED_FROM_OUTSIDE:
-            port, path = ASKED_FROM_OUTSIDE[name]
+        if name in CHECKED_FROM_OUTSIDE:
+            port, path = CHECKED_FROM_OUTSIDE[name]
             healthy = health.answers(f"http://{_address(container, port)}:{port}{path}")
         else:
             healthy = state.get("Health", {}).get("Status", "healthy") == "healthy"
-        # Go's nanoseconds are more than Python's fromisoformat takes everywhere.
-        since = datetime.fromisoformat(state["StartedAt"][:19] + "+00:00").astimezone()
+        since = datetime.fromisoformat(state["StartedAt"]).astimezone()
         return State(name, state["Pid"], since, healthy)
 
     def _first_unhealthy(self) -> str | None:
         return next((state.name for state in self.states() if not state.healthy), None)
 
-    def _dies(self, name: str) -> bool:
+    def _crash_loops(self, name: str) -> bool:
         container = self._containers().get(name)
-        return bool(container) and container["RestartCount"] > 3
+        return container is not None and container["RestartCount"] > MAX_RESTARTS
 
-    def _last_word(self, name: str) -> str:
+    def _last_log_line(self, name: str) -> str:
         return _last_line(_docker(*self._command[1:], "logs", "--no-log-prefix", "--tail", "1", name))
 
-    def _check_ports(self, config: dict) -> None:
+    def _check_ports(self, config: dict[str, Any]) -> None:
         running = {name for name, container in self._containers().items() if container["State"]["Running"]}
         health.check_ports(
             (name, port.get("host_ip", "0.0.0.0"), int(port["published"]))
@@ -187,43 +191,44 @@ class Compose:
             for port in service.get("ports", [])
         )
 
-    def _fetch_images(self, config: dict) -> None:
-        """See to it that all images are here. Ours is built each time, for our sources may have changed."""
+    def _fetch_images(self, config: dict[str, Any]) -> None:
+        """Fetch the images that are not on this machine, and build our own, whose sources may have changed."""
         services = config["services"].values()
-        needed = {service["image"] for service in services if "build" not in service}
+        required = {service["image"] for service in services if "build" not in service}
         if any("build" in service for service in services):
-            # Fetched by name, so that Docker goes on building when there is no network.
-            needed |= set(re.findall(r"^FROM (\S+)", (CHECKOUT / "Dockerfile").read_text(), re.MULTILINE))
-        for image in sorted(needed):
+            # `docker build` would look for a newer base image in the registry; one that is here works without a
+            # network.
+            required |= set(re.findall(r"^FROM (\S+)", (CHECKOUT / "Dockerfile").read_text(), re.MULTILINE))
+        for image in sorted(required):
             if _docker("image", "inspect", image).returncode:
                 print(f"Fetching the image {image} (once)", flush=True)
-                fetched = _docker("pull", "--quiet", image)
-                if fetched.returncode:
-                    raise Trouble(
-                        f"the image {image} is not on this machine and cannot be fetched: {_last_line(fetched)};"
-                        " put that right, or use ./run.sh local, which needs no images"
+                pull = _docker("pull", "--quiet", image)
+                if pull.returncode:
+                    raise CommandError(
+                        f"the image {image} is not on this machine and cannot be fetched: {_last_line(pull)};"
+                        " correct this, or use ./run.sh local, which needs no images"
                     )
-        print("Building the image of our own parts, as far as something changed", flush=True)
-        self._compose("build", "--quiet", what="building the image")
+        print("Building the demo's own image from what has changed", flush=True)
+        self._compose("build", "--quiet", action="building the image")
 
 
 DOCKER = Compose("full stack", "docker-compose.yaml", "")
-ORIGINAL = Compose("original's stack", "docker-compose.original.yaml", "-original")
+ORIGINAL = Compose("original stack", "docker-compose.original.yaml", "-original")
 
 
-def _docker(*arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess:
-    """Call docker. Raises subprocess.TimeoutExpired."""
+def _docker(*arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Run docker. Raises subprocess.TimeoutExpired."""
     return subprocess.run(
         ["docker", *arguments], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
     )
 
 
-def _last_line(done: subprocess.CompletedProcess) -> str:
-    lines = (done.stdout + done.stderr).strip().splitlines()
-    return lines[-1].strip() if lines else f"exit code {done.returncode}, and no word"
+def _last_line(finished: subprocess.CompletedProcess[str]) -> str:
+    lines = (finished.stdout + finished.stderr).strip().splitlines()
+    return lines[-1].strip() if lines else f"exit code {finished.returncode}, without any output"
 
 
-def _address(container: dict, port: int) -> str:
-    """Where a port of a container is found from this machine."""
+def _address(container: Container, port: int) -> str:
+    """The address by which this machine reaches a published port of a container."""
     published = container["HostConfig"]["PortBindings"][f"{port}/tcp"][0]
     return health.reach_address(published["HostIp"] or "0.0.0.0")

@@ -1,4 +1,4 @@
-"""Whether a stack works, local or in containers: its ports, the health of its parts, its first trace."""
+"""Checks of a stack, local or in containers: free ports, the health of its parts, the first trace in the database."""
 
 import errno
 import http.client
@@ -11,110 +11,115 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import psutil
 import psycopg
 
-from local import Trouble
+from local import CommandError
+from telemetry.services import PROMSCALE_HTTP_PORT, SERVICES
 
-GENERATOR_PORT = 5050
-ON_DISK = "a span that it acknowledged is in its queue, on disk"  # OpenTelemetry's Collector
-STORE_PORT = 9201
-STORE_SECONDS = 15  # promscale waits for the database itself
-# Without any progress; for one part, however much it has to say; passwords whose traces are waited for.
-PATIENCE_SECONDS = 120
-MAX_WAIT_SECONDS = 1800
-MAX_PASSWORDS = 120
+PROMSCALE_TIMEOUT_SECONDS = 15  # /readyz itself waits for the database
+PATIENCE_SECONDS = 120  # how long a start may go on without progress
+MAX_WAIT_SECONDS = 1800  # how long a start may wait for one part that keeps writing to its log
+MAX_PASSWORDS = 120  # how many passwords are requested until one of their traces is in the database
+
+# What ./run.sh status says of OpenTelemetry's Collector.
+QUEUE_ON_DISK = "a span that it acknowledged is in its queue, on disk"
 
 
 @dataclass(frozen=True)
 class State:
-    """How a part is now."""
+    """The state of a part. `pid` and `since` are None if it does not run."""
 
     name: str
-    pid: int | None  # None: does not run
+    pid: int | None
     since: datetime | None
     healthy: bool
 
 
 def reach_address(bind_address: str) -> str:
-    """Where something that listens there is found from this machine."""
+    """The address by which this machine connects to a server that listens on `bind_address`."""
     return "127.0.0.1" if bind_address in ("0.0.0.0", "localhost") else bind_address
 
 
-def check_ports(listens: Iterable[tuple[str, str, int]]) -> None:
-    """Takes (part, address, port). Raises Trouble that names every port that is taken, and by whom."""
-    taken = []
-    for name, address, port in listens:
+def check_ports(listeners: Iterable[tuple[str, str, int]]) -> None:
+    """Check that each (part, address, port) is free. Raises CommandError, which names the owner of each port in use."""
+    in_use = []
+    for name, address, port in listeners:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((address, port))
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
-                    raise Trouble(
-                        f"cannot listen on {address}: {error}; BIND_ADDRESS must be an IPv4 address of this"
-                        " machine, or 0.0.0.0 for all"
+                    raise CommandError(
+                        f"cannot listen on {address}: {error}; set BIND_ADDRESS to an IPv4 address of this machine, or"
+                        " to 0.0.0.0 for all of them"
                     ) from None
-                taken.append(f"port {port} ({name}) is taken by {_owner(port)}")
-    if taken:
-        raise Trouble("; ".join(taken) + "; stop that and run this again")
+                in_use.append(f"port {port} ({name}) is in use by {_owner(port)}")
+    if in_use:
+        raise CommandError("; ".join(in_use) + "; stop that process and run this again")
 
 
 def _owner(port: int) -> str:
-    with suppress(psutil.Error):  # macOS tells only root
+    with suppress(psutil.Error):  # on macOS, only root may see the sockets of other processes
         for connection in psutil.net_connections("tcp"):
-            if connection.pid and connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+            address = connection.laddr
+            if connection.pid and connection.status == psutil.CONN_LISTEN and address and address.port == port:
                 return f"PID {connection.pid} ({' '.join(psutil.Process(connection.pid).cmdline())[:80]})"
     return "a process of another user"
 
 
 def wait(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
-    """Until it holds, at most so long."""
+    """Poll until the condition is true, at most for this long."""
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.1)
 
 
 def wait_until_healthy(
-    waits_for: Callable[[], str | None],
-    dies: Callable[[str], bool],
-    last_line: Callable[[str], str],
+    first_unhealthy: Callable[[], str | None],
+    crash_loops: Callable[[str], bool],
+    last_log_line: Callable[[str], str],
     store_status: Callable[[], str],
 ) -> None:
-    """Until `waits_for` names no part any more. Raises Trouble where a part dies again and again, or makes no progress.
+    """Poll until `first_unhealthy` names no part.
 
-    Progress is that another part is waited for, that the store is further with an upgrade, which is printed, and for
-    some time that the part writes to its log. `last_line`: of that.
+    Raises CommandError if that part crashes repeatedly, or if there is no progress for PATIENCE_SECONDS. Progress is:
+    another part is the first unhealthy one; promscale is at another step of a schema upgrade, which is also printed;
+    or, until MAX_WAIT_SECONDS, the part has written to its log.
     """
     seen = set()
-    upgrade = line = ""
+    upgrade = log_line = ""
     began = deadline = 0.0
-    while name := waits_for():
+    while name := first_unhealthy():
         if name == "promscale" and (status := store_status()).startswith("upgrading") and status != upgrade:
             print(f"promscale: {status}", flush=True)
             upgrade = status
         now = time.monotonic()
         if (name, upgrade) not in seen:
             seen.add((name, upgrade))
-            began, deadline, line = now, now + PATIENCE_SECONDS, last_line(name)
-        elif deadline < now < began + MAX_WAIT_SECONDS and (news := last_line(name)) != line:
-            print(f"Still waiting for {name}: {news}", flush=True)
-            deadline, line = now + PATIENCE_SECONDS, news
-        doomed = dies(name)
-        if doomed or now > deadline:
-            trouble = "dies again and again" if doomed else f"is not healthy after {now - began:.0f} s"
-            raise Trouble(
-                f"{name} {trouble}; its last word: {last_line(name)!r}; ./run.sh logs {name} shows all,"
+            began, deadline, log_line = now, now + PATIENCE_SECONDS, last_log_line(name)
+        elif deadline < now < began + MAX_WAIT_SECONDS and (newer := last_log_line(name)) != log_line:
+            print(f"Still waiting for {name}: {newer}", flush=True)
+            deadline, log_line = now + PATIENCE_SECONDS, newer
+        crashes = crash_loops(name)
+        if crashes or now > deadline:
+            problem = "crashes repeatedly" if crashes else f"is not healthy after {now - began:.0f} s"
+            raise CommandError(
+                f"{name} {problem}; last log line: {last_log_line(name)!r}; ./run.sh logs {name} shows more,"
                 " ./run.sh down stops everything"
-                + ("; if the data is beyond repair, ./run.sh reset deletes it" if name == "postgres" else "")
+                + ("; if the data is corrupt, ./run.sh reset deletes it" if name == "postgres" else "")
             )
         time.sleep(0.1)
 
 
 def wait_for_a_trace(host: str, database: str) -> None:
-    """Ask for a password a second, as not all traces may be kept, and wait until the trace of one of them can be read
-    from the database. Raises Trouble."""
+    """Request passwords until the trace of one of them is in the database, one per second because of head sampling.
+
+    Raises CommandError after MAX_PASSWORDS, or when nothing has answered for PATIENCE_SECONDS.
+    """
     stored = """
         select true from ps_trace.span where trace_id = any(%s::text[]::ps_trace.trace_id[])
         group by trace_id having count(distinct service_name) > 1 and bool_or(is_root_span)
@@ -122,54 +127,53 @@ def wait_for_a_trace(host: str, database: str) -> None:
     traces: list[str] = []
     deadline = time.monotonic() + PATIENCE_SECONDS
     while len(traces) < MAX_PASSWORDS and time.monotonic() < deadline:
-        ask_again_at = time.monotonic() + 1
+        next_request_at = time.monotonic() + 1
         if trace := _password_trace(host):
-            traces += trace
+            traces.append(trace)
             deadline = time.monotonic() + PATIENCE_SECONDS
         while not (traces and query(database, stored, traces)):
-            if time.monotonic() > ask_again_at:
+            if time.monotonic() > next_request_at:
                 break
             time.sleep(0.05)
         else:
             return
-    raise Trouble(
-        f"all parts are healthy, but of {len(traces)} passwords no trace reached the database; ./run.sh logs may say"
-        " why, unless an OTEL_ variable or a TRACE_SAMPLING_PERCENT of yours keeps traces away"
+    raise CommandError(
+        f"all parts are healthy, but none of the traces of {len(traces)} passwords reached the database; ./run.sh logs"
+        " may say why, unless a sampler (OTEL_TRACES_SAMPLER, TRACE_SAMPLING_PERCENT) drops them"
     )
 
 
-def _password_trace(host: str) -> list[str]:
-    """The trace id of a password made now, if there was an answer. One that failed, as some are to, has one too."""
+def _password_trace(host: str) -> str | None:
+    """The trace id of a new password; None if the generator does not answer.
+
+    A response with an error has a trace id too, and some requests fail on purpose.
+    """
     try:
-        with _open(f"http://{host}:{GENERATOR_PORT}/", 60) as answer:
-            return [json.load(answer)["trace_id"]]
-    except urllib.error.HTTPError as answer:
-        return [json.load(answer)["trace_id"]]
-    except (OSError, http.client.HTTPException):  # the generator was just healthy, and is not any more
-        return []
+        return str(_get_json(f"http://{host}:{SERVICES['generator']}/", timeout=60)["trace_id"])
+    except (OSError, http.client.HTTPException):
+        return None
 
 
 def store_status(host: str) -> str:
-    """What promscale says of itself: "ok", or why it cannot store now, or that it does not answer."""
+    """promscale's own status: "ok", the reason why it cannot store spans now, or that it does not answer."""
     try:
-        with _open(f"http://{host}:{STORE_PORT}/readyz", STORE_SECONDS) as answer:
-            return json.load(answer)["status"]
-    except urllib.error.HTTPError as answer:
-        return json.load(answer)["status"]
+        url = f"http://{host}:{PROMSCALE_HTTP_PORT}/readyz"
+        return str(_get_json(url, timeout=PROMSCALE_TIMEOUT_SECONDS)["status"])
     except (OSError, http.client.HTTPException) as error:
         return f"no answer: {error}"
 
 
-def query(database: str, statement: str, *parameters: object) -> tuple | None:
-    """The first row, or None if there is none or PostgreSQL does not answer, or not yet in full."""
+def query(database: str, statement: str, *parameters: object) -> tuple[Any, ...] | None:
+    """The first row; None if there is no row, or if PostgreSQL or the schema is not ready."""
     try:
         with psycopg.connect(database, connect_timeout=2) as connection:
-            return connection.execute(statement, parameters).fetchone()
+            return connection.execute(statement.encode(), parameters).fetchone()
     except (psycopg.OperationalError, psycopg.errors.UndefinedTable):
         return None
 
 
 def answers(url: str) -> bool:
+    """Whether GET returns a 2xx status within 2 s."""
     try:
         with _open(url, 2):
             return True
@@ -177,14 +181,26 @@ def answers(url: str) -> bool:
         return False
 
 
-def _open(url: str, timeout: float) -> http.client.HTTPResponse:
-    """Without the proxy that the environment may name. Raises urllib.error.HTTPError for all but 2xx, OSError."""
-    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=timeout)
-
-
 def accepts(host: str, port: int) -> bool:
+    """Whether a TCP connection is accepted within 2 s."""
     try:
         socket.create_connection((host, port), timeout=2).close()
         return True
     except OSError:
         return False
+
+
+def _get_json(url: str, timeout: float) -> Any:
+    """The JSON of a response with any status. Raises OSError, http.client.HTTPException."""
+    try:
+        with _open(url, timeout) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as answer:
+        return json.load(answer)
+
+
+def _open(url: str, timeout: float) -> http.client.HTTPResponse:
+    """GET without any proxy of the environment. Raises urllib.error.HTTPError for a status other than 2xx, OSError."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    response: http.client.HTTPResponse = opener.open(url, timeout=timeout)
+    return response

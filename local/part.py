@@ -1,8 +1,8 @@
-"""Becomes a part of the local stack: `python -I local/part.py NAME`, which supervisord calls in the checkout.
+"""Executes a part of the local stack: `python -I local/part.py NAME`, which supervisord runs in the checkout.
 
-What the part is, stands in .data/parts.json, which `stack` writes. It is read at each start, so that a part that is
-ended comes back with changed settings. Of the environment that this is called in, the part gets only what supervisord
-adds. The standard library only.
+The part's command, environment, user and memory limit are in .data/parts.json, which `stack` writes. The file is read
+at each start, so that a restarted part gets changed settings. The part's environment is the one in the file plus the
+variables that supervisord adds, and nothing of the environment of this process. The standard library only.
 """
 
 import json
@@ -10,12 +10,12 @@ import os
 import pwd
 import resource
 import sys
+from pathlib import Path
 
 
 def main(name: str) -> None:
-    with open(".data/parts.json") as file:
-        part = json.load(file)["parts"][name]
-    supervisords = {name: value for name, value in os.environ.items() if name.startswith("SUPERVISOR_")}
+    part = json.loads(Path(".data/parts.json").read_text())["parts"][name]
+    added_by_supervisord = {name: value for name, value in os.environ.items() if name.startswith("SUPERVISOR_")}
     if part["memory_bytes"]:
         _limit_memory(part["memory_bytes"])
     if part["user"] != os.getuid():
@@ -23,13 +23,13 @@ def main(name: str) -> None:
         os.setgroups([])
         os.setgid(account.pw_gid)
         os.setuid(account.pw_uid)
-    os.execve(part["command"][0], part["command"], {**part["environment"], **supervisords})
+    os.execve(part["command"][0], part["command"], {**part["environment"], **added_by_supervisord})
 
 
 def _limit_memory(size: int) -> None:
-    """Allocations above it fail. On Linux; macOS counts hardly anything for this limit."""
-    _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (size if most == resource.RLIM_INFINITY else min(size, most), most))
+    """Make allocations beyond this many bytes fail. On Linux only: macOS does not apply RLIMIT_DATA to most of them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
 
 
 if __name__ == "__main__":

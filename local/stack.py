@@ -1,12 +1,12 @@
-"""The processes of the local stack: what they are, what healthy means for each, how they start and stop together.
+"""The local stack: which processes it has, how the health of each is checked, and how they start and stop together.
 
-supervisord (PyPI: supervisor) starts them, restarts what dies, stops them in order and rotates their logs. It gets no
-control socket: whatever else there is to know is read from the process table, and so is right even when supervisord
-itself was killed. A process is ours if it has inherited an environment variable that holds this checkout's path.
+supervisord (PyPI: supervisor) starts the processes, restarts those that die, stops them in order and rotates their
+logs. Its XML-RPC interface is not used. What there is to know is read from the process table, which is right also when
+supervisord itself was killed: a process belongs to this stack if its environment has the variable TRACING_DEMO with
+the path of this checkout, which the children of a process inherit.
 """
 
 import functools
-import importlib.util
 import json
 import os
 import shutil
@@ -17,31 +17,45 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from local import CHECKOUT, DATA, LOGS, Trouble, exclusive, health, usage
-from local.environment import PYTHON
-from local.health import ON_DISK, State
+from local import CHECKOUT, DATA, LOGS, CommandError, exclusive, health, usage
+from local.environment import PYTHON, package_folder
+from local.health import QUEUE_ON_DISK, State
 from local.postgres import Cluster, account
+from telemetry.services import (
+    COLLECTOR_HEALTH_PORT,
+    OTLP_GRPC_PORT,
+    OTLP_HTTP_PORT,
+    PAGES,
+    POSTGRES_PORT,
+    PROMSCALE_GRPC_PORT,
+    PROMSCALE_HTTP_PORT,
+    SERVICES,
+)
 
-SERVICES = {"digit": 5051, "special": 5052, "lower": 5053, "upper": 5054, "generator": 5050}
-DATABASE = Cluster(DATA / "postgres", 5999)
-MARK = "TRACING_DEMO"
 TITLE = "local stack"
-# For a segment of the write-ahead log, and what PostgreSQL writes while it recovers.
-MIN_FREE_BYTES = 100 * 10**6
 UNIT = "processes"
-STOP_SECONDS = 30
-PAGES = {"dashboards": 3000, "traces": 16686}
-PLAN = DATA / "parts.json"
+DATABASE = Cluster(DATA / "postgres", POSTGRES_PORT)
 ROTEL = "rotel-agent"
+# Jaeger's ports that nothing else in this stack uses.
+JAEGER_GRPC_PORT, JAEGER_HEALTH_PORT = 16685, 13134
 
-# Which parts get which of the user's environment variables. They get no other but these and SYSTEM: one that is meant
-# for another program of PostgreSQL's, Python's or OpenTelemetry's would stop them from working.
+MARK = "TRACING_DEMO"  # the environment variable by which this stack's processes are found
+PLAN = DATA / "parts.json"  # what local/part.py executes, and the settings that the stack was started with
+STOP_SECONDS = 30  # for a graceful shutdown of a part; then it gets SIGKILL
+MAX_RESTARTS = 3  # during a start; after more, the start fails
+# For a segment of the write-ahead log (16 MB) and what PostgreSQL writes during recovery.
+MIN_FREE_BYTES = 100 * 10**6
+
+# Which of the user's environment variables reach which parts. Everything else is withheld: a variable meant for another
+# program of PostgreSQL's, Python's or OpenTelemetry's could stop a part from working.
 TRACED = {*SERVICES, "load"}
 SETTINGS = {
     "BIND_ADDRESS": set(SERVICES),
@@ -63,19 +77,22 @@ class Part:
 
     name: str
     command: list[str]
-    listens: list[tuple[str, int]]
+    listeners: list[tuple[str, int]]  # address and port
     healthy: Callable[[], bool]
     environment: dict[str, str] = field(default_factory=dict)
     user: int = os.getuid()
     stop_signal: str = "TERM"
-    memory_bytes: int | None = None  # it ends when it needs more
+    memory_bytes: int | None = None  # a limit of each of its processes
 
 
-def parts(variables: Mapping[str, str] | None = None) -> list[Part]:
-    """In the order in which they need each other. They are stopped in the opposite one: first what makes spans, then
-    what passes them on, last what keeps them. `variables` say which there are and where they listen."""
-    variables = _variables() if variables is None else variables
-    bind = _bind_address(variables)
+def parts(settings: Mapping[str, str] | None = None) -> list[Part]:
+    """The parts in the order of their dependencies, which is the order of their start.
+
+    They stop in the opposite order: first what creates spans, then what passes spans on, last what stores them. The
+    settings, by default the current ones, determine which parts there are and where they listen.
+    """
+    settings = current_settings() if settings is None else settings
+    bind = _bind_address(settings)
     host = health.reach_address(bind)
     return [
         Part(
@@ -84,244 +101,255 @@ def parts(variables: Mapping[str, str] | None = None) -> list[Part]:
             [("127.0.0.1", DATABASE.port)],
             lambda: health.query(DATABASE.uri, "select true") == (True,),
             user=account().pw_uid,
-            stop_signal="INT",  # at once, and losing nothing; TERM would wait until every psql has ended
-            memory_bytes=512 * 2**20,  # of each session, so that one statement cannot take the memory of all
+            stop_signal="INT",  # fast shutdown; after TERM, PostgreSQL would wait until every session has ended
+            memory_bytes=512 * 2**20,  # of each session, so that one statement cannot use the memory of all
         ),
         Part(
             "promscale",
             [sys.executable, "-m", "promscale"],
-            [(bind, 9201), (bind, 9202)],
-            lambda: health.answers(f"http://{host}:9201/readyz"),
+            [(bind, PROMSCALE_HTTP_PORT), (bind, PROMSCALE_GRPC_PORT)],
+            partial(health.answers, f"http://{host}:{PROMSCALE_HTTP_PORT}/readyz"),
             environment={
                 "PROMSCALE_DB_URI": DATABASE.uri,
-                "PROMSCALE_WEB_LISTEN_ADDRESS": f"{bind}:9201",
-                "PROMSCALE_TRACING_GRPC_SERVER_ADDRESS": f"{bind}:9202",
+                "PROMSCALE_WEB_LISTEN_ADDRESS": f"{bind}:{PROMSCALE_HTTP_PORT}",
+                "PROMSCALE_TRACING_GRPC_SERVER_ADDRESS": f"{bind}:{PROMSCALE_GRPC_PORT}",
             },
         ),
-        _collector(bind, host, variables),
+        _collector(bind, host, settings),
         *(
             Part(
                 name,
                 [sys.executable, "-m", "telemetry", name],
                 [(bind, port)],
-                lambda port=port: health.answers(f"http://{host}:{port}/healthz"),
+                partial(health.answers, f"http://{host}:{port}/healthz"),
                 environment={"BIND_ADDRESS": bind, "PORT": str(port)},
             )
-            for name, port in SERVICES.items()
+            for name, port in reversed(SERVICES.items())  # the generator after those that it calls
         ),
         Part("load", [sys.executable, "-m", "load"], [], lambda: "load" in _running()),
-        _pages("dashboards", bind, host, {"EXPLORER_DB_URI": DATABASE.uri_of("explorer")}),
-        _traces(bind, host, variables),
+        _page("dashboards", bind, host, {"EXPLORER_DB_URI": DATABASE.uri_of("explorer")}),
+        _traces(bind, host, settings),
     ]
 
 
-def _traces(bind: str, host: str, variables: Mapping[str, str]) -> Part:
-    """Jaeger as in the full stack, where there is one; else the explorer's pages under its paths."""
-    jaeger = shutil.which("jaeger", path=variables.get("PATH"))
+def _traces(bind: str, host: str, settings: Mapping[str, str]) -> Part:
+    """Jaeger if one is on the PATH; otherwise the explorer's pages with the same paths."""
+    jaeger = shutil.which("jaeger", path=settings.get("PATH"))
+    promscale = f"{host}:{PROMSCALE_GRPC_PORT}"
     if not jaeger:
-        return _pages("traces", bind, host, {"EXPLORER_STORE": f"{host}:9202"})
+        return _page("traces", bind, host, {"EXPLORER_STORE": promscale})
+    port = PAGES["traces"]
     return Part(
         "jaeger",
         [jaeger, "--config=jaeger/config.yaml"],
-        [(bind, PAGES["traces"]), ("127.0.0.1", 16685), (bind, 13134)],
-        lambda: health.answers(f"http://{host}:{PAGES['traces']}/"),
-        environment={"JAEGER_LISTEN_HOST": bind, "PROMSCALE_ENDPOINT": f"{host}:9202"},
+        [(bind, port), ("127.0.0.1", JAEGER_GRPC_PORT), (bind, JAEGER_HEALTH_PORT)],
+        partial(health.answers, f"http://{host}:{port}/"),
+        environment={"JAEGER_LISTEN_HOST": bind, "PROMSCALE_ENDPOINT": promscale},
     )
 
 
-def _pages(name: str, bind: str, host: str, environment: dict[str, str]) -> Part:
+def _page(name: str, bind: str, host: str, environment: dict[str, str]) -> Part:
     """An app of explorer/."""
+    port = PAGES[name]
     return Part(
         name,
         [sys.executable, "-m", "explorer", name],
-        [(bind, PAGES[name])],
-        lambda: health.answers(f"http://{host}:{PAGES[name]}/healthz"),
-        environment={"BIND_ADDRESS": bind, "PORT": str(PAGES[name]), **environment},
+        [(bind, port)],
+        partial(health.answers, f"http://{host}:{port}/healthz"),
+        environment={"BIND_ADDRESS": bind, "PORT": str(port), **environment},
     )
 
 
-def _collector(bind: str, host: str, variables: Mapping[str, str]) -> Part:
-    """OpenTelemetry's Collector as in the full stack, where there is one; else rotel."""
-    listens = [(bind, 4317), (bind, 4318)]
-    path = variables.get("PATH")
+def _collector(bind: str, host: str, settings: Mapping[str, str]) -> Part:
+    """OpenTelemetry's Collector if one is on the PATH; otherwise rotel."""
+    listeners = [(bind, OTLP_GRPC_PORT), (bind, OTLP_HTTP_PORT)]
+    promscale = f"{host}:{PROMSCALE_GRPC_PORT}"
+    path = settings.get("PATH")
     otelcol = shutil.which("otelcol-contrib", path=path) or shutil.which("otelcol", path=path)
     if otelcol:
-        sampler = ", probabilistic_sampler" if variables.get("TRACE_SAMPLING_PERCENT") else ""
+        sampler = ", probabilistic_sampler" if settings.get("TRACE_SAMPLING_PERCENT") else ""
         return Part(
             "collector",
             [otelcol, "--config=collector/config.yaml"],
-            [*listens, (bind, 13133)],
-            lambda: health.answers(f"http://{host}:13133/"),
+            [*listeners, (bind, COLLECTOR_HEALTH_PORT)],
+            partial(health.answers, f"http://{host}:{COLLECTOR_HEALTH_PORT}/"),
             environment={
                 "COLLECTOR_HOST": bind,
                 "COLLECTOR_PROCESSORS": f"[memory_limiter{sampler}]",
                 "COLLECTOR_STORAGE": str(DATA / "collector"),
-                "PROMSCALE_ENDPOINT": f"{host}:9202",
+                "PROMSCALE_ENDPOINT": promscale,
             },
         )
     return Part(
         "collector",
-        # docs/faults.md says what these are for.
-        [str(Path(importlib.util.find_spec("rotel").origin).with_name(ROTEL)), "start"]
-        + [f"--otlp-grpc-endpoint={bind}:4317", f"--otlp-http-endpoint={bind}:4318"]
-        + ["--otlp-receiver-metrics-disabled", "--otlp-receiver-logs-disabled", "--otlp-grpc-max-recv-msg-size-mib=4"]
-        + [f"--otlp-exporter-endpoint=http://{host}:9202", "--otlp-exporter-request-timeout=30s"]
-        # A message of more spans than a batch may have is lost, and what is in the batch with it. No message that it
-        # takes holds more spans, of 42 bytes at least, than this.
-        + ["--otlp-exporter-batch-timeout=20ms", "--otlp-exporter-batch-max-size=500000"]
-        + ["--otlp-exporter-retry-initial-backoff=100ms", "--otlp-exporter-retry-max-backoff=1s"]
-        + ["--otlp-exporter-retry-max-elapsed-time=3600s"],
-        listens,
-        lambda: health.accepts(host, 4317),
+        [
+            *(str(package_folder("rotel") / ROTEL), "start"),
+            *(f"--otlp-grpc-endpoint={bind}:{OTLP_GRPC_PORT}", f"--otlp-http-endpoint={bind}:{OTLP_HTTP_PORT}"),
+            # docs/faults.md describes rotel's limits, which these options work around.
+            *("--otlp-receiver-metrics-disabled", "--otlp-receiver-logs-disabled"),
+            "--otlp-grpc-max-recv-msg-size-mib=4",
+            *(f"--otlp-exporter-endpoint=http://{promscale}", "--otlp-exporter-request-timeout=30s"),
+            # rotel loses a message of more spans than a batch may have, together with the batch. 500,000 is more than
+            # the largest message that it accepts can hold, with at least 42 bytes for a span.
+            *("--otlp-exporter-batch-timeout=20ms", "--otlp-exporter-batch-max-size=500000"),
+            *("--otlp-exporter-retry-initial-backoff=100ms", "--otlp-exporter-retry-max-backoff=1s"),
+            "--otlp-exporter-retry-max-elapsed-time=3600s",
+        ],
+        listeners,
+        partial(health.accepts, host, OTLP_GRPC_PORT),
         memory_bytes=400 * 10**6,
     )
 
 
-def collector_report() -> str:
-    """What an acknowledgement of the Collector is worth, and what it has lost."""
-    collector = next(part for part in parts() if part.name == "collector")
+def collector_report(settings: Mapping[str, str] | None = None) -> str:
+    """What the Collector's acknowledgement guarantees, and what rotel has lost according to its logs."""
+    collector = next(part for part in parts(settings) if part.name == "collector")
     if Path(collector.command[0]).name != ROTEL:
-        return ON_DISK
+        return QUEUE_ON_DISK
     log = "".join(file.read_text(errors="replace") for file in LOGS.glob("collector.log*"))
     return (
-        "a span that it acknowledged is in its memory (rotel), and lost when it is killed. As far as its logs go back,"
-        f" batches given up: {log.count('Exporting failed, dropping data')},"
-        f" ends for want of memory: {log.count('memory allocation of')}"
+        "rotel keeps a span that it acknowledged in memory, and loses it when it is killed. Since its oldest log:"
+        f" batches dropped: {log.count('Exporting failed, dropping data')},"
+        f" crashes for lack of memory: {log.count('memory allocation of')}"
     )
 
 
 @functools.cache
-def _variables() -> Mapping[str, str]:
-    """What the running stack was started with, and what was changed since; if none runs, what one would be."""
-    started_with = _plan().get("variables") if running() else None
-    return started_with or _chosen(os.environ, *SYSTEM, *SETTINGS)
+def current_settings() -> Mapping[str, str]:
+    """The user's variables that the running stack was started with, including later changes; without a running stack,
+    those that it would be started with."""
+    started_with = _plan().get("settings") if running() else None
+    return started_with or _select(os.environ, *SYSTEM, *SETTINGS)
 
 
-def _chosen(variables: Mapping[str, str], *patterns: str) -> dict[str, str]:
-    """Those whose names match."""
-    return {name: value for name, value in variables.items() if any(fnmatchcase(name, each) for each in patterns)}
+def _select(variables: Mapping[str, str], *patterns: str) -> dict[str, str]:
+    """The variables whose names match one of the patterns."""
+    return {name: value for name, value in variables.items() if any(fnmatchcase(name, pattern) for pattern in patterns)}
 
 
-def _bind_address(variables: Mapping[str, str]) -> str:
-    return variables.get("BIND_ADDRESS") or "127.0.0.1"
+def _bind_address(settings: Mapping[str, str]) -> str:
+    return settings.get("BIND_ADDRESS") or "127.0.0.1"
 
 
 def reach_address() -> str:
-    """Where the parts find each other, and we them."""
-    return health.reach_address(_bind_address(_variables()))
+    """The address by which the parts, and this process, connect to the parts."""
+    return health.reach_address(_bind_address(current_settings()))
 
 
 def running() -> bool:
-    return bool(_ours())
+    return bool(_processes())
 
 
-def check_ports(variables: Mapping[str, str] | None = None) -> None:
-    """Raises Trouble that names every port that is taken, and by whom."""
-    health.check_ports([(part.name, address, port) for part in parts(variables) for address, port in part.listens])
+def check_ports(settings: Mapping[str, str] | None = None) -> None:
+    """Check that all ports are free. Raises CommandError, which names the owner of each port in use."""
+    health.check_ports((part.name, address, port) for part in parts(settings) for address, port in part.listeners)
 
 
 def start() -> float:
-    """Start what does not run, and anew what other settings are named for than it runs with; wait until every part is
-    healthy and the first trace can be read from the database.
+    """Start the parts that do not run, restart those with changed settings, and wait until all parts are healthy and
+    the first trace is in the database.
 
-    Returns how many seconds that took. Raises Trouble, OSError.
+    Returns the seconds that this took. Raises CommandError, OSError.
     """
     began = time.monotonic()
     with exclusive():
         before = _plan() if running() else {}
-        variables = {**before.get("variables", _chosen(os.environ, *SYSTEM)), **_chosen(os.environ, *SETTINGS)}
-        if before and _supervisord() and before["parts"].keys() == {part.name for part in parts(variables)}:
-            _change(before, variables)
+        settings = {**before.get("settings", _select(os.environ, *SYSTEM)), **_select(os.environ, *SETTINGS)}
+        if before and _supervisord() and before["parts"].keys() == {part.name for part in parts(settings)}:
+            _restart_changed(before, settings)
         else:
-            _stop()  # what a supervisord that was killed has left behind
-            check_ports(variables)
+            _stop()  # the orphan processes of a supervisord that was killed
+            check_ports(settings)
             LOGS.mkdir(parents=True, exist_ok=True)
-            _check_disk()
+            check_disk()
             DATABASE.prepare()
-            _write_plan(variables)
-            _launch(variables)
+            _write_plan(settings)
+            _start_supervisord(settings)
         _wait_until_healthy()
     health.wait_for_a_trace(reach_address(), DATABASE.uri)
     return time.monotonic() - began
 
 
-def _plan() -> dict:
-    """{"variables": of the user's, "parts": {name: what local/part.py makes of itself}}, as last written; or {}."""
-    return json.loads(PLAN.read_text()) if PLAN.exists() else {}
+def _plan() -> dict[str, Any]:
+    """{"settings": the user's variables, "parts": {name: what local/part.py executes}} of the last start; or {}."""
+    plan: dict[str, Any] = json.loads(PLAN.read_text()) if PLAN.exists() else {}
+    return plan
 
 
-def _write_plan(variables: Mapping[str, str]) -> None:
-    host = health.reach_address(_bind_address(variables))
+def _write_plan(settings: Mapping[str, str]) -> None:
+    host = health.reach_address(_bind_address(settings))
     traced = {
         **{f"{name.upper()}_URL": f"http://{host}:{port}" for name, port in SERVICES.items()},
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{host}:4317",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{host}:{OTLP_GRPC_PORT}",
     }
     shared = {
-        **_chosen(variables, *SYSTEM),
+        **_select(settings, *SYSTEM),
         "PYTHONPATH": str(CHECKOUT),
         "PYTHONUNBUFFERED": "1",
         MARK: str(CHECKOUT),
     }
     plan = {}
-    for part in parts(variables):
-        settings = _chosen(variables, *(pattern for pattern, names in SETTINGS.items() if part.name in names))
+    for part in parts(settings):
+        variables = _select(settings, *(pattern for pattern, names in SETTINGS.items() if part.name in names))
         if part.name in TRACED:
-            settings |= {**traced, "OTEL_SERVICE_NAME": part.name}  # which outdoes OTEL_RESOURCE_ATTRIBUTES
+            # OTEL_SERVICE_NAME takes precedence over a service.name in OTEL_RESOURCE_ATTRIBUTES.
+            variables |= {**traced, "OTEL_SERVICE_NAME": part.name}
         plan[part.name] = {
             "command": part.command,
-            "environment": {**shared, **settings, **part.environment},
+            "environment": {**shared, **variables, **part.environment},
             "user": part.user,
             "memory_bytes": part.memory_bytes,
         }
     unfinished = PLAN.with_suffix(".unfinished")
     unfinished.touch(mode=0o600)
-    unfinished.write_text(json.dumps({"variables": dict(variables), "parts": plan}, indent=1))
+    unfinished.write_text(json.dumps({"settings": dict(settings), "parts": plan}, indent=1))
     unfinished.replace(PLAN)
-    _variables.cache_clear()
+    current_settings.cache_clear()
 
 
-def _change(before: dict, variables: Mapping[str, str]) -> None:
-    """Restart the parts of the running stack that these variables make others than they were `before`."""
-    new_addresses = {address for part in parts(variables) for address, _ in part.listens}
-    health.check_ports([("BIND_ADDRESS", address, 0) for address in new_addresses])
-    _write_plan(variables)
+def _restart_changed(before: dict[str, Any], settings: Mapping[str, str]) -> None:
+    """Restart the running parts whose plan differs from the one `before`: stop them, and supervisord starts them."""
+    addresses = {address for part in parts(settings) for address, _ in part.listeners}
+    health.check_ports(("BIND_ADDRESS", address, 0) for address in addresses)
+    _write_plan(settings)
     after = _plan()["parts"]
     changed = [part for part in parts() if after[part.name] != before["parts"][part.name]]
     if not changed:
-        print("The local stack is running already, with these settings.", flush=True)
+        print("The local stack is already running with these settings.", flush=True)
         return
-    print(f"Restarting what has other settings now: {', '.join(part.name for part in changed)}", flush=True)
+    print(f"Restarting the parts with changed settings: {', '.join(part.name for part in changed)}", flush=True)
     processes = _running()
-    ending = [processes[part.name] for part in changed if part.name in processes]
+    stopping = [processes[part.name] for part in changed if part.name in processes]
     for part in reversed(changed):
         if process := processes.get(part.name):
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.Signals[f"SIG{part.stop_signal}"])
-    _, left = psutil.wait_procs(ending, STOP_SECONDS)
-    for process in left:
+    _, remaining = psutil.wait_procs(stopping, STOP_SECONDS)
+    for process in remaining:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    psutil.wait_procs(left)
+    psutil.wait_procs(remaining)
 
 
-def _check_disk() -> None:
-    """Raises Trouble where PostgreSQL would not start, or would crash soon, for lack of space."""
+def check_disk() -> None:
+    """Raises CommandError if the disk is so full that PostgreSQL would not start, or would crash soon."""
     free = shutil.disk_usage(DATA).free
     if free < MIN_FREE_BYTES:
-        raise Trouble(
-            f"the disk of {DATA} has {free / 10**6:,.0f} MB free, and PostgreSQL needs {MIN_FREE_BYTES / 10**6:,.0f} MB to"
-            " start: free some of it elsewhere, the traces are kept; a smaller PROMSCALE_DISK_BUDGET then keeps it free"
+        raise CommandError(
+            f"the disk of {DATA} has {free / 10**6:,.0f} MB free, and PostgreSQL needs"
+            f" {MIN_FREE_BYTES / 10**6:,.0f} MB to start: free some space elsewhere, the traces are kept; a smaller"
+            " PROMSCALE_DISK_BUDGET then prevents this"
         )
 
 
 def stop() -> int:
-    """Stop everything; returns how many processes there were. Raises Trouble when one remains."""
+    """Stop everything; returns how many processes there were. Raises CommandError if one does not end."""
     with exclusive():
         return _stop()
 
 
 def delete() -> None:
-    """Stop everything and delete all data. Raises Trouble, OSError."""
+    """Stop everything and delete all data. Raises CommandError, OSError."""
     with exclusive():
         _stop()
         DATABASE.delete()
@@ -330,57 +358,62 @@ def delete() -> None:
 
 
 def states() -> list[State]:
-    """How each part is now, and supervisord before them."""
-    found = [_state("supervisord", _supervisord(), lambda: True)]
-    running = _running()
-    return found + [_state(part.name, running.get(part.name), part.healthy) for part in parts()]
+    """The states of supervisord and of each part."""
+    processes = _running()
+    supervisord = _state("supervisord", _supervisord(), lambda: True)
+    return [supervisord, *(_state(part.name, processes.get(part.name), part.healthy) for part in parts())]
 
 
 def _state(name: str, process: psutil.Process | None, healthy: Callable[[], bool]) -> State:
     if not process:
         return State(name, None, None, False)
-    return State(name, process.pid, datetime.fromtimestamp(process.create_time()), healthy())
+    since = datetime.fromtimestamp(process.create_time(), UTC).astimezone()
+    return State(name, process.pid, since, healthy())
 
 
 def store_status() -> str:
-    """What promscale says of itself."""
+    """promscale's own status."""
     return health.store_status(reach_address())
 
 
 def usage_report() -> str:
-    """What the stored traces take on the disk."""
+    """The disk use of the stored traces."""
     return usage.report(DATABASE.uri)
 
 
 def log_command(name: str | None) -> list[str]:
-    """The command that follows the logs, or this part's. Raises Trouble where there are none."""
+    """The command that follows the logs of all parts, or of one. Raises CommandError if there is no such log."""
     files = sorted(LOGS.glob(f"{name or '*'}.log"))
     if not files:
         names = ", ".join(sorted(file.stem for file in LOGS.glob("*.log")))
-        raise Trouble(f"there is no log {name!r}; there are: {names}" if names else "no logs: nothing was started yet")
+        raise CommandError(
+            f"there is no log {name!r}; name one of {names}" if names else "there are no logs: nothing was started yet"
+        )
     return ["tail", "-n", "20", "-F", *map(str, files)]
 
 
-def _launch(variables: Mapping[str, str]) -> None:
+def _start_supervisord(settings: Mapping[str, str]) -> None:
     configuration = DATA / "supervisord.conf"
-    configuration.write_text(_configuration(parts(variables)))
-    started = subprocess.run(
+    configuration.write_text(_configuration(parts(settings)))
+    supervisord = subprocess.run(
         [sys.executable, "-m", "local.supervisord", "-c", configuration.relative_to(CHECKOUT)],
-        env={**_chosen(os.environ, *SYSTEM), "PYTHONPATH": str(CHECKOUT), MARK: str(CHECKOUT)},
+        env={**_select(os.environ, *SYSTEM), "PYTHONPATH": str(CHECKOUT), MARK: str(CHECKOUT)},
         cwd=CHECKOUT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
     )
-    if started.returncode:
-        raise Trouble(f"supervisord did not start: {started.stderr.strip().splitlines()[-1]}")
+    if supervisord.returncode:
+        reason = supervisord.stderr.strip().splitlines()[-1]
+        raise CommandError(f"supervisord did not start: {reason}; correct this and run it again")
 
 
 def _configuration(parts: list[Part]) -> str:
-    """supervisord's. All paths are relative to the checkout, in whose own there may be what has a meaning here."""
+    """supervisord's configuration file. All paths are relative to the checkout: a character such as % or ; in the path
+    of the checkout would have a meaning in this file."""
 
-    def section(title: str, settings: dict[str, object]) -> str:
-        return "\n".join([f"[{title}]", *(f"{name}={value}" for name, value in settings.items()), "", ""])
+    def section(title: str, options: dict[str, object]) -> str:
+        return "\n".join([f"[{title}]", *(f"{name}={value}" for name, value in options.items()), "", ""])
 
     logs = LOGS.relative_to(CHECKOUT)
     text = section(
@@ -400,7 +433,7 @@ def _configuration(parts: list[Part]) -> str:
                 "command": f"{PYTHON.relative_to(CHECKOUT)} -I local/part.py {part.name}",
                 "priority": priority,
                 "autorestart": "true",
-                "startretries": 1_000_000,  # never given up; the pause between two tries grows by a second each time
+                "startretries": 1_000_000,  # never give up; supervisord waits a second longer before each try
                 "stopsignal": part.stop_signal,
                 "stopwaitsecs": STOP_SECONDS,
                 "killasgroup": "true",
@@ -410,33 +443,36 @@ def _configuration(parts: list[Part]) -> str:
                 "stdout_logfile_backups": 1,
             },
         )
-    # One after the other is the order of stopping; as a group, the services are stopped together.
-    first = [part.name in SERVICES for part in parts].index(True)
-    return text + section("group:services", {"programs": ",".join(SERVICES), "priority": first})
+    # supervisord stops one program or group after another; the services may stop at the same time.
+    priority = [part.name in SERVICES for part in parts].index(True)
+    return text + section("group:services", {"programs": ",".join(SERVICES), "priority": priority})
 
 
 def _stop() -> int:
-    """Returns how many processes there were. Raises Trouble when one remains."""
-    count = len(_ours())
+    """Stop everything; returns how many processes there were. Raises CommandError if one does not end."""
+    count = len(_processes())
     supervisord = _supervisord()
     if supervisord:
         supervisord.terminate()
         health.wait(lambda: not _supervisord())
+    # Orphan processes, of a supervisord that was killed.
     for kill in (False, True):
-        for process in _ours():
-            gentle = signal.SIGINT if process.info["name"] == "postgres" else signal.SIGTERM
-            with suppress(psutil.NoSuchProcess):  # ended by itself since
-                process.send_signal(signal.SIGKILL if kill else gentle)
-        health.wait(lambda: not _ours(), seconds=10)
-    left = _ours()
-    if left:
-        raise Trouble(f"these processes do not end: PID {', '.join(str(process.pid) for process in left)}")
+        for process in _processes():
+            graceful = signal.SIGINT if process.info["name"] == "postgres" else signal.SIGTERM
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL if kill else graceful)
+        health.wait(lambda: not _processes(), seconds=10)
+    remaining = _processes()
+    if remaining:
+        pids = ", ".join(str(process.pid) for process in remaining)
+        raise CommandError(f"some processes do not end: PID {pids}; end them with kill -9 and run this again")
     return count
 
 
-def _ours() -> list[psutil.Process]:
-    """All processes of this checkout's stack, each with what is asked for here in its `info`."""
-    servers = {process.pid for process in DATABASE.processes()}  # PostgreSQL writes titles over its environment
+def _processes() -> list[psutil.Process]:
+    """All processes of this checkout's stack, with `environ`, `ppid`, `cmdline` and `name` in their `info`."""
+    # PostgreSQL overwrites the environment of its processes with their titles.
+    servers = {process.pid for process in DATABASE.processes()}
     return [
         process
         for process in psutil.process_iter(["environ", "ppid", "cmdline", "name"])
@@ -445,31 +481,38 @@ def _ours() -> list[psutil.Process]:
 
 
 def _supervisord() -> psutil.Process | None:
-    return next((process for process in _ours() if "local.supervisord" in (process.info["cmdline"] or [])), None)
+    return next((process for process in _processes() if "local.supervisord" in (process.info["cmdline"] or [])), None)
 
 
 def _running() -> dict[str, psutil.Process]:
-    """The process of each part by its name, whether or not supervisord is there to restart it."""
-    ours = _ours()
-    names = {process.pid: (process.info["environ"] or {}).get("SUPERVISOR_PROCESS_NAME") for process in ours}
-    # What a part's process has started itself has the same name.
-    return {names[process.pid]: process for process in ours if names[process.pid] != names.get(process.info["ppid"])}
+    """The process of each running part by the part's name, also of orphan processes."""
+    processes = _processes()
+    names = {process.pid: (process.info["environ"] or {}).get("SUPERVISOR_PROCESS_NAME", "") for process in processes}
+    # Children of a part's process inherit the variable, and so the name.
+    return {
+        name: process
+        for process in processes
+        if (name := names[process.pid]) and name != names.get(process.info["ppid"])
+    }
 
 
 def _wait_until_healthy() -> None:
     log = LOGS / "supervisord.log"
-    said = log.stat().st_size if log.exists() else 0
+    size_before = log.stat().st_size if log.exists() else 0
 
-    def dies(name: str) -> bool:
-        news = log.read_text()[said:] if log.exists() else ""
-        return news.count(f"exited: {name} ") > 3
+    def crash_loops(name: str) -> bool:
+        written_since = log.read_text()[size_before:] if log.exists() else ""
+        return written_since.count(f"exited: {name} ") > MAX_RESTARTS
 
     health.wait_until_healthy(
-        lambda: next((part.name for part in parts() if not part.healthy()), None), dies, _last_line, store_status
+        lambda: next((part.name for part in parts() if not part.healthy()), None),
+        crash_loops,
+        _last_log_line,
+        store_status,
     )
 
 
-def _last_line(name: str) -> str:
+def _last_log_line(name: str) -> str:
     log = LOGS / f"{name}.log"
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return lines[-1] if lines else ""

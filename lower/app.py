@@ -1,15 +1,16 @@
-"""lower: a random small letter. Before it gives one away it asks digit for a digit, for no good reason."""
+"""lower: a random small letter. Half of the time it calls digit first, for no good reason."""
 
-import os
 import random
 import string
 
+from telemetry import services
 from telemetry.call import fetch_character
 from telemetry.service import create_app, serve_characters, step
 from telemetry.work import work
 
-DIGIT_URL = os.environ.get("DIGIT_URL") or "http://localhost:5051"
+DIGIT_URL = services.url("digit")
 SLOW_LETTERS = "jkw"
+CALL_PROBABILITY = 0.5
 
 app = create_app(__name__)
 
@@ -26,8 +27,8 @@ def process_lower(char: str) -> None:
 
 @step
 def render_lower(char: str) -> str:
-    if random.random() < 0.5:
-        fetch_character(DIGIT_URL, is_called=True)
+    if random.random() < CALL_PROBABILITY:
+        fetch_character(DIGIT_URL, nested=True)
     work(0.001, char)
     return char
 

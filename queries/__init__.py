@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 import aiosql
 
+from telemetry import services
+
 FOLDER = Path(__file__).parent
 PARAMETERS = ("time_from", "time_to", "service", "operation", "step")
 
@@ -22,7 +24,7 @@ COLOURS = (
     *("#2f7fd1", "#c2611a", "#2c8f57", "#a64fb8", "#8a7a1c", "#6a7f92"),
     *("#1c8c97", "#c14d7c", "#6a6fd0", "#6b8a22", "#a8644a", "#93683a"),
 )
-SERVICES = ("generator", "upper", "lower", "digit", "special", "load")
+SERVICES = (*services.SERVICES, "load")
 
 
 class Unit(NamedTuple):

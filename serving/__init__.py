@@ -1,24 +1,26 @@
-"""How every web app of the demo meets the network: one server, and one answer to who may ask it by which name."""
+"""The web server of every app of the demo, and the check of the Host header in front of it."""
 
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 
-from serving.hosts import beside
+from serving.hosts import WSGIApp, beside
 from serving.server import Server
 
 __all__ = ["Server", "beside", "serve"]
 
 
-def serve(app: Callable) -> None:
-    """Serve a WSGI app at `BIND_ADDRESS` (default 127.0.0.1) and `PORT` until SIGTERM or SIGINT; what was asked before
-    is answered. Ends the process with one line where it cannot begin."""
+def serve(app: WSGIApp) -> None:
+    """Serve a WSGI app at `BIND_ADDRESS` (default 127.0.0.1) and `PORT` until SIGTERM or SIGINT.
+
+    Requests that were received by then are answered (graceful shutdown). Ends the process with one line if it cannot
+    listen there.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     host, port = os.environ.get("BIND_ADDRESS") or "127.0.0.1", os.environ.get("PORT", "")
     if not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-        sys.exit(f"PORT={port!r} is no port: it must be a number from 1 to 65535")
+        sys.exit(f"PORT={port!r} is not a port: set PORT to a number from 1 to 65535")
     try:
         server = Server(app, host, int(port))
     except OSError as error:

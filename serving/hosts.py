@@ -1,7 +1,7 @@
-"""Which names an app may be asked by, and which one it is asked by.
+"""The check of the Host header, a defence against DNS rebinding.
 
-A page of another site can have its own name lead to this machine, and so read what is here with its visitor's browser
-(DNS rebinding). It cannot choose the Host header, which then has that name.
+A web site can let its own name resolve to this machine, and then read what is served here through the browser of its
+visitor. It cannot choose the Host header of those requests, which holds the site's name: such names are refused.
 """
 
 import ipaddress
@@ -10,44 +10,48 @@ import re
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import Any
 
 from flask import request
 from werkzeug.sansio.utils import host_is_trusted
 
-_PORT = re.compile(r":\d*$")
-_NAME = re.compile(r"\.?[\w-]+(\.[\w-]+)*")
+WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+_PORT = re.compile(r":\d*$")  # at the end of a Host header
+_NAME = re.compile(r"\.?[\w-]+(\.[\w-]+)*")  # a host name; with a dot before it, also all its subdomains
 
 
 def trusted_names(bind_address: str) -> list[str]:
-    """`localhost`, the names in `ALLOWED_HOSTS`, and this machine's own where others reach it.
+    """`localhost`, the names in `ALLOWED_HOSTS`, and, unless the address is a loopback one, this machine's own name.
 
-    A name that begins with a dot stands for all below it. Raises ValueError.
+    A name that begins with a dot stands for the name and all its subdomains. Raises ValueError for anything else.
     """
     names = ["localhost"]
     for name in filter(None, map(str.strip, os.environ.get("ALLOWED_HOSTS", "").split(","))):
         try:
             if not _NAME.fullmatch(name):
                 raise ValueError(name)
-            names.append(_as_sent(name))
+            names.append(_as_browsers_send(name))
         except ValueError:
             raise ValueError(
-                f"ALLOWED_HOSTS: {name!r} is no host name; write names without a port, separated by commas"
+                f"ALLOWED_HOSTS: {name!r} is not a host name; write names without a port, separated by commas"
             ) from None
     if not _is_loopback(bind_address):
         own = socket.gethostname()
-        with suppress(UnicodeError):  # a name that no URL can have
-            names += {_as_sent(own), _as_sent(own.partition(".")[0])}
+        with suppress(UnicodeError):  # a machine's name may be one that no URL can have
+            names += {_as_browsers_send(own), _as_browsers_send(own.partition(".")[0])}
     return names
 
 
-def only_by(names: Iterable[str], app: Callable) -> Callable:
-    """The WSGI app, answering requests for these names only and for any IP address, which nobody's DNS can change.
+def allow_only(names: Iterable[str], app: WSGIApp) -> WSGIApp:
+    """The WSGI app, for requests whose Host is one of these names or any IP address; others get status 400.
 
-    A request without a Host header is answered, too: no browser sends one.
+    No DNS answer can turn an IP address into another one. A request without a Host header is allowed too, because every
+    browser sends one.
     """
     names = list(names)
 
-    def checked(environ: dict, start_response: Callable) -> Iterable[bytes]:
+    def checked(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         host = environ.get("HTTP_HOST")
         if host is None or _is_address(_PORT.sub("", host)) or host_is_trusted(host.lower(), names):
             return app(environ, start_response)
@@ -63,12 +67,12 @@ def only_by(names: Iterable[str], app: Callable) -> Callable:
 
 
 def beside(port: int) -> str:
-    """The URL of another port of this machine, by the name or address in the current request of Flask's."""
+    """The URL of another port of this machine, with the host that the current Flask request names."""
     return f"http://{_PORT.sub('', request.host)}:{port}"
 
 
-def _as_sent(name: str) -> str:
-    """A name as browsers send it. Raises UnicodeError."""
+def _as_browsers_send(name: str) -> str:
+    """A name in lower case and IDNA encoding, as browsers send it. Raises UnicodeError."""
     dot = "." if name.startswith(".") else ""
     return dot + name.removeprefix(".").lower().encode("idna").decode()
 

@@ -1,13 +1,14 @@
-"""waitress as a server that no number of idle or slow clients keeps from the others.
+"""waitress, as a server in which idle or slow clients do not block other clients.
 
-One thread moves all bytes: a request reaches the app when it is complete, an answer waits for its client in a buffer.
+One thread does all socket I/O. A request reaches a worker thread when it is complete, and a response waits in a buffer
+until the client has read it.
 """
 
 import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
@@ -15,33 +16,34 @@ from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.server import TcpWSGIServer
 
-from serving.hosts import only_by, trusted_names
+from serving.hosts import WSGIApp, allow_only, trusted_names
 
 THREADS = 16
-# Fewer than the 1,024 files that a process may have open by default.
-MAX_CONNECTIONS = 900
-SILENT_SECONDS = 10  # so long a connection may be idle, between requests and within one
-REQUEST_SECONDS = 30  # so long a request may take to come in
-GRACE_SECONDS = 5  # so long requests under way may take when it stops; Docker kills after 10
+MAX_CONNECTIONS = 900  # below 1,024, the usual limit of open files of a process
+IDLE_SECONDS = 10  # how long nothing may move on a connection, between requests and within one
+REQUEST_SECONDS = 30  # how long it may take to receive a request
+GRACE_SECONDS = 5  # how long requests may still take at a graceful shutdown; Docker sends SIGKILL after 10
 MAX_HEADER_BYTES = 32 * 1024
-# Bodies are in memory, one for each connection: a temporary file each would be too many files.
+# Bodies are kept in memory: with a temporary file for each, the limit of open files would be reached.
 MAX_BODY_BYTES = 128 * 1024
 
 
 class Server:
-    """A WSGI app at an address and a port (0: any that is free), for the names that serving.hosts trusts.
+    """A WSGI app at an address and a port (0: a free one), for the host names that serving.hosts trusts.
 
     Raises OSError when it cannot listen there, ValueError for a bad ALLOWED_HOSTS.
     """
 
-    def __init__(self, app: Callable, host: str, port: int) -> None:
-        app = only_by(trusted_names(host), app)
+    def __init__(self, app: WSGIApp, host: str, port: int) -> None:
+        app = allow_only(trusted_names(host), app)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family)
-        self.port = listener.getsockname()[1]
+        self.port: int = listener.getsockname()[1]
         self._stopping = False
-        self._closing = threading.RLock()  # not to wake the other thread by a pipe that it has closed
-        self._connections: dict = {}
+        # `close` wakes the serving thread through a pipe, which that thread must not have closed yet. Reentrant, for a
+        # signal handler may interrupt the thread that holds it.
+        self._closing = threading.RLock()
+        self._connections: dict[int, Any] = {}
         self._waitress = _Waitress(
             app,
             self._connections,
@@ -52,7 +54,7 @@ class Server:
                 sockets=[listener],
                 threads=THREADS,
                 connection_limit=MAX_CONNECTIONS,
-                channel_timeout=SILENT_SECONDS,
+                channel_timeout=IDLE_SECONDS,
                 cleanup_interval=1,
                 max_request_header_size=MAX_HEADER_BYTES,
                 max_request_body_size=MAX_BODY_BYTES,
@@ -63,25 +65,26 @@ class Server:
         )
 
     def run(self) -> None:
-        """Serve until `close`, then answer what is being answered."""
+        """Serve until `close`; then finish the requests that were received, within GRACE_SECONDS."""
         while not self._stopping:
-            self._turn()
-        wasyncore.dispatcher.close(self._waitress)  # no new connections; its own `close` would end the others' turns
+            self._poll()
+        # Accept no more connections. waitress's own `close` would also stop its worker threads.
+        wasyncore.dispatcher.close(self._waitress)
         deadline = time.monotonic() + GRACE_SECONDS
         while self._waitress.busy() and time.monotonic() < deadline:
-            self._turn()
+            self._poll()
         self._waitress.task_dispatcher.shutdown(timeout=1)
         with self._closing:
             wasyncore.close_all(self._connections)
 
     def close(self) -> None:
-        """Have `run` end. Callable from any thread, and from a signal handler."""
+        """Make `run` return. May be called from any thread and from a signal handler."""
         with self._closing:
             if not self._stopping:
                 self._stopping = True
                 self._waitress.pull_trigger()
 
-    def _turn(self) -> None:
+    def _poll(self) -> None:
         wasyncore.loop(timeout=1, map=self._connections, use_poll=True, count=1)
 
 
@@ -93,23 +96,28 @@ class _Request(HTTPRequestParser):
 
 class _Channel(HTTPChannel):
     parser_class = _Request
+    request: _Request
 
 
 class _Waitress(TcpWSGIServer):
     channel_class = _Channel
 
     def maintenance(self, now: float) -> None:
-        """Close connections that are idle; and, which waitress alone would not, those whose request comes in too
-        slowly, or whose answer is not read while it is still being made."""
-        for channel in list(self.active_channels.values()):
+        """Close idle connections, as waitress does, and also two kinds that waitress would keep for ever: those whose
+        request arrives too slowly, and those whose client does not read a response that is still being produced."""
+        for channel in self._channels():
             with channel.outbuf_lock:
                 waits_for_client = not channel.requests or channel.total_outbufs_len
-                is_silent = channel.last_activity < now - self.adj.channel_timeout
-            if (waits_for_client and is_silent) or (channel.request and channel.request.began < now - REQUEST_SECONDS):
+                is_idle = channel.last_activity < now - self.adj.channel_timeout
+            if (waits_for_client and is_idle) or (channel.request and channel.request.began < now - REQUEST_SECONDS):
                 channel.will_close = True
-                with suppress(OSError):  # the client has gone
-                    # waitress closes when it can write, which is never where nobody reads.
-                    channel.socket.shutdown(socket.SHUT_RDWR)
+                # waitress closes a channel when its socket is writable, which never happens without a reader.
+                if channel.socket:
+                    with suppress(OSError):  # the client has disconnected
+                        channel.socket.shutdown(socket.SHUT_RDWR)
 
     def busy(self) -> bool:
-        return any(channel.requests or channel.total_outbufs_len for channel in self.active_channels.values())
+        return any(channel.requests or channel.total_outbufs_len for channel in self._channels())
+
+    def _channels(self) -> list[_Channel]:
+        return list(self.active_channels.values())  # type: ignore[attr-defined]  # a dict, which its stubs get wrong

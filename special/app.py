@@ -1,4 +1,4 @@
-"""special: a random special character. Some of them break it, one time in twenty."""
+"""special: a random special character. One time in twenty it fails on a $ or a <."""
 
 import random
 
@@ -7,7 +7,8 @@ from telemetry.work import work
 
 CHARACTERS = "!#$%&()*+,-./:;<=>?@[]^_{|}~"
 SLOW_CHARACTERS = "%@"
-BREAKING_CHARACTERS = "$<"
+FAILING_CHARACTERS = "$<"
+FAILURE_PROBABILITY = 0.05
 
 app = create_app(__name__)
 
@@ -20,7 +21,7 @@ def random_special() -> str:
 @step
 def process_special(char: str) -> None:
     work(0.005 * (6 if char in SLOW_CHARACTERS else 1), char)
-    if char in BREAKING_CHARACTERS and random.random() < 0.05:
+    if char in FAILING_CHARACTERS and random.random() < FAILURE_PROBABILITY:
         raise ValueError(f"special cannot escape {char}")
 
 

@@ -1,1 +1,2 @@
-"""What the services share: OpenTelemetry set-up (tracing), how they answer (service), simulated work (work)."""
+"""What the services share: their table (services), the set-up of OpenTelemetry (tracing), HTTP responses (service),
+calls of other services (call) and simulated work (work)."""

@@ -1,14 +1,17 @@
-"""One of the five services, traced: `PORT=5051 python -m telemetry digit`."""
+"""One of the services, traced: `PORT=5051 python -m telemetry digit`."""
 
 import importlib
 import sys
 
 import serving
 from telemetry import tracing
+from telemetry.services import SERVICES
 
 
 def main() -> None:
-    [name] = sys.argv[1:]
+    name = " ".join(sys.argv[1:])
+    if name not in SERVICES:
+        sys.exit(f"{name!r} is not a service; name one of {', '.join(SERVICES)}")
     app = importlib.import_module(f"{name}.app").app
     tracing.start(name)
     serving.serve(app)

@@ -1,24 +1,24 @@
-"""How one service calls another."""
+"""HTTP calls from one service to another."""
 
 import requests
 
-# Seconds: to connect, and to wait for the answer.
+# Seconds: to connect, and between bytes of the response.
 TIMEOUT = (1, 3)
-# For a service that is called itself: it gives up before its caller does, and so can say whom it waited for.
-SHORTER_TIMEOUT = (1, 2)
+# For a call within a call: the inner time-out ends first, so that the error message names the service that is slow.
+NESTED_TIMEOUT = (1, 2)
 
 
 class CallFailed(Exception):
-    """Another service gave no character; the message says which one, and why."""
+    """Another service returned no character. The message has its URL and the reason."""
 
 
-def fetch_character(url: str, is_called: bool = False) -> str:
-    """One character from the character service at `url`; `is_called`: for a service that is called itself.
+def fetch_character(url: str, nested: bool = False) -> str:
+    """One character from the character service at `url`.
 
-    Raises CallFailed.
+    `nested`: the caller is itself a service that another one is waiting for. Raises CallFailed.
     """
     try:
-        answer = requests.get(url, timeout=SHORTER_TIMEOUT if is_called else TIMEOUT)
+        answer = requests.get(url, timeout=NESTED_TIMEOUT if nested else TIMEOUT)
     except requests.RequestException as error:
         raise CallFailed(f"{url} did not answer: {type(error).__name__}") from error
     try:

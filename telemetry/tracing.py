@@ -1,7 +1,8 @@
-"""OpenTelemetry, set up once for each process that makes spans.
+"""OpenTelemetry's SDK, set up once in each process that creates spans.
 
-Everything is configured by OpenTelemetry's standard variables (OTEL_SERVICE_NAME, OTEL_EXPORTER_OTLP_ENDPOINT,
-OTEL_BSP_SCHEDULE_DELAY, ...). Where this demo wants another default than the standard's, it is set here.
+OpenTelemetry's standard variables (OTEL_SERVICE_NAME, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_BSP_SCHEDULE_DELAY, ...)
+configure it: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/. Two variables have
+another default here.
 """
 
 import os
@@ -13,18 +14,19 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-VERSION = "1.0.0"
+VERSION = "1.0.0"  # pyproject.toml's, which no container has
 
-# Before the instrumentations are imported, for they read it then: today's names for HTTP's attributes.
+# Use the stable names of HTTP attributes (http.request.method and so on). The instrumentations read this variable when
+# they are imported, so it is set before.
 os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
-# A trace is to be seen while one still thinks of it: half a second, where the standard waits five.
+# Export every 500 ms instead of the SDK's default of 5 s, so that a trace is visible almost at once.
 os.environ.setdefault("OTEL_BSP_SCHEDULE_DELAY", "500")
 
 tracer = trace.get_tracer("tracing-demo", VERSION)
 
 
 def start(service_name: str) -> None:
-    """Export this process's spans."""
+    """Export the spans of this process, as this service unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES differ."""
     own = Resource.create(
         {
             "service.name": service_name,
@@ -38,7 +40,7 @@ def start(service_name: str) -> None:
 
 
 def stop() -> None:
-    """Export what is left, as far as the Collector takes it in OTLP's time-out, and stop."""
+    """Export the remaining spans, which takes at most the exporter's time-out, and stop."""
     provider = trace.get_tracer_provider()
     if isinstance(provider, TracerProvider):
         provider.shutdown()

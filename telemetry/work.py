@@ -1,20 +1,23 @@
-"""Work, simulated."""
+"""Simulated work: a sleep of random length, recorded in the current span."""
 
 import random
 import time
 
 from opentelemetry import trace
 
-SLOW_CALLS = 0.01  # one call in a hundred ...
-SLOWNESS = 20  # ... takes so many times as long
+SLOW_PROBABILITY = 0.01
+SLOW_FACTOR = 20  # how many times as long a slow call takes
 
 
 def work(seconds: float, char: str) -> None:
-    """Take about this long over a character, in a few rounds; each is an event of the current span."""
+    """Sleep for about `seconds` in one to three rounds, each of which is an event `loop` of the current span.
+
+    Sets the span's attributes `char` and `iteration`, the number of rounds.
+    """
     span = trace.get_current_span()
     span.set_attribute("char", char)
-    if random.random() < SLOW_CALLS:
-        seconds *= SLOWNESS
+    if random.random() < SLOW_PROBABILITY:
+        seconds *= SLOW_FACTOR
     rounds = random.randint(1, 3)
     span.set_attribute("iteration", rounds)
     for iteration in range(rounds):

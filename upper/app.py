@@ -1,4 +1,4 @@
-"""upper: a random capital letter. It gets slower through the hour, and cannot stand two vowels."""
+"""upper: a random capital letter. It gets slower through the hour, and one time in twenty it fails on an A or an E."""
 
 import random
 import string
@@ -8,13 +8,14 @@ from telemetry.service import create_app, serve_characters, step
 from telemetry.work import work
 
 SLOW_LETTERS = "QXZ"
-DISLIKED_LETTERS = "AE"
+FAILING_LETTERS = "AE"
+FAILURE_PROBABILITY = 0.05
 
 app = create_app(__name__)
 
 
 def seconds_at(now: float) -> float:
-    """How long a letter takes: 2 ms at the full hour, 12 ms at its end."""
+    """How long a letter takes at a Unix time: 2 ms at the full hour, rising to 12 ms at its end."""
     return 0.002 + 0.010 * (now % 3600) / 3600
 
 
@@ -26,7 +27,7 @@ def random_upper() -> str:
 @step
 def process_upper(char: str) -> None:
     work(seconds_at(time.time()) * (5 if char in SLOW_LETTERS else 1), char)
-    if char in DISLIKED_LETTERS and random.random() < 0.05:
+    if char in FAILING_LETTERS and random.random() < FAILURE_PROBABILITY:
         raise RuntimeError(f"upper does not like the letter {char} today")
 
 
