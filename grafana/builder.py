@@ -70,6 +70,8 @@ FOLDER = Path(__file__).parent
 SQL = DataSourceRef("grafana-postgresql-datasource", "promscale-sql")
 JAEGER = DataSourceRef("jaeger", "promscale-tracing")
 TAG = "tracing-demo"
+GRID_WIDTH = 24  # columns of a dashboard
+FIGURE_WIDTH = 4  # of the home page
 DATABASE = "postgresql://grafana@localhost:5999/postgres"
 
 # For each parameter of the statements, the macro or variable that Grafana replaces by a text literal. Grafana doubles
@@ -379,7 +381,7 @@ def series(panel: Panel, statement: Statement) -> timeseries.Panel:
 
 def legend(panel: Panel) -> common.VizLegendOptions:
     """A table to the right of a full-width panel, otherwise a list below it, where a table would show few rows."""
-    wide = panel.width == 24
+    wide = panel.width == GRID_WIDTH
     return (
         common.VizLegendOptions()
         .display_mode(LegendDisplayMode.TABLE if wide else LegendDisplayMode.LIST)
@@ -571,9 +573,11 @@ def home(statements: Statements) -> model.Dashboard:
     """Grafana's home page: the headline of each dashboard, and the graph of the services."""
     built = empty_dashboard("Tracing demo", "The traces of the password generator.").with_variable(jaeger())
     introduction = "The traces of the password generator. Each figure is a link to its dashboard."
-    built.with_panel(text.Panel().id(1).title("").transparent(True).content(introduction).span(24).height(2))
-    for number, definition in enumerate(DASHBOARDS, start=2):
-        built.with_panel(figure(definition, statements).id(number).span(4).height(6))
+    built.with_panel(text.Panel().id(1).title("").transparent(True).content(introduction).span(GRID_WIDTH).height(2))
+    for number, definition in enumerate(DASHBOARDS):
+        # The last figure fills its row, because the SDK starts a new row only when one is full.
+        width = GRID_WIDTH - FIGURE_WIDTH * number % GRID_WIDTH if definition is DASHBOARDS[-1] else FIGURE_WIDTH
+        built.with_panel(figure(definition, statements).id(number + 2).span(width).height(6))
     panels = [panel for definition in DASHBOARDS for panel in definition.panels]
     [services] = [panel for panel in panels if panel.statements[0] == "service_nodes"]
     return built.with_panel(build_panel(services, statements, len(DASHBOARDS) + 2)).build()
