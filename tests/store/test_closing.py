@@ -202,7 +202,7 @@ def test_late_spans_are_found(promscale, upkeep, database):
         upkeep.summarise(quiet_seconds=0)
 
 
-# What the creation, the closing and the removal of partitions lock.
+# The advisory lock under which partitions are created, replaced and dropped.
 PARTITIONS_LOCK = "select pg_advisory_xact_lock(hashtext('_promscale.partition'))"
 
 
