@@ -185,7 +185,7 @@ class Upkeep:
 
 
 def attribute_filter(hashes: list[int]) -> bytes | None:
-    """A Bloom filter of 64-bit hashes for the SQL function `_promscale.may_have_attribute`; None if they are too many."""
+    """A Bloom filter of 64-bit hashes for the SQL function `_promscale.may_have_attribute`; None for too many."""
     if len(hashes) > MAX_FILTER_ATTRIBUTES:
         return None
     bits = max(MIN_FILTER_BITS, 1 << (FILTER_BITS * len(hashes)).bit_length())

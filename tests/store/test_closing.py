@@ -202,7 +202,7 @@ def test_late_spans_are_found(promscale, upkeep, database):
         upkeep.summarise(quiet_seconds=0)
 
 
-# What the creation, the closing and the removal of partitions lock.
+# The advisory lock under which partitions are created, replaced and dropped.
 PARTITIONS_LOCK = "select pg_advisory_xact_lock(hashtext('_promscale.partition'))"
 
 
@@ -210,7 +210,7 @@ def test_a_span_that_arrives_while_a_partition_is_rewritten_is_kept(promscale, u
     promscale.export(recorded.request(hours_ago(3)))
     name = partition_name(database)
     for late in ("late", "later"):
-        with psycopg.connect(promscale.dsn) as holder, ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(1) as pool, psycopg.connect(promscale.dsn) as holder:
             # The rewritten partition would replace the old one after this lock.
             holder.execute(PARTITIONS_LOCK)
             closed = pool.submit(upkeep.close_partition, minutes=0)

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from local.postgres import Cluster
+from local import postgres
 from promscale.store import Store
 from promscale.upkeep import Upkeep
 from tests.store.conftest import running_cluster
@@ -134,11 +134,15 @@ def test_settings_of_promscales_role_do_not_stop_promscale(dsn, database):
         promscale.close()
 
 
-def test_data_of_the_time_when_postgres_was_the_superuser(tmp_path, monkeypatch):
-    """It is kept, and its owner can do what promscale and people do."""
+def test_a_cluster_from_the_time_when_postgres_was_the_superuser(tmp_path, monkeypatch):
+    """Its data is kept, and `postgres` can still do what promscale and users need."""
+    roles, access = tmp_path / "roles.sql", tmp_path / "pg_hba.conf"
+    roles.write_text("select 'the roles of initdb';\n")
+    access.write_text("local all all trust\nhost all all all trust\n")
     with monkeypatch.context() as earlier:
-        earlier.setattr(Cluster, "_restrict_access", lambda self: None)
-        earlier.setattr(Cluster, "delete", lambda self: None)
+        earlier.setattr(postgres, "ROLES", roles)
+        earlier.setattr(postgres, "ACCESS", access)
+        earlier.setattr(postgres.Cluster, "delete", lambda self: None)
         with running_cluster(tmp_path) as cluster:
             promscale = Promscale(cluster.uri)
             promscale.export(request(span("kept")))

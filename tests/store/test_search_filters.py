@@ -40,7 +40,7 @@ def export(promscale, start: int, places: dict[str, dict], service: str = "shop"
 
 
 PLACES = ("span", "resource", "scope", "event", "link")
-FINDING: list[dict] = [
+MATCHING_SEARCHES: list[dict] = [
     {},
     {"service_name": b"shop"},
     {"service_name": b"till"},
@@ -65,7 +65,7 @@ FINDING: list[dict] = [
     {"duration_min": 2 * SECOND, "service_name": b"shop"},
     {"duration_min": 2 * SECOND, "attributes": {"span.key": "span"}},
 ]
-EMPTY: list[dict] = [
+EMPTY_SEARCHES: list[dict] = [
     {"service_name": b"absent"},
     {"service_name": b"shop", "operation_name": b"pay"},
     {"attributes": {"absent": "absent"}},
@@ -77,7 +77,7 @@ EMPTY: list[dict] = [
 
 
 def export_some(promscale, start: int, seed: int = 1) -> None:
-    """Store random spans. With seed 1, each search of FINDING finds some."""
+    """Store random spans. With seed 1, each search of MATCHING_SEARCHES finds some."""
     choose = random.Random(seed)
     for number in range(30):
         begins = start + choose.randrange(5 * MINUTE)
@@ -107,7 +107,7 @@ def results(promscale, start: int) -> list[list[bytes]]:
 
     return [
         trace_ids(search_depth=limit, **search, **times)
-        for search in FINDING + EMPTY
+        for search in MATCHING_SEARCHES + EMPTY_SEARCHES
         for times, limit in (({}, 1000), (during, 1000), ({}, 5))
     ]
 
@@ -116,7 +116,9 @@ def test_searches_return_the_same_after_summaries_and_closing(promscale, upkeep,
     start = hours_ago(3)
     export_some(promscale, start)
     before = results(promscale, start)
-    assert [len(all_times) > 0 for all_times in before[::3]] == [True] * len(FINDING) + [False] * len(EMPTY)
+    over_all_times = before[::3]
+    assert all(over_all_times[: len(MATCHING_SEARCHES)])
+    assert not any(over_all_times[len(MATCHING_SEARCHES) :])
     upkeep.summarise(quiet_seconds=0)
     assert results(promscale, start) == before
     close_all(upkeep, database)
