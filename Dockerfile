@@ -1,4 +1,4 @@
-# The five services, the load and promscale: one image, in which each container runs one of them.
+# One image for the services, load and promscale; each container runs one of them. .dockerignore lists its content.
 FROM python:3.13-slim AS packages
 COPY requirements/app.txt .
 RUN python3 -m venv --without-pip /venv \
