@@ -1,4 +1,4 @@
-"""The commands and statements in the documents, run as they are written."""
+"""The commands, statements and programs in the documents, run as they are written."""
 
 import os
 import shlex
@@ -11,18 +11,19 @@ from tests.documents import CHECKOUT, DOCUMENTS, code_blocks
 from tests.waiting import wait_until
 
 README = CHECKOUT / "README.md"
-PSQL = sorted(
+LINES = sorted(
     {
         line.removeprefix("$ ")
         for document in DOCUMENTS
         for language in ("sh", "console")
         for block in code_blocks(document, language)
         for line in block.splitlines()
-        if line.removeprefix("$ ").startswith("./run.sh psql -")
     }
 )
+PSQL = [line for line in LINES if line.startswith("./run.sh psql -")]
+CURL = [line for line in LINES if line.startswith("curl ")]
 STATEMENTS = [line for block in code_blocks(README, "sql") for line in block.splitlines()]
-OWN_SPANS = code_blocks(README, "python")
+PROGRAMS = [program for document in DOCUMENTS for program in code_blocks(document, "python")]
 
 
 @pytest.mark.parametrize("command", PSQL)
@@ -32,13 +33,23 @@ def test_psql_runs_each_command(own_stack, command):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("command", CURL)
+def test_curl_gets_what_each_command_requests(own_stack, command):
+    subprocess.run([*shlex.split(command), "--fail", "--silent"], check=True, timeout=60)
+
+
 @pytest.mark.parametrize("statement", STATEMENTS)
 def test_postgresql_runs_each_statement_of_the_readme(own_stack, statement):
     own_stack.rows(statement)
 
 
-@pytest.mark.parametrize("program", OWN_SPANS)
-def test_spans_of_ones_own_are_stored(own_stack, program):
-    subprocess.run([sys.executable, "-c", program], env={"PATH": os.environ["PATH"]}, check=True, timeout=60)
-    stored = "select span_name, span_tags ->> 'items' from ps_trace.span where service_name = 'shop'"
-    wait_until(lambda: own_stack.rows(stored) == [("checkout", "3")], "the span of the example")
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_each_python_program_runs(own_stack, program):
+    environment = {"PATH": os.environ["PATH"]}
+    subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, env=environment, check=True, timeout=60)
+
+
+def test_spans_of_the_readmes_program_are_stored(own_stack):
+    test_each_python_program_runs(own_stack, *code_blocks(README, "python"))
+    stored = "select distinct span_name, span_tags ->> 'items' from ps_trace.span where service_name = 'shop'"
+    wait_until(lambda: own_stack.rows(stored) == [("checkout", "3")], "the span of the README's program")
