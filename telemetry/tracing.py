@@ -6,7 +6,9 @@ another default here.
 """
 
 import os
+import tomllib
 import uuid
+from pathlib import Path
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -14,7 +16,8 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-VERSION = "1.0.0"  # pyproject.toml's, which no container has
+_PROJECT = Path(__file__).parents[1] / "pyproject.toml"
+VERSION: str = tomllib.loads(_PROJECT.read_text())["project"]["version"]
 
 # Use the stable names of HTTP attributes (http.request.method and so on). The instrumentations read this variable when
 # they are imported, so it is set before.
