@@ -19,10 +19,10 @@ from promscale.database import deadline
 
 STATEMENT_SECONDS = 10
 CONNECT_SECONDS = 3
-# How long after statement_timeout to wait for an answer: a PostgreSQL that is stopped or unreachable ends nothing.
+# The client's own timeout is statement_timeout plus this: a stopped or unreachable PostgreSQL cancels no statement.
 GRACE_SECONDS = 3
 CONNECTIONS = 6
-# Limit of users' own statements at a time, so that the dashboards have the other connections.
+# The limit of concurrent statements from the SQL page, so that connections remain for the dashboards.
 USER_STATEMENTS = 2
 USER_STATEMENT_WAIT_SECONDS = 3
 MAX_RESULT_BYTES = 16 * 2**20
@@ -33,6 +33,7 @@ _SETTINGS = {
     "statement_timeout": f"{STATEMENT_SECONDS}s",
 }
 _DECLARE_CURSOR = "declare page no scroll cursor for "
+# White space and comments before a statement. Nested comments are not recognised, and their statements refused.
 _LEADING_COMMENTS = re.compile(r"(?:\s+|--[^\n]*|/\*.*?\*/)*", re.DOTALL)
 _FIRST_WORD = re.compile(r"\(|[a-z]+", re.IGNORECASE)
 _CURSOR_WORDS = ("select", "with", "values", "table", "(")

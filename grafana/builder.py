@@ -425,7 +425,7 @@ def heat_map(panel: Panel, statement: Statement) -> heatmap.Panel:
     )
     # A link knows only the end of a cell: its search begins with the dashboard's time range.
     built.override_by_field_type("number", data_links(panel.links, label_variable, end="${__value.time}000"))
-    # A heat map ignores display names, so its fields are renamed.
+    # A heat map ignores display names, so its fields are renamed: the label of the upper bound, without leading zeros.
     return built.with_transformation(rename_fields('^.*duration_to_ms="0*([0-9.]+)".*$'))
 
 
@@ -481,7 +481,7 @@ def node_graph(panel: Panel, nodes: Statement, edges: Statement) -> nodegraph.Pa
     # A node or an edge shows the links of all its fields. "title" is a field of nodes only, "source" one of edges only.
     for field in ("title", "source"):
         built.override_by_name(field, data_links(panel.links, nodes.variable))
-    # A node graph ignores display names, so its fields are renamed.
+    # A node graph ignores display names, so its fields are renamed: without the prefixes by which it recognises them.
     return built.with_transformation(rename_fields("^(?:arc|detail)__(.*)$"))
 
 

@@ -102,7 +102,7 @@ def test_traces(hostile, promscale):
         pages.append((f"/trace/{text}", {}))
     for path, parameters in pages:
         answer = browser.get(path, query_string=parameters)
-        assert answer.status_code in (200, 400, 404), (path, parameters)
+        assert answer.status_code < 500, (path, parameters)
         check_page(answer.text, f"{path} {parameters}")
     for path in ("/api/services", "/api/traces", f"/api/traces/{hostile[0]}", "/api/dependencies"):
         answer = browser.get(path)

@@ -154,8 +154,9 @@ def test_an_invalid_parameter_is_named(client, query, name):
 def test_unknown_dashboards_panels_and_slugs(client):
     assert client.get("/d/nothing/at-all").status_code == 404
     assert client.get(f"/d/{DASHBOARDS[0].uid}/panels/9").status_code == 404
-    answer = client.get(f"/d/{DASHBOARDS[0].uid}/old-name?from=now-1h")
-    assert answer.location == f"/d/{DASHBOARDS[0].uid}/{DASHBOARDS[0].slug}?from=now-1h"
+    # Parameters of any name are kept, also those that Flask's url_for would interpret.
+    answer = client.get(f"/d/{DASHBOARDS[0].uid}/old-name?from=now-1h&_scheme=x&uid=y")
+    assert answer.location == f"/d/{DASHBOARDS[0].uid}/{DASHBOARDS[0].slug}?from=now-1h&_scheme=x&uid=y"
 
 
 def test_a_panel_shows_the_error_of_its_sql(client, traffic, database):

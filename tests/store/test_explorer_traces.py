@@ -156,6 +156,10 @@ def test_a_search_without_results_says_what_to_do(browser, three):
     assert "Choose a longer range" in get(browser, "/search", tags="no=such")
 
 
+def test_unknown_parameters_are_ignored(browser, three):
+    get(browser, "/search", _scheme="x", endpoint="y")
+
+
 def test_the_home_page_is_the_search(browser):
     assert browser.get("/").headers["Location"] == "/search"
 

@@ -398,7 +398,7 @@ def test_variables_of_a_row(connection):
 
 
 def test_an_unknown_property(connection):
-    assert with_property(connection, "custom.widht", 100)["ignored"] == ["custom.widht"]
+    assert with_property(connection, "custom.unknown", 100)["ignored"] == ["custom.unknown"]
 
 
 # The data source -----------------------------------------------------------------------------------------------------
