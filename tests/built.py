@@ -40,7 +40,7 @@ def grafana_data() -> Path:
 
 
 def node(program: Path, stdin: str) -> subprocess.CompletedProcess[str]:
-    """Run a program that uses Grafana's library; the caller checks its exit code. Skips the test without such a Node."""
+    """Run a program that uses Grafana's library, without checking its exit code. Skips the test without such a Node."""
     command = _program("node")
     # Some packages that the library loads with require() are ES modules.
     feature = subprocess.run([command, "-p", "process.features.require_module"], capture_output=True, text=True)

@@ -23,7 +23,7 @@ class FullStack(OwnStack):
         pid = self.healthy_pids()[name]
         docker("run", "--rm", "--pid=host", "--user=0", "tracing-demo", "bash", "-c", f"kill -9 {pid}")
 
-    def restart(self, name: str) -> None:
+    def restart_container(self, name: str) -> None:
         docker("restart", self.container(name))
 
 

@@ -116,7 +116,7 @@ def test_all_containers_stay_under_2500_megabytes(stack):
 
 
 @pytest.mark.parametrize("name", ["postgres", "promscale", "collector"])
-@pytest.mark.parametrize("how", ["kill", "restart"])
+@pytest.mark.parametrize("how", ["kill", "restart_container"])
 def test_no_acknowledged_span_is_lost_or_duplicated(stack, exporters, how, name):
     before = stack.healthy_pids()[name]
     wait_for_more(exporters)

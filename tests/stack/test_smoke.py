@@ -14,8 +14,8 @@ import requests
 
 from local import health
 from telemetry.services import PAGES, PROMSCALE_HTTP_PORT, SERVICES
-from tests.hostile import outcomes
 from tests.documents import CHECKOUT
+from tests.hostile import outcomes
 from tests.stack.conftest import OwnStack
 from tests.waiting import wait_until
 
