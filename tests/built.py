@@ -1,4 +1,4 @@
-"""What is built or installed for the tests from packages of Go and Node: once, and kept in the user's cache."""
+"""Programs and packages of Go and Node for the tests: built or installed once, and kept in the user's cache folder."""
 
 import fcntl
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-# The latest Jaeger that is a Go module, which is Jaeger 2.13: tags from v2 on would need a path that ends in /v2.
+# Jaeger 2.13, the latest that is a Go module: a tag of version 2 or later would need a module path that ends in /v2.
 JAEGER = "github.com/jaegertracing/jaeger", "v1.76.0"
 BUILDER = "go.opentelemetry.io/collector/cmd/builder", "v0.159.0"
 MANIFEST = Path(__file__).parent / "compose" / "otelcol.yaml"
@@ -20,8 +20,8 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trac
 
 
 def jaeger_sources() -> Path:
-    """A folder with the sources of Jaeger's module, to be written to, and the program itself in it."""
-    return _once(f"jaeger-{JAEGER[1]}", _build_jaeger)
+    """A writable folder with the sources of Jaeger's module, and the program in it."""
+    return _cached(f"jaeger-{JAEGER[1]}", _build_jaeger)
 
 
 def jaeger() -> Path:
@@ -29,41 +29,41 @@ def jaeger() -> Path:
 
 
 def otelcol() -> Path:
-    """The OpenTelemetry Collector with the components of collector/config.yaml."""
-    return _once(f"otelcol-{BUILDER[1]}", _build_otelcol) / "otelcol"
+    """The OpenTelemetry Collector with the components that collector/config.yaml uses."""
+    return _cached(f"otelcol-{BUILDER[1]}", _build_otelcol) / "otelcol"
 
 
 def grafana_data() -> Path:
-    """A folder whose node_modules have Grafana's library for data, and what else PACKAGES names."""
+    """A folder whose node_modules contains the packages of package.json, with Grafana's library for data."""
     versions = json.loads(PACKAGES.read_text())["dependencies"]
-    return _once(f"grafana-data-{versions['@grafana/data']}", _install_grafana_data)
+    return _cached(f"grafana-data-{versions['@grafana/data']}", _install_grafana_data)
 
 
-def node(program: Path, input: str) -> subprocess.CompletedProcess:
-    """Run a program that uses these; skips the test where there is no Node for it. Its output is for the caller."""
+def node(program: Path, stdin: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that uses Grafana's library, without checking its exit code. Skips the test without such a Node."""
     command = _program("node")
-    # Of the packages that the library requires, some are modules of the newer kind.
-    asked = subprocess.run([command, "-p", "process.features.require_module"], capture_output=True, text=True)
-    if asked.stdout.strip() != "true":
+    # Some packages that the library loads with require() are ES modules.
+    feature = subprocess.run([command, "-p", "process.features.require_module"], capture_output=True, text=True)
+    if feature.stdout.strip() != "true":
         pytest.skip("Grafana's library needs Node 20.19, 22.12 or later")
     environment = os.environ | {"NODE_PATH": str(grafana_data() / "node_modules")}
-    return subprocess.run([command, program], input=input, env=environment, capture_output=True, text=True)
+    return subprocess.run([command, program], input=stdin, env=environment, capture_output=True, text=True)
 
 
-def go(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Call go; skips the test where there is none. Its output is for the caller to look at."""
+def go(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run go; the caller checks the exit code. Skips the test without Go."""
     program = shutil.which("go", path=f"{os.environ['PATH']}:/usr/local/go/bin")
     if not program:
-        pytest.skip("there is no Go here to build it with")
+        pytest.skip("Go is not installed")
     variables = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-trimpath", "GOWORK": "off"} | environment
     return subprocess.run([program, *arguments], cwd=cwd, env=variables, capture_output=True, text=True)
 
 
-def _once(name: str, build: Callable[[Path], None]) -> Path:
-    """The folder of that name in the cache, which `build` fills if it is not there yet."""
+def _cached(name: str, build: Callable[[Path], None]) -> Path:
+    """The folder of that name in the cache. `build` fills it if it does not exist."""
     folder = CACHE / name
     CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / f"{name}.lock", "w") as lock:
+    with (CACHE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
             unfinished = CACHE / f"{name}.unfinished"
@@ -78,7 +78,7 @@ def _once(name: str, build: Callable[[Path], None]) -> Path:
 def _build_jaeger(folder: Path) -> None:
     module = json.loads(_checked("mod", "download", "-json", "@".join(JAEGER), cwd=folder))
     shutil.copytree(module["Dir"], folder, dirs_exist_ok=True)
-    for path in [folder, *folder.rglob("*")]:  # in Go's own cache they are read-only
+    for path in [folder, *folder.rglob("*")]:  # files in Go's module cache are read-only
         path.chmod(path.stat().st_mode | 0o200)
     _checked("build", "-ldflags=-s -w", "-o", "cmd/jaeger/jaeger", "./cmd/jaeger", cwd=folder)
 
@@ -90,19 +90,19 @@ def _build_otelcol(folder: Path) -> None:
 
 def _install_grafana_data(folder: Path) -> None:
     shutil.copy(PACKAGES, folder)
-    quiet = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock")
-    done = subprocess.run([_program("npm"), "install", *quiet], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    options = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock")
+    npm = subprocess.run([_program("npm"), "install", *options], cwd=folder, capture_output=True, text=True)
+    assert npm.returncode == 0, npm.stdout[-3000:] + npm.stderr[-3000:]
 
 
 def _program(name: str) -> str:
-    found = shutil.which(name)
-    if not found:
-        pytest.skip(f"there is no {name} here to read Grafana's panels with")
-    return found
+    path = shutil.which(name)
+    if not path:
+        pytest.skip(f"{name} is not installed")
+    return path
 
 
 def _checked(*arguments: str, cwd: Path) -> str:
-    done = go(*arguments, cwd=cwd)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
+    finished = go(*arguments, cwd=cwd)
+    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
+    return finished.stdout

@@ -1,18 +1,20 @@
-"""What tests of several kinds need."""
+"""Fixtures of several kinds of tests, and the summaries at the end of a run."""
 
-import socket
 import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 import pytest
-from werkzeug.serving import make_server
 from xdist.scheduler import LoadScopeScheduling
 
+from serving import Server
+from serving.hosts import WSGIApp
 from tests.hostile import outcomes
 from tests.stack import exporter
 
 REPORTS = {
     "spans counted while parts were killed": exporter.counts,
-    "attacks, and what came of them": outcomes.lines,
+    "attacks and their outcomes": outcomes.lines,
 }
 # These use the demo's own ports, and so run one after the other.
 FIXED_PORTS = ("tests/compose/", "tests/stack/", "tests/store/test_jaeger_suite.py")
@@ -39,27 +41,30 @@ def pytest_testnodedown(node):
         REPORTS[title] += lines
 
 
-def pytest_terminal_summary(terminalreporter):
-    for title, lines in REPORTS.items():
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", [])
+    )
+    reasons = [f"{count:>4}  {reason}" for reason, count in skipped.most_common()]
+    for title, lines in {**REPORTS, "skipped tests, and why": reasons}.items():
         if lines:
             terminalreporter.section(title)
             terminalreporter.write_line("\n".join(lines))
 
 
 @pytest.fixture
-def serve():
-    """A function that serves a WSGI app on a free port of loopback, or at a socket that is bound; returns its URL."""
-    servers = []
+def serve() -> Iterator[Callable[..., str]]:
+    """A function that serves a WSGI app at a port of loopback (default: a free one), and returns its URL."""
+    running = []
 
-    def serve(app, bound: socket.socket | None = None) -> str:
-        if bound:
-            bound.listen()
-        server = make_server("127.0.0.1", 0, app, threaded=True, fd=bound and bound.fileno())
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        servers.append(server)
+    def serve(app: WSGIApp, port: int = 0) -> str:
+        server = Server(app, "127.0.0.1", port)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        running.append((server, thread))
         return f"http://127.0.0.1:{server.port}"
 
     yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    for server, thread in running:
+        server.close()
+        thread.join()

@@ -1,51 +1,52 @@
-"""The full stack in real containers, started for the tests in a copy of this checkout."""
+"""The full stack in containers, started for the tests in a copy of this checkout."""
 
 import re
+from collections.abc import Iterator
 
 import pytest
 
 from local import compose
 from tests.compose import images
 from tests.compose.images import docker
-from tests.stack.checkout import Checkout, wait_for
-from tests.stack.conftest import Stack, skip_where_ports_are_taken
+from tests.stack.checkout import Checkout
+from tests.stack.conftest import GENERATOR_URL, OwnStack, skip_unless_ports_are_free
 
 PROJECT = "tracing-demo-test"
 
 
-class FullStack(Stack):
+class FullStack(OwnStack):
     def container(self, name: str) -> str:
         return f"{PROJECT}-{name}-1"
 
     def kill(self, name: str) -> None:
-        """As a crash: by no command of Docker's, after which it would not start the container again."""
-        pid = wait_for(self.pids, "health")[name]
+        """SIGKILL from outside of Docker, like a crash: after `docker kill`, Docker would not restart the container."""
+        pid = self.healthy_pids()[name]
         docker("run", "--rm", "--pid=host", "--user=0", "tracing-demo", "bash", "-c", f"kill -9 {pid}")
 
-    def restart(self, name: str) -> None:
+    def restart_container(self, name: str) -> None:
         docker("restart", self.container(name))
 
 
 @pytest.fixture(scope="session")
-def engine():
-    """Docker works here."""
-    reason = compose.trouble()
+def engine() -> None:
+    """Skips the test without a Docker engine."""
+    reason = compose.unavailable_reason()
     if reason:
         pytest.skip(reason)
 
 
 @pytest.fixture(scope="package")
-def checkout(engine, tmp_path_factory):
-    """A copy that has, or can have, the images of all parts that its Compose file names."""
-    skip_where_ports_are_taken()
+def checkout(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    """A copy whose Compose file names only parts with an image, a real one or a stand-in."""
+    skip_unless_ports_are_free()
     try:
         missing = images.obtain()
-    except images.Missing as error:
+    except images.ImagesUnavailable as error:
         pytest.skip(str(error))
     copy = Checkout(tmp_path_factory.mktemp("compose") / "checkout")
     file = copy.folder / "docker-compose.yaml"
     for image in missing:
-        # A service is all that is indented below its name.
+        # Removes the part: the line with its name, and the indented lines below it.
         file.write_text(re.sub(rf"\n  \w+:\n(    .*\n)*    image: {image}\n(    .*\n)*", "\n", file.read_text()))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COMPOSE_PROJECT_NAME", PROJECT)
@@ -53,12 +54,12 @@ def checkout(engine, tmp_path_factory):
 
 
 @pytest.fixture(scope="package")
-def stack(checkout):
+def stack(checkout: Checkout) -> Iterator[FullStack]:
     try:
         started = checkout.run("docker")
         assert started.returncode == 0, started.stderr
-        yield FullStack("http://localhost:5050", compose.DATABASE, checkout)
+        yield FullStack(GENERATOR_URL, compose.DATABASE, checkout)
     finally:
         checkout.run("reset")
-    for what in ("container", "volume", "network"):
-        assert not docker(what, "ls", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}").stdout
+    for kind in ("container", "volume", "network"):
+        assert not docker(kind, "ls", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}").stdout

@@ -1,6 +1,7 @@
-"""The images of the full stack: the real ones where their registry is reached, else stand-ins under the same names.
+"""The images of the full stack: the real ones if their registry can be reached, otherwise stand-ins with the same
+names.
 
-The stand-ins are made of Debian 13's packages and of programs built here; there is none for Grafana.
+The stand-ins are built from Debian 13's packages and from programs of tests/built.py. There is none for Grafana.
 """
 
 import os
@@ -9,10 +10,12 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
-from tests.stack.checkout import ROOT
+from tests import built
+from tests.documents import CHECKOUT
 
 RECIPES = Path(__file__).parent / "stand_ins"
 DEBIAN = "tracing-demo-test-debian"
@@ -20,18 +23,18 @@ TRUSTED = Path("/etc/ssl/certs/ca-certificates.crt")
 LABEL = "tracing-demo.stand-in"
 
 
-class Missing(Exception):
-    """An image can be had neither way. The message says why."""
+class ImagesUnavailable(Exception):
+    """There are neither the images nor the means to build stand-ins. The message says why."""
 
 
 def obtain() -> set[str]:
-    """See to it that all images are here; returns those for which there is neither the real one nor a stand-in.
+    """Pull or build all images; returns those for which there is neither the real one nor a stand-in.
 
-    Raises Missing where this machine cannot make stand-ins.
+    Raises ImagesUnavailable if this machine cannot build stand-ins.
     """
-    text = (ROOT / "docker-compose.yaml").read_text() + (ROOT / "Dockerfile").read_text()
+    text = (CHECKOUT / "docker-compose.yaml").read_text() + (CHECKOUT / "Dockerfile").read_text()
     images = dict.fromkeys(re.findall(r"(?:image: |^FROM )(\S+:\S+)", text, re.MULTILINE))
-    return {image for image in images if not _is_real(image) and not _make(image)}
+    return {image for image in images if not _is_real(image) and not _build(image)}
 
 
 def _is_real(image: str) -> bool:
@@ -41,8 +44,8 @@ def _is_real(image: str) -> bool:
     return not label.stdout.strip()
 
 
-def _make(image: str) -> bool:
-    """Make the stand-in, anew if its recipe has changed; returns whether there is one."""
+def _build(image: str) -> bool:
+    """Build the stand-in, again if its recipe has changed; returns whether there is one."""
     recipe = _RECIPES.get(image.partition(":")[0])
     if not recipe:
         return False
@@ -66,13 +69,11 @@ def _timescaledb():
         yield context
 
 
-def _program(build: str) -> Callable:
+def _program(build: Callable[[], Path]) -> Callable[[], AbstractContextManager[Path]]:
     @contextmanager
     def recipe():
-        from tests import built  # which needs Go, as the others do not
-
         with _context("program") as context:
-            shutil.copy(getattr(built, build)(), context / "program")
+            shutil.copy(build(), context / "program")
             yield context
 
     return recipe
@@ -81,35 +82,35 @@ def _program(build: str) -> Callable:
 _RECIPES = {
     "python": _python,
     "timescale/timescaledb": _timescaledb,
-    "otel/opentelemetry-collector-contrib": _program("otelcol"),
-    "jaegertracing/jaeger": _program("jaeger"),
+    "otel/opentelemetry-collector-contrib": _program(built.otelcol),
+    "jaegertracing/jaeger": _program(built.jaeger),
 }
 
 
 @contextmanager
 def _context(recipe: str):
-    """A copy of the recipe's folder, to be added to."""
+    """A copy of the recipe's folder, as a build context to which files can be added."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(shutil.copytree(RECIPES / recipe, folder, dirs_exist_ok=True))
 
 
 def _debian() -> None:
-    """See to it that there is the base of the stand-ins."""
+    """Build the base image of the stand-ins, once."""
     if docker("image", "inspect", DEBIAN, check=False).returncode == 0:
         return
     if os.getuid() != 0 or not shutil.which("debootstrap"):
-        raise Missing("no image registry is reached, and only root with debootstrap can make stand-ins of the images")
+        raise ImagesUnavailable("no image registry can be reached, and only root with debootstrap can build stand-ins")
     packages = "python3,python3-venv,python3-pip,ca-certificates"
     with tempfile.TemporaryDirectory() as folder:
         command = ["debootstrap", "--variant=minbase", f"--include={packages}", "trixie", folder]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        assert done.returncode == 0, done.stdout[-2000:]
+        debootstrap = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert debootstrap.returncode == 0, debootstrap.stdout[-2000:]
         with subprocess.Popen(["tar", "-C", folder, "-c", "."], stdout=subprocess.PIPE) as archive:
             docker("import", "-", DEBIAN, stdin=archive.stdout)
 
 
-def docker(*arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
-    """Call docker; `options` are subprocess.run's. Fails where docker does, unless `check` is False."""
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, **options)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
+def docker(*arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run docker, which must succeed unless `check` is False; `options` are subprocess.run's."""
+    finished = subprocess.run(["docker", *arguments], capture_output=True, text=True, **options)
+    assert not check or finished.returncode == 0, finished.stdout + finished.stderr
+    return finished

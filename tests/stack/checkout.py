@@ -1,63 +1,57 @@
-"""Copies of this checkout, each with a run.sh, data and processes of its own; and what the tests do with them."""
+"""Copies of this checkout, each with a run.sh, data and processes of its own."""
 
 import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[2]
+from local.stack import MARK
+from tests.documents import CHECKOUT
+
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".data", "__pycache__", ".*_cache", ".hypothesis", ".coverage*")
 
 
 class Checkout:
-    """A copy in `folder`. `packages`: with the Python packages of this one, by links; else it has none yet."""
+    """A copy of this checkout in `folder`. It uses the installed Python packages of this one through symbolic links,
+    or, without `packages`, has none."""
 
     def __init__(self, folder: Path, packages: bool = True) -> None:
         self.folder = folder
-        shutil.copytree(ROOT, folder, ignore=NOT_COPIED, dirs_exist_ok=True)
+        shutil.copytree(CHECKOUT, folder, ignore=NOT_COPIED, dirs_exist_ok=True)
         if packages:
             venv = folder / ".venv"
             (venv / "bin").mkdir(parents=True)
-            (venv / "bin" / "python").symlink_to(sys._base_executable)
+            interpreter = Path(sys.base_prefix) / "bin" / Path(os.path.realpath(sys.executable)).name
+            (venv / "bin" / "python").symlink_to(interpreter)
             (venv / "lib").symlink_to(Path(sys.prefix) / "lib")
             shutil.copy(Path(sys.prefix) / "pyvenv.cfg", venv)
-            shutil.copy(ROOT / "requirements" / "local.txt", venv)
+            shutil.copy(CHECKOUT / "requirements" / "local.txt", venv)
 
-    def run(self, *arguments: str, **options) -> subprocess.CompletedProcess:
-        """Call run.sh; `options` are subprocess.run's."""
-        command = [self.folder / "run.sh", *arguments]
+    def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run run.sh; `options` are subprocess.run's."""
+        command = [str(self.folder / "run.sh"), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL, **options)
 
     def processes(self) -> list[psutil.Process]:
-        """Whatever runs in this copy or out of it."""
-        place = str(self.folder)
+        """All processes that have anything to do with this copy."""
+        folder = str(self.folder)
         data = os.path.realpath(self.folder / ".data" / "postgres")
         return [
             process
             for process in psutil.process_iter(["cmdline", "cwd", "environ"])
-            if (process.info["cwd"] or "").startswith((place, data))
-            or any(place in word for word in process.info["cmdline"] or [])
-            or (process.info["environ"] or {}).get("TRACING_DEMO") == place
+            if (process.info["cwd"] or "").startswith((folder, data))
+            or any(folder in word for word in process.info["cmdline"] or [])
+            or (process.info["environ"] or {}).get(MARK) == folder
         ]
 
 
-def complaint(run: subprocess.CompletedProcess) -> str:
-    """The one line of a failure that was expected."""
-    assert run.returncode == 1, (run.returncode, run.stdout, run.stderr)
-    lines = run.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("run.sh: "), run.stderr
+def error_line(finished: subprocess.CompletedProcess[str]) -> str:
+    """The one line on stderr of a run.sh that failed with exit code 1."""
+    assert finished.returncode == 1, (finished.returncode, finished.stdout, finished.stderr)
+    lines = finished.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("run.sh: "), finished.stderr
     return lines[0]
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -> object:
-    """Until it holds; returns what it returned. The limit is no expectation, only an end."""
-    deadline = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < deadline, f"not in {seconds} s: {what}"
-        time.sleep(0.1)
-    return result

@@ -1,5 +1,5 @@
-"""The stack that the tests look at: the local one, started for them in a copy of this checkout; or any that runs
-already, by its addresses:
+"""The stack under test: the local one, started for the tests in a copy of this checkout, or any running stack, by its
+addresses:
 
     STACK_GENERATOR_URL=http://localhost:5050 STACK_DSN=postgresql://postgres@localhost:5999/postgres pytest tests/stack
 """
@@ -7,79 +7,105 @@ already, by its addresses:
 import os
 import re
 import subprocess
+from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 import pytest
 
-from local import Trouble, postgres
+from local import CommandError, postgres
 from local import stack as local_stack
-from tests.stack.checkout import Checkout, wait_for
+from telemetry.services import SERVICES
+from tests.stack.checkout import Checkout
+from tests.waiting import wait_until
+
+GENERATOR_URL = f"http://localhost:{SERVICES['generator']}"
 
 
 class Stack:
-    """A running stack. `checkout` is None when it was not started by the tests, and then is not to be disturbed."""
+    """A running stack, by the addresses of its generator and its database."""
 
-    def __init__(self, generator: str, dsn: str, checkout: Checkout | None) -> None:
+    def __init__(self, generator: str, dsn: str) -> None:
         self.generator = generator.rstrip("/")
         self.dsn = dsn
+
+    def psql(self, *arguments: str) -> str:
+        """The output of psql, which must succeed."""
+        command = [postgres.psql(), self.dsn, *arguments]
+        return _checked(subprocess.run(command, capture_output=True, text=True, timeout=600)).stdout
+
+    def rows(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.dsn) as connection:
+            return connection.execute(statement.encode(), parameters).fetchall()
+
+
+class OwnStack(Stack):
+    """A stack that runs in a checkout of the tests, which may disturb it."""
+
+    def __init__(self, generator: str, dsn: str, checkout: Checkout) -> None:
+        super().__init__(generator, dsn)
         self.checkout = checkout
 
     def psql(self, *arguments: str) -> str:
-        """What psql prints, called as the user is told to. Fails when it does."""
-        if self.checkout:
-            done = self.checkout.run("psql", *arguments)
-        else:
-            done = subprocess.run([postgres.psql(), self.dsn, *arguments], capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return _checked(self.checkout.run("psql", *arguments)).stdout
 
     def pids(self) -> dict[str, str]:
-        """The process of each part, if all parts are healthy; else nothing."""
+        """The process id of each part by its name; empty unless all parts are healthy."""
         status = self.checkout.run("status")
         healthy = re.findall(r"^(\w+) +healthy .* (\d+)$", status.stdout, re.MULTILINE)
         return dict(healthy) if status.returncode == 0 else {}
 
+    def healthy_pids(self) -> dict[str, str]:
+        """Wait until all parts are healthy; returns the process id of each part by its name."""
+        return wait_until(self.pids, "all parts are healthy")
+
+    def wait_until_replaced(self, name: str, pid: str) -> None:
+        """Wait until another process than `pid` is this part, and all parts are healthy."""
+        wait_until(lambda: self.pids().get(name, pid) != pid, f"{name} is restarted, and all parts are healthy")
+
     def stored_spans(self) -> int:
-        """As ./run.sh status says."""
-        said = r"spans stored so far: (\d+)"
-        return int(wait_for(lambda: re.search(said, self.checkout.run("status").stdout), "a count of spans")[1])
+        """The number of spans that ./run.sh status prints."""
 
-    def start_anew(self, **environment: str) -> None:
-        """Down, and up again with these variables besides."""
-        down = self.checkout.run("down")
-        assert down.returncode == 0, down.stderr
-        started = self.checkout.run("local", env=os.environ | environment)
-        assert started.returncode == 0, started.stderr
+        def number() -> re.Match[str] | None:
+            return re.search(r"spans stored so far: (\d+)", self.checkout.run("status").stdout)
 
-    def rows(self, statement: str, *parameters: object) -> list[tuple]:
-        with psycopg.connect(self.dsn) as connection:
-            return connection.execute(statement, parameters).fetchall()
+        match = wait_until(number, "a number of stored spans")
+        return int(match[1]) if match else 0
+
+    def restart(self, **environment: str) -> None:
+        """Stop the stack, and start the local stack with these additional environment variables."""
+        _checked(self.checkout.run("down"))
+        _checked(self.checkout.run("local", env=os.environ | environment))
 
 
-def skip_where_ports_are_taken() -> None:
+def _checked(finished: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    assert finished.returncode == 0, finished.stderr
+    return finished
+
+
+def skip_unless_ports_are_free() -> None:
     try:
         local_stack.check_ports()
-    except Trouble as trouble:
-        pytest.skip(f"{trouble}; or set STACK_GENERATOR_URL and STACK_DSN to test what runs there")
+    except CommandError as error:
+        pytest.skip(f"{error}; or set STACK_GENERATOR_URL and STACK_DSN to test the stack that runs there")
 
 
 @pytest.fixture
-def free_ports():
-    skip_where_ports_are_taken()
+def free_ports() -> None:
+    skip_unless_ports_are_free()
 
 
 @pytest.fixture(scope="package")
-def stack(tmp_path_factory):
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     generator, dsn = os.environ.get("STACK_GENERATOR_URL"), os.environ.get("STACK_DSN")
     if generator and dsn:
-        yield Stack(generator, dsn, None)
+        yield Stack(generator, dsn)
         return
-    skip_where_ports_are_taken()
+    skip_unless_ports_are_free()
     checkout = Checkout(tmp_path_factory.mktemp("stack") / "checkout")
     try:
-        started = checkout.run("local")
-        assert started.returncode == 0, started.stderr
-        yield Stack("http://localhost:5050", local_stack.DATABASE.uri, checkout)
+        _checked(checkout.run("local"))
+        yield OwnStack(GENERATOR_URL, local_stack.DATABASE.uri, checkout)
     finally:
         checkout.run("reset")
     assert checkout.processes() == []
@@ -87,8 +113,8 @@ def stack(tmp_path_factory):
 
 
 @pytest.fixture
-def own_stack(stack):
+def own_stack(stack: Stack) -> OwnStack:
     """A stack that the test may disturb."""
-    if not stack.checkout:
-        pytest.skip("the stack at STACK_GENERATOR_URL is not the tests' own, and this would disturb it")
+    if not isinstance(stack, OwnStack):
+        pytest.skip("the test would disturb the stack at STACK_GENERATOR_URL")
     return stack

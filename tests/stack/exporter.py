@@ -1,11 +1,11 @@
-"""Spans that are counted: sent while something is killed, and looked for in the database afterwards."""
+"""Spans that are exported while a part is killed, and then counted in the database."""
 
 import itertools
 import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import grpc
@@ -13,14 +13,15 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
-from tests.stack.checkout import wait_for
+from telemetry.services import OTLP_GRPC_PORT, PROMSCALE_GRPC_PORT
+from tests.waiting import wait_until
 
-PROMSCALE, COLLECTOR = "127.0.0.1:9202", "127.0.0.1:4317"
+PROMSCALE, COLLECTOR = f"127.0.0.1:{PROMSCALE_GRPC_PORT}", f"127.0.0.1:{OTLP_GRPC_PORT}"
 BATCH = 20
 
 
 class Exporter(threading.Thread):
-    """Sends spans of one trace in small batches, each again and again until it is acknowledged."""
+    """Exports spans of one trace in small batches, and retries each batch until it is acknowledged."""
 
     def __init__(self, address: str) -> None:
         super().__init__()
@@ -67,45 +68,53 @@ class Exporter(threading.Thread):
 
 @contextmanager
 def exporting() -> Iterator[tuple[Exporter, Exporter]]:
-    """One that sends to promscale itself, and one to the Collector."""
-    both = Exporter(PROMSCALE), Exporter(COLLECTOR)
-    for exporter in both:
+    """An exporter to promscale and one to the Collector, both running."""
+    exporters = Exporter(PROMSCALE), Exporter(COLLECTOR)
+    for exporter in exporters:
         exporter.start()
     try:
-        yield both
+        yield exporters
     finally:
-        for exporter in both:
+        for exporter in exporters:
             exporter.stop()
 
 
-def wait_for_more(exporters) -> None:
-    """Until each exporter has had something acknowledged since now."""
+def wait_for_more(exporters: Iterable[Exporter]) -> None:
+    """Wait until each exporter has had another batch acknowledged."""
+
+    def more_than(exporter: Exporter, count: int) -> Callable[[], bool]:
+        return lambda: len(exporter.acknowledged) > count
+
     for exporter in exporters:
-        before = len(exporter.acknowledged)
-        wait_for(lambda exporter=exporter, before=before: len(exporter.acknowledged) > before, exporter.address)
+        more = more_than(exporter, len(exporter.acknowledged))
+        wait_until(more, f"{exporter.address} acknowledges another batch")
 
 
-def stored(stack, exporter) -> list[int]:
+def stored(stack, exporter: Exporter) -> list[int]:
     statement = "select span_id from ps_trace.span where trace_id = %s"
     return [span_id for (span_id,) in stack.rows(statement, exporter.trace_id.hex())]
 
 
-counts: list[str] = []  # what `check` has counted so far, for the end of the tests' output
+counts: list[str] = []  # lines for the summary at the end of the tests' output
 
 
-def check(stack, exporters, collector_may_lose: bool) -> None:
-    """Every acknowledged span is there, once."""
-    direct, collected = exporters
+def check(stack, exporters: tuple[Exporter, Exporter], collector_may_lose: bool) -> None:
+    """Every acknowledged span is stored, once; `collector_may_lose` allows the Collector to have lost some."""
     for exporter in exporters:
         exporter.stop()
+    through_collector = exporters[1]
     if not collector_may_lose:
-        wait_for(lambda: collected.acknowledged <= set(stored(stack, collected)), "what the Collector acknowledged")
+        wait_until(
+            lambda: through_collector.acknowledged <= set(stored(stack, through_collector)),
+            "all spans that the Collector acknowledged",
+        )
     for exporter in exporters:
         span_ids = stored(stack, exporter)
         missing = exporter.acknowledged - set(span_ids)
+        duplicates = len(span_ids) - len(set(span_ids))
         counts.append(
             f"{os.environ['PYTEST_CURRENT_TEST'].partition('::')[2]}: {exporter.address} acknowledged"
-            f" {len(exporter.acknowledged)} spans; missing: {len(missing)}, twice: {len(span_ids) - len(set(span_ids))}"
+            f" {len(exporter.acknowledged)} spans; missing: {len(missing)}, duplicates: {duplicates}"
         )
-        assert not missing or (exporter is collected and collector_may_lose)
-        assert len(span_ids) == len(set(span_ids))
+        assert not missing or (exporter is through_collector and collector_may_lose)
+        assert not duplicates

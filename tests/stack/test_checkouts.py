@@ -1,4 +1,4 @@
-"""./run.sh local in odd folders and under odd rights: it works all the same."""
+"""./run.sh local works in a folder with unusual characters in its path, and with a strict umask."""
 
 import os
 
@@ -25,6 +25,6 @@ def test_it_starts_in_a_folder_of_any_name(checkout):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root runs PostgreSQL as another user")
-def test_nobody_can_run_what_root_with_a_strict_umask_copies(checkout):
+def test_a_strict_umask_of_root_does_not_stop_postgresql(checkout):
     started = checkout.run("local", umask=0o077)
     assert started.returncode == 0, started.stderr

@@ -1,4 +1,4 @@
-"""Today's Jaeger on the running stack's promscale: what its HTTP API says of the traffic that the services made."""
+"""Current Jaeger with the running stack's promscale: its HTTP API returns what the services have exported."""
 
 import json
 import subprocess
@@ -8,40 +8,39 @@ import pytest
 import requests
 
 from queries.dashboards import DASHBOARDS
+from telemetry.services import CHARACTER_SERVICES
 from tests import built
-from tests.stack.checkout import ROOT, wait_for
-
-# Beside the stack's own.
-HTTP, GRPC, HEALTH = 26686, 26685, 23134
-CALLEES = {"upper", "lower", "digit", "special"}
+from tests.documents import CHECKOUT
+from tests.waiting import free_port, wait_until
 
 
 @pytest.fixture(scope="module")
 def jaeger(stack, tmp_path_factory):
-    """A function that asks the API, and returns its data."""
+    """A function that queries the API and returns its data."""
     program = built.jaeger()
-    ports = {"jaeger_query.http": HTTP, "jaeger_query.grpc": GRPC, "healthcheckv2.http": HEALTH}
+    ports = {name: free_port() for name in ("jaeger_query.http", "jaeger_query.grpc", "healthcheckv2.http")}
+    api = f"http://127.0.0.1:{ports['jaeger_query.http']}/api"
     options = [f"--set=extensions.{name.replace('.', '::')}::endpoint=127.0.0.1:{port}" for name, port in ports.items()]
     log = tmp_path_factory.mktemp("jaeger") / "log"
-    with open(log, "w") as output:
-        command = [program, f"--config={ROOT / 'jaeger' / 'config.yaml'}", *options]
+    with log.open("w") as output:
+        command = [program, f"--config={CHECKOUT / 'jaeger' / 'config.yaml'}", *options]
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
 
     def ask(path: str, **parameters):
-        answer = requests.get(f"http://127.0.0.1:{HTTP}/api/{path}", params=parameters, timeout=60)
+        answer = requests.get(f"{api}/{path}", params=parameters, timeout=60)
         assert answer.status_code == 200, answer.text
         return answer.json()["data"]
 
     def up():
         assert process.poll() is None, log.read_text()
         try:
-            return requests.get(f"http://127.0.0.1:{HTTP}/api/services", timeout=10).ok
+            return requests.get(f"{api}/services", timeout=10).ok
         except requests.RequestException:
             return False
 
     try:
-        wait_for(up, "Jaeger's API")
-        wait_for(lambda: {"load", "generator", *CALLEES} <= set(ask("services")), "spans of all services")
+        wait_until(up, "Jaeger's API")
+        wait_until(lambda: {"load", "generator", *CHARACTER_SERVICES} <= set(ask("services")), "spans of all services")
         yield ask
     finally:
         process.terminate()
@@ -64,12 +63,12 @@ def test_operations(jaeger):
     def names():
         return {(operation["name"], operation["spanKind"]) for operation in jaeger("operations", service="digit")}
 
-    wait_for(lambda: expected <= names(), "digit's operations")
+    wait_until(lambda: expected <= names(), "digit's operations")
 
 
-def test_one_trace_is_whole(jaeger, stack):
-    """Each span has the name, parent, start and duration that SQL says."""
-    ((trace_id,),) = wait_for(
+def test_a_trace_is_the_same_as_in_sql(jaeger, stack):
+    """Name, parent, start and duration of each span."""
+    ((trace_id,),) = wait_until(
         lambda: stack.rows(
             "select trace_id::text from span group by trace_id having count(*) > 20"
             " and bool_or(service_name = 'load' and is_root_span) order by min(start_time) limit 1"
@@ -77,7 +76,7 @@ def test_one_trace_is_whole(jaeger, stack):
         "a password's trace",
     )
 
-    def ours():
+    def spans_by_sql():
         return sorted(
             (f"{span_id % 2**64:016x}", name, f"{parent % 2**64:016x}" if parent is not None else None, start, duration)
             for span_id, name, parent, start, duration in stack.rows(
@@ -87,7 +86,7 @@ def test_one_trace_is_whole(jaeger, stack):
             )
         )
 
-    def theirs():
+    def spans_by_jaeger():
         (trace,) = jaeger(f"traces/{trace_id.replace('-', '')}")
         return sorted(
             (
@@ -101,16 +100,16 @@ def test_one_trace_is_whole(jaeger, stack):
         )
 
     def unchanged():
-        """What both say, if no span came in between."""
-        before, read = ours(), theirs()
-        return before == ours() and (before, read)
+        """Both results, if no further span was stored between them."""
+        before, read = spans_by_sql(), spans_by_jaeger()
+        return before == spans_by_sql() and (before, read)
 
-    by_sql, by_jaeger = wait_for(unchanged, "a trace that is read while it stays as it is")
+    by_sql, by_jaeger = wait_until(unchanged, "a trace to which no span is added meanwhile")
     assert by_jaeger == by_sql
 
 
 @pytest.mark.parametrize(
-    ("search", "holds"),
+    ("search", "matches"),
     [
         ({"service": "digit"}, lambda span, service: service == "digit"),
         ({"service": "upper", "operation": "random_upper"}, lambda span, _: span["operationName"] == "random_upper"),
@@ -119,14 +118,14 @@ def test_one_trace_is_whole(jaeger, stack):
         ({"service": "digit", "maxDuration": "5ms"}, lambda span, _: span["duration"] <= 5_000),
         ({"service": "load", "tags": json.dumps({"service.name": "load"})}, lambda span, service: service == "load"),
     ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "holds",
+    ids=lambda value: str(value) if isinstance(value, dict) else "matches",
 )
-def test_searches(jaeger, search, holds):
-    found = wait_for(lambda: jaeger("traces", limit=5, lookback="1h", **search), f"traces by {search}")
-    assert len(found) <= 5
-    for trace in found:
-        services = {id: process["serviceName"] for id, process in trace["processes"].items()}
-        assert any(holds(span, services[span["processID"]]) for span in trace["spans"])
+def test_searches(jaeger, search, matches):
+    traces = wait_until(lambda: jaeger("traces", limit=5, lookback="1h", **search), f"traces by {search}")
+    assert len(traces) <= 5
+    for trace in traces:
+        services = {key: process["serviceName"] for key, process in trace["processes"].items()}
+        assert any(matches(span, services[span["processID"]]) for span in trace["spans"])
 
 
 LINKS = {link.path(str, "start", "end"): link for board in DASHBOARDS for panel in board.panels for link in panel.links}
@@ -142,19 +141,19 @@ VALUES = {
 
 @pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
 def test_links_of_the_dashboards(jaeger, stack, link):
-    """To what Jaeger's page asks when it is opened there."""
-    traces = "select replace(cast(trace_id as text), '-', '') from span where service_name = 'digit' limit 1"
-    values = VALUES | {"trace_id": stack.rows(traces)[0][0]}
+    """The API requests that Jaeger's page sends when it is opened at this link."""
+    newest = "select replace(cast(trace_id as text), '-', '') from span where service_name = 'digit' limit 1"
+    values = VALUES | {"trace_id": stack.rows(newest)[0][0]}
     ((now,),) = stack.rows("select cast(extract(epoch from now()) * 1000000 as bigint)")
 
-    def found():
+    def results():
         path = link.path(lambda column: quote(values[column], safe=""), str(now - 3_600_000_000), str(now))
         return jaeger(path.replace("search?", "traces?").replace("trace/", "traces/"))
 
     if link.failed:
-        found()  # there may be none yet
+        results()  # succeeds; there may be no failed span yet
     else:
-        assert wait_for(found, "traces")
+        wait_until(results, "traces")
 
 
 def test_a_search_that_finds_nothing(jaeger):
@@ -162,11 +161,11 @@ def test_a_search_that_finds_nothing(jaeger):
 
 
 def test_dependencies(jaeger, stack):
-    expected = {("generator", name) for name in CALLEES} | {("load", "generator"), ("lower", "digit")}
+    expected = {("generator", name) for name in CHARACTER_SERVICES} | {("load", "generator"), ("lower", "digit")}
 
     def calls():
         end = stack.rows("select cast(extract(epoch from now()) * 1000 as bigint)")[0][0]
         return {(call["parent"], call["child"]) for call in jaeger("dependencies", endTs=end, lookback=3_600_000)}
 
-    wait_for(lambda: expected <= calls(), "a call of each kind")
+    wait_until(lambda: expected <= calls(), "a call of each kind")
     assert calls() == expected

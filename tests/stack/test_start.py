@@ -1,13 +1,14 @@
-"""./run.sh local from a shell with odd variables, and again with other settings."""
+"""./run.sh local in a shell with variables for other programs, and again with other settings."""
 
 import os
 
 import psutil
 
 from local import health
-from tests.stack.checkout import wait_for
+from telemetry.services import SERVICES
+from tests.waiting import wait_until
 
-# What a user may have set for other programs. Each of the first lines stopped a part from working once.
+# Variables that a user may have set for other programs. Each of them would stop a part from working.
 FOREIGN = {
     "PGSSLMODE": "require",
     "PGSERVICE": "production",
@@ -32,38 +33,39 @@ FOREIGN = {
 
 
 def test_variables_for_other_programs_reach_no_part(own_stack):
-    own_stack.start_anew(**FOREIGN)
+    own_stack.restart(**FOREIGN)
     try:
-        asked = own_stack.checkout.run("psql", "-Atc", "select 'answered'", env=os.environ | FOREIGN)
-        assert asked.stdout == "answered\n", asked.stderr
+        answer = own_stack.checkout.run("psql", "-Atc", "select 'answered'", env=os.environ | FOREIGN)
+        assert answer.stdout == "answered\n", answer.stderr
         assert own_stack.checkout.run("status", env=os.environ | FOREIGN).returncode == 0
         names = """
             select array_agg(distinct service_name order by service_name) from ps_trace.span
             where resource_tags ->> 'deployment.environment.name' = 'test'
         """
-        services = ["digit", "generator", "load", "lower", "special", "upper"]
-        wait_for(lambda: own_stack.rows(names) == [(services,)], "spans of all, under their own names")
+        services = sorted([*SERVICES, "load"])
+        wait_until(lambda: own_stack.rows(names) == [(services,)], "spans of all services, with their own names")
         for process in own_stack.checkout.processes():
-            found = process.environ()
-            assert {name for name in FOREIGN if found.get(name) == FOREIGN[name]} <= {"OTEL_RESOURCE_ATTRIBUTES"}
+            environment = process.environ()
+            inherited = {name for name, value in FOREIGN.items() if environment.get(name) == value}
+            assert inherited <= {"OTEL_RESOURCE_ATTRIBUTES"}
     finally:
-        own_stack.start_anew()
+        own_stack.restart()
 
 
-def test_a_changed_setting_restarts_the_parts_that_it_is_for(own_stack):
+def test_a_changed_setting_restarts_the_parts_that_use_it(own_stack):
     def users() -> str | None:
-        return psutil.Process(int(wait_for(own_stack.pids, "health")["load"])).environ().get("LOAD_USERS")
+        return psutil.Process(int(own_stack.healthy_pids()["load"])).environ().get("LOAD_USERS")
 
-    before = wait_for(own_stack.pids, "health")
+    before = own_stack.healthy_pids()
     changed = own_stack.checkout.run("local", env=os.environ | {"LOAD_USERS": "6"})
     assert changed.returncode == 0, changed.stderr
-    assert "Restarting what has other settings now: load\n" in changed.stdout
-    after = wait_for(own_stack.pids, "health")
+    assert "Restarting the parts with changed settings: load\n" in changed.stdout
+    after = own_stack.healthy_pids()
     assert {name for name in before if before[name] != after[name]} == {"load"}
     assert users() == "6"
 
     kept = own_stack.checkout.run("local")
-    assert "running already" in kept.stdout
+    assert "already running" in kept.stdout
     assert users() == "6"
 
     default = own_stack.checkout.run("local", env=os.environ | {"LOAD_USERS": ""})
@@ -71,17 +73,17 @@ def test_a_changed_setting_restarts_the_parts_that_it_is_for(own_stack):
     assert users() == ""
 
 
-def test_a_changed_address_is_that_of_everything_but_the_database(own_stack):
-    before = wait_for(own_stack.pids, "health")
+def test_a_changed_address_applies_to_everything_but_the_database(own_stack):
+    before = own_stack.healthy_pids()
     refused = own_stack.checkout.run("local", env=os.environ | {"BIND_ADDRESS": "203.0.113.1"})
     assert "cannot listen on 203.0.113.1:" in refused.stderr
-    assert wait_for(own_stack.pids, "health") == before
+    assert own_stack.healthy_pids() == before
     try:
         changed = own_stack.checkout.run("local", env=os.environ | {"BIND_ADDRESS": "127.0.0.2"})
         assert changed.returncode == 0, changed.stderr
-        assert health.answers("http://127.0.0.2:5050/healthz")
-        assert not health.answers("http://127.0.0.1:5050/healthz")
-        after = wait_for(own_stack.pids, "health")
+        assert health.answers(f"http://127.0.0.2:{SERVICES['generator']}/healthz")
+        assert not health.answers(f"http://127.0.0.1:{SERVICES['generator']}/healthz")
+        after = own_stack.healthy_pids()
         assert {name for name in before if before[name] == after[name]} == {"supervisord", "postgres"}
     finally:
-        own_stack.start_anew()
+        own_stack.restart()

@@ -1,5 +1,6 @@
-"""The server of all web apps, over real sockets: clients that are slow on purpose, names it may be asked by, its end"""
+"""The web server of all apps, over real sockets: slow clients, the Host header, graceful shutdown."""
 
+import re
 import resource
 import socket
 import threading
@@ -11,15 +12,15 @@ import pytest
 from flask import Flask, request
 
 from serving import Server, server
-from tests.stack.checkout import wait_for
+from tests.waiting import wait_until
 
-FOR_EVER = 3600
+FOREVER = 3600
 MINIMUM = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture
 def start():
-    """A function that serves a WSGI app at an address; returns the Server."""
+    """A function that serves a WSGI app at an address, and returns the Server."""
     running = []
 
     def start(app, host: str = "127.0.0.1") -> Server:
@@ -37,9 +38,13 @@ def start():
 
 @pytest.fixture
 def echo():
-    """An app that answers with what it was sent."""
+    """An app that returns the body of the request."""
     app = Flask("echo")
-    app.add_url_rule("/", view_func=lambda: request.get_data(), methods=["GET", "POST"])
+
+    @app.route("/", methods=["GET", "POST"])
+    def body():
+        return request.get_data()
+
     return app
 
 
@@ -66,7 +71,7 @@ def is_closed(connection: socket.socket) -> bool:
 def many_files():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= hard < 4096:
-        pytest.skip(f"a process may have {hard} open files here, too few for both ends of 500 connections")
+        pytest.skip(f"the limit of {hard} open files is too low for both ends of 500 connections")
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -82,9 +87,9 @@ def many_files():
     ],
     ids=["silent", "half a header", "half a body", "no chunk"],
 )
-def test_clients_that_send_nothing_keep_no_other_waiting(start, echo, monkeypatch, many_files, count, sends):
-    monkeypatch.setattr(server, "SILENT_SECONDS", FOR_EVER)
-    monkeypatch.setattr(server, "REQUEST_SECONDS", FOR_EVER)
+def test_clients_that_send_nothing_do_not_block_others(start, echo, monkeypatch, many_files, count, sends):
+    monkeypatch.setattr(server, "IDLE_SECONDS", FOREVER)
+    monkeypatch.setattr(server, "REQUEST_SECONDS", FOREVER)
     port = start(echo).port
     with ExitStack() as held:
         for _ in range(count):
@@ -94,7 +99,7 @@ def test_clients_that_send_nothing_keep_no_other_waiting(start, echo, monkeypatc
 
 @pytest.mark.parametrize("sends", [b"", MINIMUM[:-2], MINIMUM], ids=["silent", "half a header", "an answered request"])
 def test_an_idle_connection_is_closed(start, echo, monkeypatch, sends):
-    monkeypatch.setattr(server, "SILENT_SECONDS", 1)
+    monkeypatch.setattr(server, "IDLE_SECONDS", 1)
     with connect(start(echo).port, sends) as connection:
         while connection.recv(4096):
             pass
@@ -103,13 +108,13 @@ def test_an_idle_connection_is_closed(start, echo, monkeypatch, sends):
 @pytest.mark.parametrize(
     "begins", [b"GET /", b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n"], ids=["header", "body"]
 )
-def test_a_request_that_comes_byte_by_byte_is_given_up(start, echo, monkeypatch, begins):
-    monkeypatch.setattr(server, "SILENT_SECONDS", FOR_EVER)
+def test_a_request_that_arrives_byte_by_byte_is_closed(start, echo, monkeypatch, begins):
+    monkeypatch.setattr(server, "IDLE_SECONDS", FOREVER)
     monkeypatch.setattr(server, "REQUEST_SECONDS", 1)
     with connect(start(echo).port, begins) as connection:
         connection.settimeout(0.05)
 
-        def given_up() -> bool:
+        def is_refused() -> bool:
             try:
                 connection.sendall(b"x")
                 return connection.recv(1) == b""
@@ -118,12 +123,12 @@ def test_a_request_that_comes_byte_by_byte_is_given_up(start, echo, monkeypatch,
             except ConnectionError:
                 return True
 
-        wait_for(given_up, "the end of the connection")
+        wait_until(is_refused, "the end of the connection")
 
 
-def test_an_endless_answer_that_nobody_reads_is_given_up(start, monkeypatch):
-    monkeypatch.setattr(server, "SILENT_SECONDS", 1)
-    given_up = threading.Event()
+def test_an_endless_response_that_nobody_reads_is_closed(start, monkeypatch):
+    monkeypatch.setattr(server, "IDLE_SECONDS", 1)
+    closed = threading.Event()
 
     def endless(environ, start_response) -> Iterator[bytes]:
         start_response("200 OK", [])
@@ -131,14 +136,14 @@ def test_an_endless_answer_that_nobody_reads_is_given_up(start, monkeypatch):
             while True:
                 yield bytes(2**20)
         finally:
-            given_up.set()
+            closed.set()
 
     with connect(start(endless).port, MINIMUM):
-        assert given_up.wait(120)
+        assert closed.wait(120)
 
 
 @pytest.mark.parametrize(
-    ("asks", "status"),
+    ("sends", "status"),
     [
         (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n", b"413"),
         (b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n40000\r\n" + bytes(0x40000), b"413"),
@@ -146,16 +151,16 @@ def test_an_endless_answer_that_nobody_reads_is_given_up(start, monkeypatch):
         (b"nonsense\r\n\r\n", b"400"),
     ],
 )
-def test_what_is_too_large_or_no_http_is_refused(start, echo, asks, status):
+def test_oversized_and_malformed_requests_are_refused(start, echo, sends, status):
     port = start(echo).port
     with connect(port) as connection:
         with suppress(ConnectionError):
-            connection.sendall(asks)
-        assert connection.recv(12) == b"HTTP/1.1 " + status or connection.recv(0) == b""
+            connection.sendall(sends)
+        assert connection.recv(12)[len("HTTP/1.x ") :] == status
     assert get(port)[0] == 200
 
 
-def test_a_body_arrives_whole(start, echo):
+def test_a_body_arrives_byte_for_byte(start, echo):
     body = bytes(range(256)) * 500
     connection = HTTPConnection("127.0.0.1", start(echo).port, timeout=120)
     for chunked in (False, True):
@@ -163,7 +168,7 @@ def test_a_body_arrives_whole(start, echo):
         assert connection.getresponse().read() == body
 
 
-def test_what_is_under_way_at_the_end_is_answered(start):
+def test_a_graceful_shutdown_answers_the_requests_that_it_has(start):
     begun, go_on = threading.Event(), threading.Event()
 
     def slow(environ, start_response):
@@ -184,14 +189,14 @@ def test_what_is_under_way_at_the_end_is_answered(start):
             except ConnectionError:
                 return True
 
-        wait_for(refused, "the end of listening")
+        wait_until(refused, "the end of listening")
         go_on.set()
         answer = HTTPResponse(connection)
         answer.begin()
         assert len(answer.read()) == 5_000_000
 
 
-# Names ---------------------------------------------------------------------------------------------------------------
+# The Host header -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -211,7 +216,7 @@ def test_what_is_under_way_at_the_end_is_answered(start):
         "example.org",
     ],
 )
-def test_addresses_and_known_names_are_answered(start, echo, monkeypatch, host):
+def test_addresses_and_allowed_names_are_answered(start, echo, monkeypatch, host):
     monkeypatch.setenv("ALLOWED_HOSTS", " Demo.example ,.example.org,")
     assert get(start(echo).port, Host=host) == (200, "")
 
@@ -233,7 +238,7 @@ def test_addresses_and_known_names_are_answered(start, echo, monkeypatch, host):
         "<b>",
     ],
 )
-def test_another_name_is_refused_and_told_the_way(start, echo, monkeypatch, host):
+def test_another_name_is_refused_with_advice(start, echo, monkeypatch, host):
     monkeypatch.setenv("ALLOWED_HOSTS", "demo.example")
     status, text = get(start(echo).port, Host=host)
     assert status == 400
@@ -241,12 +246,12 @@ def test_another_name_is_refused_and_told_the_way(start, echo, monkeypatch, host
     assert "ALLOWED_HOSTS" in text and len(text.splitlines()) == 1
 
 
-def test_a_request_without_a_host_is_answered(start, echo):
+def test_a_request_without_a_host_header_is_answered(start, echo):
     with connect(start(echo).port, b"GET / HTTP/1.0\r\n\r\n") as connection:
         assert connection.recv(12) == b"HTTP/1.0 200"
 
 
-def test_where_others_reach_it_this_machines_name_is_known(start, echo):
+def test_the_machines_own_name_is_allowed_when_others_can_reach_it(start, echo):
     name = socket.gethostname()
     assert get(start(echo, "0.0.0.0").port, Host=name)[0] == 200
     assert get(start(echo, "127.0.0.1").port, Host=name)[0] == (200 if name.startswith("localhost") else 400)
@@ -261,12 +266,12 @@ def test_it_listens_on_ipv6(start, echo):
 
 
 @pytest.mark.parametrize("names", ["http://demo.example", "two words", "demo.example:80", "*", "a..b", "x" * 64])
-def test_what_is_no_name_is_named(echo, monkeypatch, names):
+def test_an_invalid_name_is_quoted_in_the_error(echo, monkeypatch, names):
     monkeypatch.setenv("ALLOWED_HOSTS", f"demo.example,{names}")
-    with pytest.raises(ValueError, match="ALLOWED_HOSTS: '.*' is no host name"):
+    with pytest.raises(ValueError, match=rf"ALLOWED_HOSTS: {re.escape(repr(names))} is not a host name"):
         Server(echo, "127.0.0.1", 0)
 
 
 def test_a_port_in_use_is_an_error(start, echo):
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="in use"):
         Server(echo, "127.0.0.1", start(echo).port)
