@@ -28,7 +28,7 @@ def search_request(**fields) -> bytes:
 
 
 def found_trace_ids(promscale: Promscale, **fields) -> list[bytes]:
-    """The trace ids that FindTraceIDs returns. Asserts that the other searches return the same ones in the same order."""
+    """The trace ids that FindTraceIDs returns. Asserts that the other searches return the same ones in this order."""
     (answer,) = promscale.read("FindTraceIDs", search_request(**fields))
     trace_ids = [trace.trace_id for trace in answer.trace_ids]
     summaries = promscale.read("FindTraceSummaries", search_request(**fields))
