@@ -209,11 +209,11 @@ def _micros(time: datetime) -> int:
     return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
-def _timestamp(time: datetime) -> Any:
+def _timestamp(time: datetime) -> messages.Timestamp:
     return messages.Timestamp(seconds=int((time - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()))
 
 
-def _duration(milliseconds: float) -> Any:
+def _duration(milliseconds: float) -> messages.Duration:
     seconds, rest = divmod(int(milliseconds * 1_000_000), 10**9)
     return messages.Duration(seconds=seconds, nanos=rest)
 

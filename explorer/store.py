@@ -133,7 +133,7 @@ def _http_error(error: grpc.RpcError, address: str) -> HTTPException:
             raise error
 
 
-def _summary(message: Any) -> TraceSummary:
+def _summary(message: messages.TraceSummary) -> TraceSummary:
     start = message.min_start_time_unix_nano
     return TraceSummary(
         id=message.trace_id.hex(),
@@ -159,7 +159,7 @@ def _trace_id(chunk: TracesData) -> bytes:
     return chunk.resource_spans[0].scope_spans[0].spans[0].trace_id
 
 
-def _parameters(query: Query) -> Any:
+def _parameters(query: Query) -> messages.TraceQueryParameters:
     attributes = (KeyValue(key=key, value=AnyValue(string_value=value)) for key, value in query.tags.items())
     return messages.TraceQueryParameters(
         service_name=query.service.encode(),
@@ -173,12 +173,12 @@ def _parameters(query: Query) -> Any:
     )
 
 
-def _timestamp(nanos: int) -> Any:
+def _timestamp(nanos: int) -> messages.Timestamp:
     seconds, rest = divmod(nanos, SECOND)
     return messages.Timestamp(seconds=seconds, nanos=rest)
 
 
-def _duration(nanos: int | None) -> Any:
+def _duration(nanos: int | None) -> messages.Duration | None:
     if nanos is None:
         return None
     seconds, rest = divmod(nanos, SECOND)

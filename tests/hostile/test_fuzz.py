@@ -4,7 +4,6 @@ import random
 import re
 import urllib.request
 from collections import Counter
-from typing import Any
 
 import grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -68,7 +67,7 @@ def mutate(original: bytes, dice: random.Random) -> bytes:
 
 def mutate_part(data: bytes, dice: random.Random) -> bytes:
     """A mutation of one part (a span, a resource, a scope or a schema URL), with correct lengths around it."""
-    message: Any = wire.TracesData.FromString(data)
+    message = wire.TracesData.FromString(data)
     resource_spans = dice.choice(message.resource_spans)
     scope_spans = dice.choice(resource_spans.scope_spans)
     match dice.randrange(6):
