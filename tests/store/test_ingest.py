@@ -413,7 +413,7 @@ def test_the_process_waits_for_its_database(dsn, database, start_process):
     [
         ("alter table _promscale.traces_data rename to gone", 'relation "_promscale.traces_data" does not exist'),
         ("drop function _promscale.touch_minutes", "function _promscale.touch_minutes"),
-        ("alter table _promscale.span add column more int not null", "more"),
+        ("alter table _promscale.origin add column more int not null", "more"),
     ],
 )
 def test_readiness_says_why_an_export_would_fail(dsn, database, start_process, damage, message):
@@ -476,7 +476,7 @@ def test_metrics_and_graceful_shutdown(dsn, database, start_process):
     [
         ("PROMSCALE_WEB_LISTEN_ADDRESS", "nonsense", "not host:port"),
         ("PROMSCALE_DB_CONNECT_RETRIES", "many", "not a number"),
-        ("ALLOWED_HOSTS", "http://demo", "ALLOWED_HOSTS: 'http://demo' is no host name"),
+        ("ALLOWED_HOSTS", "http://demo", "ALLOWED_HOSTS: 'http://demo' is not a host name"),
         ("PROMSCALE_DB_CONNECT_RETRIES", "0", "127.0.0.1:1/"),
         ("PROMSCALE_TRACING_GRPC_SERVER_ADDRESS", "taken", "cannot listen"),
     ],
