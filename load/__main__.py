@@ -21,14 +21,15 @@ Number = TypeVar("Number", int, float)
 
 
 def setting(name: str, default: str, kind: type[Number]) -> Number:
-    """The number above 0 in an environment variable. Ends the process with one line if the value is none."""
+    """The number above 0 in an environment variable. Ends the process with one line for any other value."""
     text = os.environ.get(name) or default
     try:
         value = kind(text)
     except ValueError:
         value = kind(0)
     if not 0 < value < MAX_SETTING:  # also excludes NaN
-        sys.exit(f"load: {name}={text!r} is not {'a whole' if kind is int else 'a'} number from 0 to {MAX_SETTING}")
+        article = "a whole" if kind is int else "a"
+        sys.exit(f"load: {name}={text!r} is not {article} number above 0 and below {MAX_SETTING}")
     return value
 
 

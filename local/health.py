@@ -67,7 +67,8 @@ def _owner(port: int) -> str:
         for connection in psutil.net_connections("tcp"):
             address = connection.laddr
             if connection.pid and connection.status == psutil.CONN_LISTEN and address and address.port == port:
-                return f"PID {connection.pid} ({' '.join(psutil.Process(connection.pid).cmdline())[:80]})"
+                words = " ".join(psutil.Process(connection.pid).cmdline()).split()  # without line breaks
+                return f"PID {connection.pid} ({' '.join(words)[:80]})"
     return "a process of another user"
 
 

@@ -9,7 +9,7 @@ from local import compose
 from tests.compose import images
 from tests.compose.images import docker
 from tests.stack.checkout import Checkout
-from tests.stack.conftest import GENERATOR_URL, OwnStack, skip_unless_ports_are_free
+from tests.stack.stacks import GENERATOR_URL, OwnStack, skip_unless_ports_are_free
 
 PROJECT = "tracing-demo-test"
 

@@ -26,7 +26,7 @@ class Exporter(threading.Thread):
     def __init__(self, address: str) -> None:
         super().__init__()
         self.address = address
-        self.trace_id = secrets.token_bytes(16)
+        self.trace_id = secrets.token_bytes(16)  # not seeded: the database keeps the spans of earlier runs
         self.began = time.time_ns()
         self.acknowledged: set[int] = set()
         self.stopping = threading.Event()

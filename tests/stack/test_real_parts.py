@@ -8,8 +8,8 @@ import requests
 
 from telemetry.services import PAGES
 from tests import built
-from tests.stack.conftest import OwnStack
 from tests.stack.exporter import check, exporting, wait_for_more
+from tests.stack.stacks import OwnStack
 from tests.waiting import wait_until
 
 

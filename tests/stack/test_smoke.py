@@ -16,7 +16,7 @@ from local import health
 from telemetry.services import PAGES, PROMSCALE_HTTP_PORT, SERVICES
 from tests.documents import CHECKOUT
 from tests.hostile import outcomes
-from tests.stack.conftest import OwnStack
+from tests.stack.stacks import OwnStack
 from tests.waiting import wait_until
 
 LINKS = sorted(set(re.findall(r"[<(](http://localhost:[^\s>)]+)[>)]", (CHECKOUT / "README.md").read_text())))

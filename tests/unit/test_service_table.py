@@ -115,13 +115,16 @@ def test_an_unknown_service_is_refused():
         ("jaeger/config.yaml", {PAGES["traces"], PROMSCALE_GRPC_PORT}),
         ("grafana/provisioning/datasources/datasources.yaml", {PAGES["traces"]}),
         ("grafana/home/home.json", {PAGES["traces"]}),
+        ("explorer/templates/search.html", {SERVICES["generator"]}),
+        ("explorer/templates/dependencies.html", {SERVICES["generator"]}),
+        ("promscale/__main__.py", {PROMSCALE_HTTP_PORT, PROMSCALE_GRPC_PORT}),
         (
             ".devcontainer/devcontainer.json",
             {SERVICES["generator"], POSTGRES_PORT, PROMSCALE_HTTP_PORT, *PAGES.values()},
         ),
     ],
 )
-def test_configuration_files_have_the_ports_of_the_table(file, ports):
+def test_other_files_have_the_ports_of_the_table(file, ports):
     numbers = {int(number) for number in re.findall(r"\b\d{4,5}\b", (CHECKOUT / file).read_text())}
     assert ports <= numbers
 

@@ -50,6 +50,11 @@ def no_sleep(monkeypatch):
     monkeypatch.setattr(telemetry.work, "time", SimpleNamespace(sleep=lambda seconds: None))
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    random.seed(1)
+
+
 @pytest.fixture
 def no_random_events(monkeypatch):
     fix_random(monkeypatch, 1)
