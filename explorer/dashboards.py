@@ -27,8 +27,9 @@ from explorer.results import QueryResult, Row
 from explorer.waterfall import cut
 from explorer.web import create_app, number, traces_url, with_query
 from queries import Dashboard, Kind, Panel
+from telemetry.services import POSTGRES_PORT
 
-DATABASE = os.environ.get("EXPLORER_DB_URI", "postgresql://explorer@localhost:5999/postgres")
+DATABASE = os.environ.get("EXPLORER_DB_URI", f"postgresql://explorer@localhost:{POSTGRES_PORT}/postgres")
 # Without panels of one trace, for which the explorer has a page.
 DASHBOARDS = tuple(
     replace(dashboard, panels=tuple(panel for panel in dashboard.panels if panel.kind != Kind.TRACE))

@@ -13,8 +13,9 @@ from werkzeug.exceptions import BadRequest, GatewayTimeout, HTTPException, Servi
 
 from explorer.query import Query
 from promscale import jaeger_pb2 as messages
+from telemetry.services import PROMSCALE_GRPC_PORT
 
-ADDRESS = os.environ.get("EXPLORER_STORE") or "localhost:9202"
+ADDRESS = os.environ.get("EXPLORER_STORE") or f"localhost:{PROMSCALE_GRPC_PORT}"
 CONNECT_SECONDS = 3
 ANSWER_SECONDS = 15
 SECOND = 10**9  # in nanoseconds

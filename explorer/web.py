@@ -9,6 +9,7 @@ from werkzeug.exceptions import HTTPException
 
 from queries import COLOURS
 from serving import beside
+from telemetry.services import PAGES, SERVICES
 
 # Nothing is loaded from other hosts, no inline script runs, and no other site can embed a page.
 _POLICY = (
@@ -37,7 +38,7 @@ def create_app(name: str, styles: str = "'self'") -> Flask:
     app.add_template_filter(duration)
     app.add_template_filter(iso_time)
     app.add_template_filter(number)
-    app.add_template_global(beside)
+    app.add_template_global(generator_url)
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
@@ -78,8 +79,13 @@ def create_app(name: str, styles: str = "'self'") -> Flask:
 
 
 def traces_url(path: str) -> str:
-    """The URL of a path on port 16686, for the host by which this request's page is shown."""
-    return f"{beside(16686)}/{path}"
+    """The URL of a path on the pages of traces, for the host by which this request's page is shown."""
+    return f"{beside(PAGES['traces'])}/{path}"
+
+
+def generator_url() -> str:
+    """The generator's URL, for the host by which this request's page is shown."""
+    return f"{beside(SERVICES['generator'])}/"
 
 
 def with_query(path: str, parameters: Mapping[str, object]) -> str:

@@ -65,6 +65,7 @@ from queries import (
     unit,
 )
 from queries.dashboards import DASHBOARDS
+from telemetry.services import PAGES, POSTGRES_PORT
 
 FOLDER = Path(__file__).parent
 SQL = DataSourceRef("grafana-postgresql-datasource", "promscale-sql")
@@ -72,7 +73,7 @@ JAEGER = DataSourceRef("jaeger", "promscale-tracing")
 TAG = "tracing-demo"
 GRID_WIDTH = 24  # columns of a dashboard
 FIGURE_WIDTH = 4  # of the home page
-DATABASE = "postgresql://grafana@localhost:5999/postgres"
+DATABASE = f"postgresql://grafana@localhost:{POSTGRES_PORT}/postgres"
 
 # For each parameter of the statements, the macro or variable that Grafana replaces by a text literal. Grafana doubles
 # the single quotes in a variable's value. The format `:sqlstring` would be wrong: it puts a backslash before double
@@ -517,7 +518,7 @@ def choice(name: str, title: str, sql: str, default: str) -> build.QueryVariable
 
 def jaeger() -> build.TextBoxVariable:
     """Jaeger's URL. A browser on another machine overrides it in the dashboard's URL: `?var-jaeger=http://host:16686`."""
-    url = "http://localhost:16686"
+    url = f"http://localhost:{PAGES['traces']}"
     return (
         build.TextBoxVariable("jaeger")
         .hide(model.VariableHide.HIDE_VARIABLE)

@@ -115,8 +115,6 @@ def test_an_unknown_service_is_refused():
         ("jaeger/config.yaml", {PAGES["traces"], PROMSCALE_GRPC_PORT}),
         ("grafana/provisioning/datasources/datasources.yaml", {PAGES["traces"]}),
         ("grafana/home/home.json", {PAGES["traces"]}),
-        ("explorer/templates/search.html", {SERVICES["generator"]}),
-        ("explorer/templates/dependencies.html", {SERVICES["generator"]}),
         ("promscale/__main__.py", {PROMSCALE_HTTP_PORT, PROMSCALE_GRPC_PORT}),
         (
             ".devcontainer/devcontainer.json",
