@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.store.conftest import cluster, dsn, empty_dsn, postgres_uri, promscale, superuser_uri  # noqa: F401 (fixtures)
+from tests.store.conftest import cluster, dsn, migrated, postgres_uri, promscale, superuser_uri  # noqa: F401 (fixtures)
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import store as stores
 from tests.hostile.target import Target
-from tests.store.conftest import cluster, dsn, empty_dsn, postgres_uri, promscale, superuser_uri  # noqa: F401 (fixtures)
+from tests.store.conftest import cluster, dsn, migrated, postgres_uri, promscale, superuser_uri  # noqa: F401 (fixtures)
 
 
 @pytest.fixture(scope="session")
