@@ -14,6 +14,11 @@ from tests.stack.checkout import Checkout
 from tests.stack.stacks import GENERATOR_URL, OwnStack, Stack, checked, skip_unless_ports_are_free
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need the ports for themselves run before those for which `stack` stays up."""
+    items.sort(key=lambda item: "free_ports" not in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture
 def free_ports() -> None:
     skip_unless_ports_are_free()

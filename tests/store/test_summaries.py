@@ -136,12 +136,12 @@ def test_the_call_of_a_late_parent_is_counted(promscale, upkeep, database):
 
 def test_summaries_are_exact_in_every_snapshot(dsn, database):
     """During writes, summaries, and kills of the latter."""
-    start, stop = hours_ago(30), threading.Event()
+    start, stop, traces = hours_ago(30), threading.Event(), threading.Semaphore(0)
     with two_of_each(dsn) as (promscales, upkeeps):
 
         def write(number: int) -> None:
             choose = random.Random(number)
-            while not stop.is_set():
+            while traces.acquire() and not stop.is_set():
                 for message in exports(choose, random_trace(choose, start + choose.randrange(30) * MINUTE, minutes=3)):
                     promscales[number % 2].export(message)
 
@@ -157,14 +157,17 @@ def test_summaries_are_exact_in_every_snapshot(dsn, database):
             others = [pool.submit(write, number) for number in range(3)] + [pool.submit(keep_summarising)]
             reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             try:
-                for number in range(40):
+                # At least 40 snapshots, and more where the upkeep is slow compared with the writers.
+                while len(summarised_minutes) < 40 or (not any(summarised_minutes) and len(summarised_minutes) < 400):
+                    traces.release(10)
                     with reader.transaction():
                         check_summaries(reader)
                         summarised_minutes.append(value_of(reader, summarised))
-                    if number % 10 == 9:
+                    if len(summarised_minutes) % 10 == 0:
                         kill_upkeep(database)
             finally:
                 stop.set()
+                traces.release(3)
             for running in others:
                 running.result()
         assert any(summarised_minutes)
