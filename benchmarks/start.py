@@ -99,12 +99,12 @@ def measure(clone: Path) -> None:
     cpu_before = {name: cpu_seconds(process) for name, process in parts.items()}
     began = time.monotonic()
     time.sleep(MEASURED_SECONDS)
-    minutes = (time.monotonic() - began) / 60
-    shares = {name: (cpu_seconds(process) - cpu_before[name]) / minutes / 0.6 for name, process in parts.items()}
+    seconds = time.monotonic() - began
+    shares = {name: 100 * (cpu_seconds(process) - cpu_before[name]) / seconds for name, process in parts.items()}
     spans, size = stored()
     memory = {name: memory_bytes(process) / MEGABYTE for name, process in parts.items()}
-    print(f"{'spans per minute at the default load':<44}{(spans - spans_before) / minutes:>8,.0f}")
-    print(f"{'disk growth per hour':<44}{(size - bytes_before) / minutes * 60 / MEGABYTE:>8.0f} MB")
+    print(f"{'spans per minute at the default load':<44}{(spans - spans_before) / seconds * 60:>8,.0f}")
+    print(f"{'disk growth per hour':<44}{(size - bytes_before) / seconds * 3600 / MEGABYTE:>8.0f} MB")
     print(f"\n{'part':<14}{'memory MB':>10}{'CPU %':>8}")
     for name, megabytes in memory.items():
         print(f"{name:<14}{megabytes:>10.0f}{shares[name]:>8.1f}")

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import psutil
 import psycopg
 
 from local.postgres import Cluster, as_account
+from tests.waiting import free_port
 
 
 @dataclass
@@ -43,11 +43,11 @@ def own() -> Iterator[Target]:
     """A new PostgreSQL as in the local stack, and a promscale; both are deleted afterwards."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        cluster = Cluster(folder / "postgres", _free_port())
+        cluster = Cluster(folder / "postgres", free_port())
         cluster.prepare()
         stack.callback(cluster.delete)
         database = _start(stack, cluster.server, signal.SIGINT, cwd="/", **as_account())
-        grpc, web = f"127.0.0.1:{_free_port()}", f"127.0.0.1:{_free_port()}"
+        grpc, web = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         environment = {
             "PROMSCALE_DB_URI": cluster.uri,
             "PROMSCALE_DISK_BUDGET": "0",
@@ -91,12 +91,6 @@ def _start(stack: contextlib.ExitStack, command: list[str], stop_signal: int, **
 
     stack.callback(stop)
     return process
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _listening(port: int) -> psutil.Process | None:

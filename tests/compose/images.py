@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from local import CHECKOUT
 from tests import built
-from tests.documents import CHECKOUT
 
 RECIPES = Path(__file__).parent / "stand_ins"
 DEBIAN = "tracing-demo-test-debian"

@@ -5,9 +5,9 @@ import socket
 
 import pytest
 
+from local import CHECKOUT
 from telemetry.services import SERVICES
 from tests.compose.images import docker
-from tests.documents import CHECKOUT
 from tests.stack.checkout import Checkout, error_line
 
 

@@ -9,9 +9,9 @@ import time
 import pytest
 import requests
 
+from local import CHECKOUT
 from telemetry.services import PAGES, SERVICES
 from tests.compose.images import docker
-from tests.documents import CHECKOUT
 from tests.stack.exporter import check, exporting, wait_for_more
 from tests.waiting import wait_until
 

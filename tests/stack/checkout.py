@@ -9,8 +9,8 @@ from typing import Any
 
 import psutil
 
+from local import CHECKOUT
 from local.stack import MARK
-from tests.documents import CHECKOUT
 
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".data", "__pycache__", ".*_cache", ".hypothesis", ".coverage*")
 

@@ -7,10 +7,10 @@ from urllib.parse import quote
 import pytest
 import requests
 
+from local import CHECKOUT
 from queries.dashboards import DASHBOARDS
 from telemetry.services import CHARACTER_SERVICES
 from tests import built
-from tests.documents import CHECKOUT
 from tests.waiting import free_port, wait_until
 
 

@@ -12,9 +12,8 @@ import psycopg
 import pytest
 import requests
 
-from local import health
+from local import CHECKOUT, health
 from telemetry.services import PAGES, PROMSCALE_HTTP_PORT, SERVICES
-from tests.documents import CHECKOUT
 from tests.hostile import outcomes
 from tests.stack.stacks import OwnStack
 from tests.waiting import wait_until

@@ -20,6 +20,11 @@ from tests.store.known_traces import export_passwords
 from tests.store.running import Promscale, value_of
 from tests.waiting import free_port, wait_until
 
+DATABASE_SETTINGS = """
+    select unnest(s.setconfig) from pg_db_role_setting as s join pg_database as d on d.oid = s.setdatabase
+    where d.datname = %s and s.setrole = 0
+"""
+
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
@@ -96,12 +101,6 @@ def new_database(postgres_uri: str, superuser_uri: str, template: str = "templat
             connection.execute(changed.format(sql.Identifier(name), sql.Identifier(parameter), sql.SQL(value)))
         yield make_conninfo(postgres_uri, dbname=name)
         connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
-
-
-DATABASE_SETTINGS = """
-    select unnest(s.setconfig) from pg_db_role_setting as s join pg_database as d on d.oid = s.setdatabase
-    where d.datname = %s and s.setrole = 0
-"""
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import json
 import re
 from datetime import timedelta
 from itertools import combinations, pairwise
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -13,12 +12,12 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from grafana import builder
+from local import CHECKOUT
 from queries.dashboards import DASHBOARDS as DEFINITIONS
 from tests.panels import DASHBOARDS, FILES
 from tests.panels.source import NUMBERS, Result, interpolate
 from tests.store.known_traces import ALL, GENERATE, NOON, Export
 
-CHECKOUT = Path(__file__).parents[2]
 PANELS = [
     pytest.param(panel, id=f"{name}-{panel['id']}")
     for name, dashboard in DASHBOARDS.items()

@@ -2,12 +2,12 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PROTO_FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "promscale").glob("*.proto"))
+from local import CHECKOUT
+
+PROTO_FILES = sorted(path.relative_to(CHECKOUT) for path in (CHECKOUT / "promscale").glob("*.proto"))
 
 
 @pytest.mark.parametrize("proto_file", PROTO_FILES, ids=str)
@@ -15,9 +15,9 @@ def test_generated_modules_are_fresh(proto_file, tmp_path):
     pytest.importorskip("grpc_tools", reason="protoc is not installed: grpcio-tools of requirements/test.txt")
     command = [sys.executable, "-m", "grpc_tools.protoc", "--proto_path=."]
     outputs = [f"--python_out={tmp_path}", f"--pyi_out={tmp_path}"]
-    subprocess.run([*command, *outputs, proto_file], cwd=ROOT, check=True)
+    subprocess.run([*command, *outputs, proto_file], cwd=CHECKOUT, check=True)
     for suffix in (".py", ".pyi"):
         module = proto_file.with_name(f"{proto_file.stem}_pb2{suffix}")
-        assert (ROOT / module).read_text() == (tmp_path / module).read_text(), (
+        assert (CHECKOUT / module).read_text() == (tmp_path / module).read_text(), (
             f"{module} is stale: {' '.join(command[1:])} --python_out=. --pyi_out=. promscale/*.proto"
         )

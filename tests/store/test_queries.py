@@ -12,11 +12,10 @@ import aiosql
 import psycopg
 import pytest
 
-from local import postgres
+from local import CHECKOUT, postgres
 from queries import UNITS
 from tests.store.known_traces import ALL, CLIENT, DIGIT, FAILED, GENERATE, NOON, PASSWORD, SERVER, Export
 
-CHECKOUT = Path(__file__).parents[2]
 FILES = sorted((CHECKOUT / "queries").glob("*.sql"))
 QUERIES = {path.name: aiosql.from_path(path, "psycopg") for path in FILES}
 STATEMENTS = {

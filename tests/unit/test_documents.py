@@ -1,13 +1,13 @@
 """What the documents say of the project's files is true."""
 
 import ast
-import json
 import re
 import tomllib
 
 import pytest
 
-from tests.documents import CHECKOUT, DOCUMENTS, anchors, links
+from local import CHECKOUT
+from tests.documents import DOCUMENTS, anchors, links
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
@@ -27,12 +27,6 @@ def test_the_index_has_every_document():
 def test_the_changelog_has_the_projects_version():
     version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
     assert f"## [{version}] - " in (CHECKOUT / "CHANGELOG.md").read_text()
-
-
-def test_the_dev_container_forwards_the_ports_of_the_links():
-    container = json.loads((CHECKOUT / ".devcontainer" / "devcontainer.json").read_text())
-    linked = re.findall(r"[<(]http://localhost:(\d+)", (CHECKOUT / "README.md").read_text())
-    assert {int(port) for port in linked} <= set(container["forwardPorts"])
 
 
 def imported_packages(package: str) -> set[str]:

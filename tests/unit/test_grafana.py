@@ -13,11 +13,11 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from explorer import charts
 from explorer.results import QueryResult
 from grafana import builder
+from local import CHECKOUT
 from queries import COLOURS, SERVICES, Kind, Link, Panel, colour_numbers
 from queries.dashboards import DASHBOARDS as DEFINITIONS
 from tests.panels import DASHBOARDS
 
-CHECKOUT = Path(__file__).parents[2]
 PANELS = [
     pytest.param(panel, id=f"{name}-{panel['id']}")
     for name, dashboard in DASHBOARDS.items()

@@ -16,7 +16,7 @@ from opentelemetry.trace import StatusCode
 
 from load import waiting
 from load.users import FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, Statistics, User, percentiles
-from tests.documents import CHECKOUT
+from local import CHECKOUT
 from tests.waiting import free_port, wait_until
 
 

@@ -1,5 +1,6 @@
 """Files that repeat the names, ports and URLs of telemetry/services.py agree with it."""
 
+import json
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from fnmatch import fnmatchcase
 import pytest
 import yaml
 
+from local import CHECKOUT
 from telemetry.services import (
     CHARACTER_SERVICES,
     COLLECTOR_HEALTH_PORT,
@@ -19,7 +21,7 @@ from telemetry.services import (
     PROMSCALE_HTTP_PORT,
     SERVICES,
 )
-from tests.documents import CHECKOUT, DOCUMENTS
+from tests.documents import DOCUMENTS
 
 BIND = "${BIND_ADDRESS:-127.0.0.1}"
 TRACED = [*SERVICES, "load"]
@@ -116,15 +118,18 @@ def test_an_unknown_service_is_refused():
         ("grafana/provisioning/datasources/datasources.yaml", {PAGES["traces"]}),
         ("grafana/home/home.json", {PAGES["traces"]}),
         ("promscale/__main__.py", {PROMSCALE_HTTP_PORT, PROMSCALE_GRPC_PORT}),
-        (
-            ".devcontainer/devcontainer.json",
-            {SERVICES["generator"], POSTGRES_PORT, PROMSCALE_HTTP_PORT, *PAGES.values()},
-        ),
     ],
 )
 def test_other_files_have_the_ports_of_the_table(file, ports):
     numbers = {int(number) for number in re.findall(r"\b\d{4,5}\b", (CHECKOUT / file).read_text())}
     assert ports <= numbers
+
+
+def test_the_dev_container_forwards_the_ports_of_the_table():
+    container = json.loads((CHECKOUT / ".devcontainer" / "devcontainer.json").read_text())
+    ports = {SERVICES["generator"], POSTGRES_PORT, PROMSCALE_HTTP_PORT, *PAGES.values()}
+    assert set(container["forwardPorts"]) == ports
+    assert {int(port) for port in container["portsAttributes"]} == ports
 
 
 # Documents -----------------------------------------------------------------------------------------------------------
@@ -157,7 +162,7 @@ def test_the_table_of_containers_has_each_part_and_its_ports():
     rows = re.findall(
         r"^\| ([\w, ]+) \|[^|]+\|([^|]*)\|[^|]*\|$", (CHECKOUT / "docs" / "docker.md").read_text(), re.MULTILINE
     )
-    listed = {name: expanded(ports) for names, ports in rows[1:] for name in [names]}
+    listed = {names: expanded(ports) for names, ports in rows[1:]}
     assert {name for names in listed for name in names.split(", ")} == {*PUBLISHED, "load"}
     for names, ports in listed.items():
         assert ports == set().union(*(PUBLISHED.get(name, set()) for name in names.split(", "))), names

@@ -19,10 +19,9 @@ from opentelemetry.trace import StatusCode, format_trace_id
 import telemetry.call
 import telemetry.service
 import telemetry.work
-from local import health
+from local import CHECKOUT, health
 from telemetry.call import CallFailed, fetch_character
 from telemetry.services import CHARACTER_SERVICES, SERVICES
-from tests.documents import CHECKOUT
 from tests.waiting import free_port, wait_until
 
 URLS = "generator.app.URLS"
