@@ -88,7 +88,7 @@ def running_cluster(folder: Path, *options: str) -> Iterator[Cluster]:
 
 
 @contextlib.contextmanager
-def new_database(postgres_uri: str, superuser_uri: str, template: str = "template1") -> Iterator[str]:
+def new_database(postgres_uri: str, superuser_uri: str, template: str = "template0") -> Iterator[str]:
     """A connection string to a new database, a copy of `template`."""
     name, owner = f"test_{uuid.uuid4().hex[:12]}", str(conninfo_to_dict(postgres_uri)["user"])
     with psycopg.connect(superuser_uri, autocommit=True) as connection:
