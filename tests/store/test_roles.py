@@ -10,7 +10,7 @@ from psycopg.conninfo import conninfo_to_dict
 from local import postgres
 from promscale.store import Store
 from promscale.upkeep import Upkeep
-from tests.store.conftest import running_cluster
+from tests.store.conftest import data_folder, running_cluster
 from tests.store.otlp_messages import request, span
 from tests.store.running import Promscale, span_count, value_of
 
@@ -134,7 +134,13 @@ def test_settings_of_promscales_role_do_not_stop_promscale(dsn, database):
         promscale.close()
 
 
-def test_a_cluster_from_the_time_when_postgres_was_the_superuser(tmp_path, monkeypatch):
+@pytest.fixture
+def folder():
+    with data_folder() as folder:
+        yield folder
+
+
+def test_a_cluster_from_the_time_when_postgres_was_the_superuser(tmp_path, folder, monkeypatch):
     """Its data is kept, and `postgres` can still do what promscale and users need."""
     roles, access = tmp_path / "roles.sql", tmp_path / "pg_hba.conf"
     roles.write_text("select 'the roles of initdb';\n")
@@ -142,14 +148,13 @@ def test_a_cluster_from_the_time_when_postgres_was_the_superuser(tmp_path, monke
     with monkeypatch.context() as earlier:
         earlier.setattr(postgres, "ROLES", roles)
         earlier.setattr(postgres, "ACCESS", access)
-        earlier.setattr(postgres.Cluster, "delete", lambda self: None)
-        with running_cluster(tmp_path) as cluster:
+        with running_cluster(folder) as cluster:
             promscale = Promscale(cluster.uri)
             promscale.export(request(span("kept")))
             promscale.close()
             run(cluster.uri, "create table public.mine as select 'of the user' as text")
             assert rows(cluster.uri, "show is_superuser") == [("on",)]
-    with running_cluster(tmp_path) as cluster:
+    with running_cluster(folder) as cluster:
         assert rows(cluster.uri, "show is_superuser") == [("off",)]
         promscale, upkeep = Promscale(cluster.uri), Upkeep(cluster.uri)
         promscale.export(request(span("new")))
