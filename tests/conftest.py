@@ -27,6 +27,18 @@ class Scheduling(LoadScopeScheduling):
         return "fixed ports" if nodeid.startswith(FIXED_PORTS) else nodeid.split("::")[0]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the slow tests, as continuous integration does")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("slow"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: ./run.sh test --slow runs it"))
+
+
 def pytest_xdist_make_scheduler(config, log):
     return Scheduling(config, log)
 

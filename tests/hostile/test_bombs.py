@@ -12,6 +12,8 @@ from benchmarks.recording import Replay
 from tests.hostile import outcomes
 from tests.hostile.messages import BOMBS, EMPTY, MIB, distinct_attributes, with_resource
 
+pytestmark = pytest.mark.slow
+
 MAX_BYTES = 400 * MIB  # of promscale's processes in total
 
 

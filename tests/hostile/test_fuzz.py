@@ -6,6 +6,7 @@ import urllib.request
 from collections import Counter
 
 import grpc
+import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from promscale import wire_pb2 as wire
@@ -89,6 +90,7 @@ def stored_spans(target) -> int:
         return int(float(value))
 
 
+@pytest.mark.slow
 def test_mutated_exports(target):
     dice = random.Random(SEED)
     samples = originals()

@@ -334,6 +334,7 @@ def test_disk_usage_adds_up_when_partitions_are_split(native, promscale, upkeep,
         upkeep.summarise(quiet_seconds=0)
 
 
+@pytest.mark.slow
 def test_a_disk_budget_is_kept(own_uri):
     """Spans of three times the budget never exceed it by more than one partition. All spans are of one hour, so
     partitions must be split.
