@@ -1,0 +1,106 @@
+"""Reads samples of traces from the database, for the questions of this package.
+
+Everything is bounded: the traces of a sample, its spans, and by the database's timeout the time of each statement.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiosql
+from psycopg import sql
+
+from explorer.analysis import spans
+from explorer.analysis.selection import Selection
+from explorer.analysis.spans import Span, Trace
+from explorer.database import Database
+
+MAX_TRACES = 300  # of a sample
+MAX_SPANS = 100_000  # of a sample, and those of at most one more batch of traces
+MAX_TRACE_SPANS = 2_000
+_BATCH = 50  # traces that one statement reads
+
+_STATEMENTS = aiosql.from_path(Path(__file__).with_name("analysis.sql"), "psycopg")
+_ANY_TIME = {"time_from": "-infinity", "time_to": "infinity"}
+
+
+class Sample(NamedTuple):
+    """Traces, chosen from `of` traces by a hash of their ids: the same question has always the same sample."""
+
+    words: str
+    traces: list[Trace]
+    of: int
+
+
+def read_sides(database: Database, selection: Selection) -> tuple[Sample, Sample]:
+    """Samples of the selection and of the rest, as Selection.rest_in_words describes it. Raises psycopg.Error."""
+    values = selection.parameters()
+    rows = database.run(_with_sides("sample"), values | {"most": MAX_TRACES}).rows
+    sides = []
+    for side, words in ((True, selection.words()), (False, selection.rest_in_words())):
+        ids = [trace_id for trace_id, selected, _ in rows if selected == side]
+        count = next((traces for _, selected, traces in rows if selected == side), 0)
+        sides.append(Sample(words, _read(database, ids, values), count))
+    return sides[0], sides[1]
+
+
+def read_sample(database: Database, selection: Selection) -> Sample:
+    """A sample of the selection. Raises psycopg.Error."""
+    return read_sides(database, selection)[0]
+
+
+def read_trace(database: Database, trace_id: str) -> Sample:
+    """One trace as a sample, by its id of 32 hex digits; without spans if it is not stored. Raises psycopg.Error."""
+    traces = _read(database, [trace_id], _ANY_TIME)
+    return Sample(f"trace {trace_id}", traces, len(traces))
+
+
+def counts_sql(selection: Selection, condition: str, finding: Mapping[str, str | None]) -> str:
+    """A statement for psql: how many traces of both sides have spans with a finding, of all traces and not of a sample.
+
+    `condition` is the name of a condition in analysis.sql, and `finding` has its parameters `finding_...`.
+    """
+    text = _with_sides("counts").replace("{condition}", getattr(_STATEMENTS, condition).sql.replace("\n", "\n        "))
+    values = selection.parameters() | {f"finding_{name}": value for name, value in finding.items()}
+    return re.sub(r"%\((\w+)\)s", lambda match: sql.Literal(values[match[1]]).as_string(), text) + ";"
+
+
+def _with_sides(statement: str) -> str:
+    return f"with {_STATEMENTS.sides.sql}\n{getattr(_STATEMENTS, statement).sql}"
+
+
+def _read(database: Database, ids: Sequence[object], times: Mapping[str, object]) -> list[Trace]:
+    found: list[Span] = []
+    for begin in range(0, len(ids), _BATCH):
+        if len(found) >= MAX_SPANS:
+            break
+        values = {"trace_ids": list(ids[begin : begin + _BATCH]), "most": MAX_TRACE_SPANS}
+        values |= {name: times[name] for name in _ANY_TIME}
+        found += _spans(database.run(_STATEMENTS.trace_spans.sql, values).rows)
+    return spans.traces(found)
+
+
+def _spans(rows: Iterable[tuple[Any, ...]]) -> Iterable[Span]:
+    for trace_id, span_id, parent_id, service, name, start_micros, duration_ms, failed, tags, resource_tags in rows:
+        start = start_micros * 1000
+        yield Span(
+            trace_id=trace_id,
+            span_id=span_id,
+            parent_span_id=parent_id,
+            service=service,
+            name=name,
+            start=start,
+            end=start + max(round(duration_ms * 1_000_000), 0),
+            failed=failed,
+            tags=_parsed(tags),
+            resource_tags=_parsed(resource_tags),
+        )
+
+
+@lru_cache(maxsize=10_000)
+def _parsed(tags: str) -> dict[str, Any]:
+    """Equal texts have one dictionary, because most spans share theirs with others."""
+    return json.loads(tags)
