@@ -10,8 +10,9 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
+from itertools import chain
 from statistics import median, quantiles
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from explorer.analysis.spans import Operation, Span, Trace
 from explorer.analysis.statistics import rank_difference, share_difference, z_of
@@ -123,30 +124,36 @@ class _Side:
             self._add_operations(trace, weight)
 
     def _add_attributes(self, trace: Trace, weight: float, thresholds: Mapping[Operation, float]) -> None:
-        values: dict[_Key, dict[str, list[int]]] = defaultdict(dict)
-        numbers: dict[_Key, list[float]] = defaultdict(list)
-        affected: list[tuple[_Key, str, tuple[int, str]]] = []
+        # Many spans share their tags, which are one object then.
+        groups: dict[tuple[str, int], tuple[dict[str, Any], list[int]]] = {}
+        affected: list[tuple[Span, list[int]]] = []
         for span in trace.spans:
             measures = _measured(span, thresholds)
             for tags in (span.tags, span.resource_tags):
-                for name, value in tags.items():
-                    key = span.service, name
-                    text = value if isinstance(value, str) else json.dumps(value)
-                    spans = values[key].setdefault(text, [0, 0, 0])
-                    for measure in measures:
-                        spans[measure] += 1
-                    affected += [(key, text, (measure, span.name)) for measure in measures if measure != _OCCURS]
-                    if isinstance(value, int | float) and not isinstance(value, bool):
-                        numbers[key].append(value)
+                _, counts = groups.setdefault((span.service, id(tags)), (tags, [0, 0, 0]))
+                for measure in measures:
+                    counts[measure] += 1
+            if len(measures) > 1:
+                affected.append((span, measures[1:]))
+        values: dict[_Key, dict[str, list[int]]] = defaultdict(dict)
+        numbers: dict[_Key, list[tuple[float, int]]] = defaultdict(list)
+        for (service, _), (tags, counts) in groups.items():
+            for name, value in tags.items():
+                by_value, text = values[service, name], _text(value)
+                known = by_value.get(text)
+                by_value[text] = [a + b for a, b in zip(known, counts, strict=True)] if known else counts
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    numbers[service, name].append((value, counts[_OCCURS]))
         for key, by_value in values.items():
             sums = [sum(counts) for counts in zip(*by_value.values(), strict=True)]
             self.keys[key].add(sums, weight)
-            if len(numbers[key]) == sums[_OCCURS]:
-                self.numbers[key].append(math.fsum(numbers[key]) / len(numbers[key]))
+            if sum(count for _, count in numbers.get(key, ())) == sums[_OCCURS]:
+                self.numbers[key].append(math.fsum(value * count for value, count in numbers[key]) / sums[_OCCURS])
             self._add_values(self.values[key], by_value, sums[_OCCURS], weight)
-        for key, text, operation in affected:
-            if text in self.values[key]:
-                self.values[key][text].operations[operation] += 1
+        for span, measures in affected:
+            for name, value in chain(span.tags.items(), span.resource_tags.items()):
+                if found := self.values[span.service, name].get(_text(value)):
+                    found.operations.update((measure, span.name) for measure in measures)
 
     @staticmethod
     def _add_values(known: dict[str, _Counts], by_value: dict[str, list[int]], spans: int, weight: float) -> None:
@@ -163,6 +170,11 @@ class _Side:
             errors = sum(span.begins_error for span in spans)
             self.operations[operation].add((len(spans), 0, errors), weight)
             self.self_times[operation].append(sum(span.self_time for span in spans) / len(spans) / 1e6)
+
+
+def _text(value: Any) -> str:
+    """An attribute's value as PostgreSQL's operator ->> returns it, but for the spaces of lists and objects."""
+    return value if isinstance(value, str) else str(value) if type(value) is int else json.dumps(value)
 
 
 def _measured(span: Span, thresholds: Mapping[Operation, float]) -> list[int]:

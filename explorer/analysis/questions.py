@@ -7,7 +7,8 @@ psycopg.Error, also if a statement exceeds the database's timeout.
 from typing import NamedTuple
 
 from explorer.analysis.differences import Finding, Findings, Measure, differences
-from explorer.analysis.sample import Sample, counts_sql, read_sample, read_sides
+from explorer.analysis.paths import ComparedPath, Frame, compare, flame_graph
+from explorer.analysis.sample import Sample, counts_sql, read_sample, read_sides, read_trace
 from explorer.analysis.selection import Selection
 from explorer.database import Database
 
@@ -18,6 +19,19 @@ class Differences(NamedTuple):
     selected: Sample
     baseline: Sample
     findings: Findings
+
+
+class Comparison(NamedTuple):
+    """The call trees of two sets of traces, aligned by operation path."""
+
+    first: Sample
+    second: Sample
+    paths: list[ComparedPath]
+
+
+class FlameGraph(NamedTuple):
+    sample: Sample
+    roots: list[Frame]
 
 
 def what_differs(database: Database, selection: Selection, baseline: Selection | None = None) -> Differences:
@@ -40,7 +54,22 @@ def finding_sql(finding: Finding, selection: Selection, baseline: Selection | No
     if finding.value is not None:
         condition = "has_attribute"
     else:
-        condition = "has_number" if finding.measure == Measure.VALUE else "is_operation"
-    names = {"service": finding.service, "name": finding.name, "value": finding.value}
+        condition = "has_key" if finding.measure == Measure.VALUE else "is_operation"
     sides = (selection, baseline) if baseline else (selection,)
-    return "\n\n".join(counts_sql(side, condition, names) for side in sides)
+    return "\n\n".join(counts_sql(side, condition, finding.service, finding.name, finding.value) for side in sides)
+
+
+def compare_traces(database: Database, first: Selection | str, second: Selection | str) -> Comparison:
+    """The call trees of two selections, or of two traces by their ids of 32 hex digits."""
+    one, other = _read(database, first), _read(database, second)
+    return Comparison(one, other, compare(one.traces, other.traces))
+
+
+def aggregate_flame_graph(database: Database, chosen: Selection | str) -> FlameGraph:
+    """Where the traces of a selection, or a single trace, spend their time."""
+    sample = _read(database, chosen)
+    return FlameGraph(sample, flame_graph(sample.traces))
+
+
+def _read(database: Database, chosen: Selection | str) -> Sample:
+    return read_trace(database, chosen) if isinstance(chosen, str) else read_sample(database, chosen)

@@ -37,8 +37,8 @@ class Sample(NamedTuple):
 
 def read_sides(database: Database, selection: Selection) -> tuple[Sample, Sample]:
     """Samples of the selection and of the rest, as Selection.rest_in_words describes it. Raises psycopg.Error."""
-    values = selection.parameters()
-    rows = database.run(_with_sides("sample"), values | {"most": MAX_TRACES}).rows
+    statement, values = _with_sides("sample", selection)
+    rows = database.run(statement, values | {"most": MAX_TRACES}).rows
     sides = []
     for side, words in ((True, selection.words()), (False, selection.rest_in_words())):
         ids = [trace_id for trace_id, selected, _ in rows if selected == side]
@@ -58,18 +58,35 @@ def read_trace(database: Database, trace_id: str) -> Sample:
     return Sample(f"trace {trace_id}", traces, len(traces))
 
 
-def counts_sql(selection: Selection, condition: str, finding: Mapping[str, str | None]) -> str:
+def counts_sql(selection: Selection, condition: str, service: str, key: str, value: str | None) -> str:
     """A statement for psql: how many traces of both sides have spans with a finding, of all traces and not of a sample.
 
-    `condition` is the name of a condition in analysis.sql, and `finding` has its parameters `finding_...`.
+    `condition` is the name of a condition in analysis.sql on spans of the service, with its key and value.
     """
-    text = _with_sides("counts").replace("{condition}", getattr(_STATEMENTS, condition).sql.replace("\n", "\n        "))
-    values = selection.parameters() | {f"finding_{name}": value for name, value in finding.items()}
+    statement, values = _with_sides("counts", selection)
+    text = statement.replace("{condition}", _condition(condition, "finding", 8))
+    values |= {"finding_service": service, "finding_key": key, "finding_value": value}
     return re.sub(r"%\((\w+)\)s", lambda match: sql.Literal(values[match[1]]).as_string(), text) + ";"
 
 
-def _with_sides(statement: str) -> str:
-    return f"with {_STATEMENTS.sides.sql}\n{getattr(_STATEMENTS, statement).sql}"
+def _with_sides(statement: str, selection: Selection) -> tuple[str, dict[str, Any]]:
+    """A statement of analysis.sql that begins with `sides`, and its parameters for the selection."""
+    values = selection.parameters()
+    conditions = []
+    for number, (key, value) in enumerate(selection.tags.items()):
+        conditions.append(_condition("has_attribute", f"tag_{number}", 8))
+        values |= {f"tag_{number}_key": key, f"tag_{number}_value": value}
+    attributes = "\n        and ".join(conditions) or "true"
+    return f"with {_STATEMENTS.sides.sql.replace('{attributes}', attributes)}\n{_text(statement)}", values
+
+
+def _condition(name: str, parameter: str, indent: int) -> str:
+    text = _text(name).replace("{key}", f"%({parameter}_key)s").replace("{value}", f"%({parameter}_value)s")
+    return text.replace("\n", "\n" + indent * " ")
+
+
+def _text(statement: str) -> str:
+    return getattr(_STATEMENTS, statement).sql
 
 
 def _read(database: Database, ids: Sequence[object], times: Mapping[str, object]) -> list[Trace]:

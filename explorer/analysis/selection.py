@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from psycopg.types.json import Jsonb
-
 from explorer.query import Query, logfmt
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -53,10 +51,9 @@ class Selection:
         return self.min_ms is not None or self.max_ms is not None
 
     def parameters(self) -> dict[str, object]:
-        """The parameters of the statements in analysis.sql."""
+        """The parameters of the statements in analysis.sql, but for the tags."""
         fields = ("time_from", "time_to", "service", "operation", "root", "min_ms", "max_ms", "failed")
         return {name: getattr(self, name) for name in fields} | {
-            "tags": Jsonb(dict(self.tags)),
             "base_service": self.service if self.narrows else "",
             "base_operation": self.operation if self.narrows else "",
             "base_root": self.root if self.narrows else False,

@@ -9,7 +9,7 @@ from psycopg.conninfo import make_conninfo
 
 from explorer.analysis import sample
 from explorer.analysis.differences import Measure
-from explorer.analysis.questions import finding_sql, what_differs
+from explorer.analysis.questions import aggregate_flame_graph, compare_traces, finding_sql, what_differs
 from explorer.analysis.selection import Selection
 from explorer.database import Database
 from explorer.query import Query
@@ -168,3 +168,33 @@ def test_samples_are_limited_and_stable(explorer, monkeypatch):
     assert {trace.id for trace in hour.traces} & {trace.id for trace in one.traces}
     monkeypatch.setattr(sample, "MAX_TRACE_SPANS", 3)
     assert {len(trace.spans) for trace in sample.read_sample(explorer, every).traces} == {3}
+
+
+def test_the_operation_with_a_fault_has_the_largest_difference(explorer):
+    before, after = Selection(**TIME | {"time_to": MIDDLE}), Selection(**TIME | {"time_from": MIDDLE})
+    compared = compare_traces(explorer, before, after)
+    largest = max(compared.paths, key=lambda row: row.self_difference)
+    assert largest.path[0] == ("load", "load.request")
+    assert largest.path[-1] == ("digit", "process_digit")
+    assert largest.second.self_p95_ms > 2 * largest.first.self_p95_ms
+    assert compared.paths[0].first.traces == len(compared.first.traces) == COUNT // 2
+
+
+def test_two_traces_are_compared(explorer, made):
+    one, other = made[0][0], made[1][0]
+    compared = compare_traces(explorer, one.id, other.id)
+    [root] = [row for row in compared.paths if len(row.path) == 1]
+    assert root.path == (("load", "load.request"),)
+    # The stored durations are exact to the nanosecond.
+    assert root.first.median_ms == pytest.approx(one.roots[0].duration / 1e6, abs=1e-6)
+    assert root.second.median_ms == pytest.approx(other.roots[0].duration / 1e6, abs=1e-6)
+    assert sum(row.first.spans for row in compared.paths) == len(one.spans)
+
+
+def test_a_flame_graph_has_all_time_of_the_sample(explorer):
+    graph = aggregate_flame_graph(explorer, Selection(**TIME, service="load"))
+    [root] = graph.roots
+    assert (root.operation, root.spans) == (("load", "load.request"), COUNT)
+    # Starts have microseconds only, so that children may seem to overlap by that much.
+    durations = sum(trace.roots[0].duration for trace in graph.sample.traces) / 1e6
+    assert root.total_ms == pytest.approx(durations, rel=1e-4)
