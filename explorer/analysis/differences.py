@@ -214,18 +214,20 @@ def differences(
 def _weights(selected: Sequence[Trace], baseline: Sequence[Trace]) -> tuple[list[float], list[float]]:
     """Weights with which both sides have as many traces of each size, by the number of spans.
 
-    Sizes are divided at the deciles of the selected traces. Within a division of n and m traces, both sides have the
-    weight n m / (n + m), that of the Mantel-Haenszel estimate of a common difference: Journal of the National Cancer
-    Institute 22 (1959), 719-748.
+    Sizes are divided at the deciles of the selected traces, from their smallest to their largest. Within a division of
+    n and m traces, both sides have the weight n m / (n + m), that of the Mantel-Haenszel estimate of a common
+    difference: Journal of the National Cancer Institute 22 (1959), 719-748.
     """
     sizes = [len(trace.spans) for trace in selected]
-    bounds = quantiles(sizes, n=SIZES) if len(sizes) > 1 else sizes
+    deciles = quantiles(sizes, n=SIZES, method="inclusive") if len(sizes) > 1 else []
+    bounds = [min(sizes) - 1, *deciles, max(sizes)]
     places = [[bisect.bisect_left(bounds, len(trace.spans)) for trace in traces] for traces in (selected, baseline)]
     ours, theirs = Counter(places[0]), Counter(places[1])
     weights = {place: ours[place] * theirs[place] / (ours[place] + theirs[place]) for place in ours | theirs}
-    return [weights[place] / ours[place] for place in places[0]], [
-        weights[place] / theirs[place] for place in places[1]
-    ]
+    our_weights, their_weights = (
+        [weights[place] / counts[place] for place in side] for side, counts in zip(places, (ours, theirs), strict=True)
+    )
+    return our_weights, their_weights
 
 
 def _slow_thresholds(baseline: Iterable[Trace]) -> dict[Operation, float]:
@@ -283,6 +285,8 @@ def _occurrence(
     spans are the same then. Spans of a trace are alike, so that certainty depends on the number of traces.
     """
     by_traces = _trace_difference(ours, theirs, _OCCURS, selected, baseline, z)
+    if not by_traces:
+        return 0.0
     shares, sizes = [], []
     for side, counts, key in ((selected, ours, our_key), (baseline, theirs, their_key)):
         with_key = key.weight[_OCCURS]

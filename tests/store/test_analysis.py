@@ -17,6 +17,7 @@ from tests.demo_traces import Fault, export, passwords
 from tests.store.conftest import new_database
 from tests.store.known_traces import ALL, NOON, PASSWORD, Export
 from tests.store.running import Promscale
+from tests.store.store_contents import close_all
 
 TIME = {"time_from": NOON, "time_to": NOON + timedelta(minutes=60)}
 FAULT = Fault("digit", lambda char, _: char == "5", slowness=15)
@@ -155,6 +156,30 @@ def test_spans_are_read_exactly(promscale, reader):
     assert trace.roots[0].tags == tags
     assert trace.roots[0].resource_tags == {"service.name": "shop"}
     assert sample.read_trace(reader, "00" * 15 + "01").traces == []
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_attributes_in_open_and_closed_partitions(promscale, reader, upkeep, database, closed):
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
+    message = Export()
+    roots = [
+        message.add("shop", "buy", hour, tags={"colour": "red" if number % 2 else "blue", "number": number // 2})
+        for number in range(40)
+    ]
+    promscale.export(message.message)
+    if closed:
+        close_all(upkeep, database)
+    hours = {"time_from": hour, "time_to": hour + timedelta(hours=1)}
+
+    def found(**tags) -> set[str]:
+        return {trace.id for trace in sample.read_sample(reader, Selection(**hours, tags=tags)).traces}
+
+    assert found(colour="red") == {root.trace_id.hex() for root in roots[1::2]}
+    assert found(colour="red", number="3") == {roots[7].trace_id.hex()}
+    assert found(colour="green") == set()
+    red, blue = Selection(**hours, tags={"colour": "red"}), Selection(**hours, tags={"colour": "blue"})
+    assert [len(side.traces) for side in what_differs(reader, red)[:2]] == [20, 20]
+    assert what_differs(reader, red, blue).findings == ([], [], [])
 
 
 def test_samples_are_limited_and_stable(explorer, monkeypatch):

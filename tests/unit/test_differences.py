@@ -164,6 +164,13 @@ def test_an_empty_side_has_no_differences(demo, empty):
     assert differences(*(demo[: len(side)] for side in empty)) == ([], [], [])
 
 
+def test_traces_of_other_sizes_are_not_compared_by_what_they_have(demo):
+    by_size = sorted(demo, key=lambda trace: len(trace.spans))
+    found = differences(by_size[-100:], by_size[:100], by_duration=True)
+    assert found.attributes == []
+    assert ("generator", "pwlen") in [(finding.service, finding.name) for finding in found.numbers]
+
+
 def test_one_trace_against_another_is_too_little():
     one, other = passwords(seed=9, count=2)
     assert differences([one], [other], by_duration=True) == ([], [], [])
