@@ -15,7 +15,7 @@ from statistics import median, quantiles
 from typing import Any, NamedTuple
 
 from explorer.analysis.spans import Operation, Span, Trace
-from explorer.analysis.statistics import rank_difference, share_difference, z_of
+from explorer.analysis.statistics import rank_difference, share_difference, wilson, z_of
 
 MAX_FINDINGS = 50  # of each list
 # A span is slow if its self time exceeds this percentile of its operation in the baseline, which needs so many spans.
@@ -262,7 +262,7 @@ def _attributes(selected: _Side, baseline: _Side, left_out: Collection[str]) -> 
         scores = [_occurrence(ours, theirs, *keys, selected, baseline, z)]
         for measure in (_SLOW, _ERRORS):
             difference = _trace_difference(ours, theirs, measure, selected, baseline, z)
-            scores.append(max(difference, 0.0) * _concentration((ours, theirs), keys, measure))
+            scores.append(max(difference, 0.0) * _concentration((ours, theirs), keys, measure, z))
         measure = max(range(3), key=lambda measure: abs(scores[measure]))
         operations = (ours.operations + theirs.operations).most_common()
         yield Finding(
@@ -306,15 +306,20 @@ def _trace_difference(
     return share_difference(our_share, selected.size, their_share, baseline.size, z)
 
 
-def _concentration(values: Iterable[_Counts], keys: Iterable[_Counts], measure: int) -> float:
-    """From 0, if affected spans have the value as often as all spans with the attribute, to almost 1."""
-    affected, spans = (
-        sum(column) for column in zip(*((c.spans[measure], c.spans[_OCCURS]) for c in values), strict=True)
-    )
-    all_affected, all_spans = (
-        sum(column) for column in zip(*((c.spans[measure], c.spans[_OCCURS]) for c in keys), strict=True)
-    )
-    return max(1 - (spans * all_affected) / (affected * all_spans), 0.0) if affected else 0.0
+def _concentration(values: Iterable[_Counts], keys: Iterable[_Counts], measure: int, z: float) -> float:
+    """From 0, if affected spans may have the value no more often than all spans with the attribute, to almost 1."""
+    affected, spans = _sums(values, measure)
+    all_affected, all_spans = _sums(keys, measure)
+    if not affected:
+        return 0.0
+    share, _ = wilson(affected / all_affected, all_affected, z)
+    return max(1 - spans / all_spans / share, 0.0)
+
+
+def _sums(counts: Iterable[_Counts], measure: int) -> tuple[int, int]:
+    """The affected spans and all spans of both sides."""
+    pairs = [(side.spans[measure], side.spans[_OCCURS]) for side in counts]
+    return sum(affected for affected, _ in pairs), sum(spans for _, spans in pairs)
 
 
 def _numbers(selected: _Side, baseline: _Side, left_out: Collection[str]) -> Iterable[Finding]:
