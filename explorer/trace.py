@@ -56,16 +56,21 @@ class Span:
     @property
     def own(self) -> list[Interval]:
         """The span's self time: the intervals in which none of its children ran."""
-        intervals, since = [], self.start
-        for child in self.children:  # sorted by their start
-            if child.start > since:
-                intervals.append((since, min(child.start, self.end)))
-            since = max(since, child.end)
-            if since >= self.end:
-                return intervals
-        if self.end > since:
-            intervals.append((since, self.end))
-        return intervals
+        return uncovered(self.start, self.end, ((child.start, child.end) for child in self.children))
+
+
+def uncovered(start: int, end: int, intervals: Iterable[Interval]) -> list[Interval]:
+    """The parts from `start` to `end` that are in none of the intervals, which must be sorted by their start."""
+    parts, since = [], start
+    for interval_start, interval_end in intervals:
+        if interval_start > since:
+            parts.append((since, min(interval_start, end)))
+        since = max(since, interval_end)
+        if since >= end:
+            return parts
+    if end > since:
+        parts.append((since, end))
+    return parts
 
 
 class Trace:

@@ -1,9 +1,11 @@
 -- Error rates: which services and operations fail, and when?
 --
 -- A span has failed if its status is error. Errors propagate: a failed span usually makes its callers fail, so that one
--- error appears in several services, and the operation with the highest error rate need not be the cause.
--- The view operation_minute has summaries of each operation per minute. So the statements include whole minutes, from
--- the minute that contains :time_from to the last minute that begins before :time_to.
+-- error appears in several services, and the operation with the highest error rate need not be the cause. An error
+-- begins in a failed span without a failed child: the statements error_origins and error_origins_by_service count these
+-- spans only. They look for failed children up to half an hour before and after the time range, too.
+-- Other counts and rates are read from the view operation_minute, which has summaries of each operation per minute. So
+-- these include whole minutes, from the minute that contains :time_from to the last minute that begins before :time_to.
 --
 -- psql inserts the value of a parameter as a piece of SQL, so a text needs its own quotes:
 --     psql -v time_from="now() - interval '1 hour'" -f queries/02-error-rates.sql
@@ -21,6 +23,60 @@ where errors > 0
     and minute >= time_bucket(interval '1 minute', cast(:time_from as timestamptz)) and minute < :time_to
 group by service_name
 order by errors desc, service_name
+limit 1000;
+
+-- name: error_origins_by_service(time_from, time_to)
+-- In which services do errors begin?
+with failed as materialized (
+    select trace_id, span_id, parent_span_id, service_name, start_time
+    from span
+    where status_code = 'error'
+        and start_time >= cast(:time_from as timestamptz) - interval '30 minutes'
+        and start_time < cast(:time_to as timestamptz) + interval '30 minutes'
+)
+select
+    service_name,
+    count(*) as errors
+from failed as origin
+where start_time >= :time_from and start_time < :time_to
+    and not exists (
+        select
+        from failed as child
+        where child.trace_id = origin.trace_id
+            and child.parent_span_id = origin.span_id
+            and child.span_id <> origin.span_id
+    )
+group by service_name
+order by errors desc, service_name
+limit 1000;
+
+-- name: error_origins(time_from, time_to)
+-- In which operations do errors begin? Each has the most recent error as an example: its message and its trace.
+with failed as materialized (
+    select trace_id, span_id, parent_span_id, service_name, span_name, start_time, status_message
+    from span
+    where status_code = 'error'
+        and start_time >= cast(:time_from as timestamptz) - interval '30 minutes'
+        and start_time < cast(:time_to as timestamptz) + interval '30 minutes'
+)
+select
+    service_name,
+    span_name,
+    count(*) as errors,
+    100 * count(*) / cast(sum(count(*)) over () as double precision) as share_percent,
+    (array_agg(status_message order by start_time desc))[1] as status_message,
+    replace(cast((array_agg(trace_id order by start_time desc))[1] as text), '-', '') as trace_id
+from failed as origin
+where start_time >= :time_from and start_time < :time_to
+    and not exists (
+        select
+        from failed as child
+        where child.trace_id = origin.trace_id
+            and child.parent_span_id = origin.span_id
+            and child.span_id <> origin.span_id
+    )
+group by service_name, span_name
+order by errors desc, service_name, span_name
 limit 1000;
 
 -- name: error_rate_by_operation(time_from, time_to)

@@ -80,10 +80,11 @@ DASHBOARDS = (
         ),
         panels=(
             Panel(
-                title="Errors by service",
-                description="The number of spans with status error in each service.",
+                title="Where errors begin",
+                description="Failed spans without a failed child, in each service: the errors that no other span passed"
+                " on to it.",
                 kind=Kind.PIE,
-                statements=("errors_by_service",),
+                statements=("error_origins_by_service",),
                 width=8,
                 links=(_FAILED_SERVICE,),
             ),
@@ -95,6 +96,14 @@ DASHBOARDS = (
                 width=16,
                 thresholds=(1, 5),
                 links=(replace(_SPANS, column="calls"), replace(_FAILED_SPANS, column="errors")),
+            ),
+            Panel(
+                title="Where errors begin, by operation",
+                description="The operations of these spans, each with its most recent error: the message, and a link to"
+                " the trace.",
+                kind=Kind.TABLE,
+                statements=("error_origins",),
+                links=(replace(_FAILED_SPANS, column="errors"), _TRACE),
             ),
             Panel(
                 title="Error rate over time",

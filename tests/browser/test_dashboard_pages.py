@@ -106,7 +106,7 @@ def click_mark(page, chart, trace: int, index: int) -> dict[str, str]:
 def test_a_click_on_a_line_opens_its_traces(explorer, open_page, service):
     page = open_page(f"{explorer}/d/CiE9l917z/02-error-rates?from=now-1h&refresh=")
     wait_for_panels(page)
-    chart = page.locator(".content").nth(2)
+    chart = page.locator(".content").nth(3)
     line, index, begin, step = chart.evaluate(
         """(chart, service) => {
             const line = chart.data.findIndex(trace => trace.name === service);
@@ -151,7 +151,7 @@ def test_a_service_has_the_same_colour_on_all_panels(explorer, open_page):
         return type === "pie" ? points.map(({ label, color }) => [label, color]) : [[name, line.color]];
     })"""
     drawn = {}
-    for slug, panels in (("02-error-rates", (0, 2)), ("06-downstream-spans", (1, 2))):
+    for slug, panels in (("02-error-rates", (0, 3)), ("06-downstream-spans", (1, 2))):
         page = open_page(f"{explorer}/d/{UIDS[slug]}/{slug}?from=now-1h&refresh=")
         wait_for_panels(page)
         for panel in panels:

@@ -329,7 +329,9 @@ def test_points_of_a_line_link_to_the_traces_that_failed_then(client, browser, r
 
 
 def test_slices_link_to_their_traces(client, browser, requests):
-    slices = {name: (value, link) for name, value, link in points(panel_of(client, "Errors by service"))}
+    slices = {name: (value, link) for name, value, link in points(panel_of(client, "Where errors begin"))}
+    # Not load and generator, which failed only because these did.
+    assert slices.keys() == {"lower", EVIL}
     for name, roots in (("lower", requests["GET /"]), (EVIL, requests[EVIL])):
         value, link = slices[name]
         assert value == len(ids(roots, failed=True))
@@ -405,7 +407,7 @@ def test_a_service_has_the_same_colour_everywhere(client, browser, promscale):
     graphs = [panel_of(client, title) for title in ("Service calls", "Operations downstream")]
     lines = colours_of_lines(panel_of(client, "Error rate over time"))
     times = colours_of_lines(panel_of(client, "Duration over time"))
-    for title in ("Errors by service", "Share of execution time"):
+    for title in ("Where errors begin", "Share of execution time"):
         [pie] = panel_of(client, title)["data"]
         slices = dict(zip(pie["labels"], pie["marker"]["colors"], strict=True))
         assert slices.items() <= (lines | times).items()

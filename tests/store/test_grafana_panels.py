@@ -172,8 +172,8 @@ def slices(reading: dict) -> dict[str, str]:
     return {part["name"]: part["text"] for part in reading["shown"]}
 
 
-def test_errors_by_service(read):
-    assert slices(read["02-error-rates", "Errors by service"]) == {"digit": "2", "generator": "1", "load": "1"}
+def test_where_errors_begin(read):
+    assert slices(read["02-error-rates", "Where errors begin"]) == {"digit": "2", "generator": "1", "load": "1"}
 
 
 def test_shares_of_execution_time(read):
@@ -250,6 +250,12 @@ TABLES = {
         "service name": ["digit", "generator", "load", "digit", *["generator"] * 2, "load", *["lower"] * 3],
         "calls": ["6", "3", "3", "6", "6", "3", "3", "3", "3", "3"],
         "errors": ["2", "1", "1", *["0"] * 7],
+    },
+    ("02-error-rates", "Where errors begin, by operation"): {
+        "service name": ["digit", "generator", "load"],
+        "span name": ["render_digit", "generator.generate", "load.request"],
+        "errors": ["2", "1", "1"],
+        "share": ["50%", "25%", "25%"],
     },
     ("03-request-durations", "Slowest traces"): {
         "start time": ["2026-01-01 12:02:05", "2026-01-01 12:00:40", "2026-01-01 12:00:10"],

@@ -11,10 +11,13 @@ from pathlib import Path
 import aiosql
 import psycopg
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from local import CHECKOUT, postgres
 from queries import UNITS
 from tests.store.known_traces import ALL, CLIENT, DIGIT, FAILED, GENERATE, NOON, PASSWORD, SERVER, Export
+from tests.store.otlp_messages import add_service
+from tests.store.store_contents import close_all
 
 FILES = sorted((CHECKOUT / "queries").glob("*.sql"))
 QUERIES = {path.name: aiosql.from_path(path, "psycopg") for path in FILES}
@@ -104,6 +107,80 @@ def test_request_rate_by_second(traces, ask):
 def test_errors_by_service(traces, ask):
     # The failed password has two spans render_digit.
     assert ask("errors_by_service", **ALL) == [("digit", 2), ("generator", 1), ("load", 1)]
+
+
+ORIGINS = ("error_origins", "error_origins_by_service")
+
+
+def begun(ask, **time) -> dict[tuple[str, str], int]:
+    """How many errors begin in each operation. The counts by service are checked to be the same."""
+    rows = ask("error_origins", **ALL | time)
+    by_service: Counter[str] = Counter()
+    for service, _, errors, *_ in rows:
+        by_service[service] += errors
+    assert dict(ask("error_origins_by_service", **ALL | time)) == by_service
+    return {(service, name): errors for service, name, errors, *_ in rows}
+
+
+def test_an_error_begins_where_no_child_has_failed(promscale, ask):
+    export = Export()
+    every_span = ("load.request", "GET", "GET /", "generator.generate", "render_digit")
+    roots = [export.add_trace(PASSWORD, start, failed=every_span) for start in minutes(0, 1)]
+    promscale.export(export.message)
+    assert ask("error_origins", **ALL) == [("digit", "render_digit", 4, 100, None, roots[1].trace_id.hex())]
+    assert ask("error_origins_by_service", **ALL) == [("digit", 4)]
+
+
+def test_an_error_above_one_that_was_handled_begins_there(traces, ask):
+    # Between these spans there are others without an error.
+    assert begun(ask) == {
+        ("digit", "render_digit"): 2,
+        ("generator", "generator.generate"): 1,
+        ("load", "load.request"): 1,
+    }
+
+
+def test_the_example_of_an_error_is_the_most_recent_one(promscale, ask):
+    export = Export()
+    for number, start in enumerate(minutes(1, 2, 0)):
+        spans = [export.add("shop", "buy", start, failed=True), export.add("shop", "sell", start, failed=number == 0)]
+        for added in spans:
+            added.status.message = f"{added.name} {number}"
+        message = ExportTraceServiceRequest()
+        add_service(message, *spans, service="shop")
+        promscale.export(message)
+        if number == 1:
+            latest = spans[0]
+        elif number == 0:
+            sold = spans[1]
+    assert ask("error_origins", **ALL) == [
+        ("shop", "buy", 3, 75, "buy 1", latest.trace_id.hex()),
+        ("shop", "sell", 1, 25, "sell 0", sold.trace_id.hex()),
+    ]
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_parent_and_child_of_an_error_in_different_partitions(promscale, upkeep, database, ask, closed):
+    """The parent starts in the hour before the child's; both hours may be closed."""
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
+    export = Export()
+    parent = export.add("shop", "buy", hour - timedelta(minutes=1), 120_000, failed=True)
+    export.add("bank", "pay", hour, failed=True, trace_id=parent.trace_id, parent_span_id=parent.span_id)
+    promscale.export(export.message)
+    if closed:
+        close_all(upkeep, database)
+    pay = {("bank", "pay"): 1}
+    assert begun(ask, time_from=hour - timedelta(hours=1), time_to=hour + timedelta(hours=1)) == pay
+    assert begun(ask, time_from=hour, time_to=hour + timedelta(hours=1)) == pay
+    # The parent is not counted where its child starts after the time range, either.
+    assert begun(ask, time_from=hour - timedelta(hours=1), time_to=hour) == {}
+
+
+def test_a_failed_span_that_is_its_own_parent_is_where_an_error_begins(promscale, ask):
+    export = Export()
+    export.add("shop", "itself", NOON, failed=True, span_id=b"\x03" * 8, parent_span_id=b"\x03" * 8)
+    promscale.export(export.message)
+    assert begun(ask) == {("shop", "itself"): 1}
 
 
 def test_error_rate_by_operation(traces, ask):
