@@ -59,9 +59,17 @@ def finding_sql(finding: Finding, selection: Selection, baseline: Selection | No
     return "\n\n".join(counts_sql(side, condition, finding.service, finding.name, finding.value) for side in sides)
 
 
-def compare_traces(database: Database, first: Selection | str, second: Selection | str) -> Comparison:
-    """The call trees of two selections, or of two traces by their ids of 32 hex digits."""
-    one, other = _read(database, first), _read(database, second)
+def compare_traces(database: Database, first: Selection | str, second: Selection | str | None = None) -> Comparison:
+    """The call trees of two selections, or of two traces by their ids of 32 hex digits.
+
+    Without `second`: of a selection and of the rest of its time range.
+    """
+    if second is None and isinstance(first, Selection):
+        one, other = read_sides(database, first)
+    elif second is not None:
+        one, other = _read(database, first), _read(database, second)
+    else:
+        raise ValueError("one trace has no rest to be compared with")
     return Comparison(one, other, compare(one.traces, other.traces))
 
 
