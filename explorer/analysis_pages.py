@@ -35,8 +35,8 @@ from explorer.query import (
 from explorer.web import traces_url, with_query
 
 AGAINST = {
-    "rest": "the other traces of this time range",
-    "previous": "the time range of the same length before it",
+    "rest": "the other traces",
+    "previous": "the time before",
     "other": "other traces",
 }
 MIN_FRAME_SHARE = 1 / 2000  # narrower frames of a flame graph are not drawn
@@ -180,15 +180,15 @@ def _measure(finding: Finding) -> str:
     where = finding.operations[0] if finding.operations else ""
     match finding.measure:
         case Measure.SLOW:
-            return f"{where} is slow by itself"
+            return f"more: {where} is slow by itself"
         case Measure.ERRORS:
-            return f"errors begin in {where}" if finding.value is not None else "errors begin here"
+            return f"more: errors begin in {where}" if finding.value is not None else "more: errors begin here"
         case Measure.OCCURS:
-            return "occurs"
+            return "more often" if finding.score > 0 else "less often"
         case Measure.VALUE:
-            return "median of the traces' means"
+            return f"{'larger' if finding.score > 0 else 'smaller'}: median of the traces' means"
         case Measure.SELF_TIME:
-            return "median self time, in ms"
+            return f"{'longer' if finding.score > 0 else 'shorter'}: median self time, in ms"
 
 
 def _finding_url(finding: Finding, selection: Selection) -> str:
@@ -204,11 +204,12 @@ def _finding_url(finding: Finding, selection: Selection) -> str:
 
 
 def _compare(database: Database, sides: Sides) -> str:
+    """B is what the page is about, and A what it is compared with, so that a positive difference is a slowdown."""
     result = questions.compare_traces(database, sides.first, sides.second)
     largest = max((abs(row.self_difference) for row in result.paths), default=0)
     return render_template(
         "analysis_compare.html",
-        samples=[_sample_link(result.first, sides.first), _sample_link(result.second, sides.second)],
+        samples=[_sample_link(result.baseline, sides.second), _sample_link(result.selected, sides.first)],
         paths=result.paths,
         largest=largest,
         colours=_colours(database, (row.path[-1][0] for row in result.paths)),
