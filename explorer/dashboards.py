@@ -20,6 +20,7 @@ from werkzeug.wrappers import Response as BaseResponse
 import queries
 import queries.dashboards
 from explorer import charts, links, node_graph
+from explorer.analysis_pages import analysis_pages
 from explorer.database import MAX_RESULT_BYTES, STATEMENT_SECONDS, Database, RefusedStatement, TextResult, message
 from explorer.links import TimeRange
 from explorer.query import Parameters, bad_parameter
@@ -114,6 +115,7 @@ def create_dashboards(uri: str) -> Flask:
         unit=queries.unit, label=queries.label, traces_url=traces_url, is_chart=charts.is_chart
     )
     app.add_template_filter(cut)
+    app.register_blueprint(analysis_pages(database))
 
     @app.get("/")
     def index() -> str:

@@ -19,7 +19,7 @@ TimeRange = tuple[datetime, datetime]  # from the first time (included) to the s
 def path(link: Link, row: Mapping[str, Any], time_range: TimeRange) -> str:
     """The path of a row's link, or "" if it would be too long. Rows without times of their own have `time_range`."""
     times = (row["time"], row["time_end"]) if "time_end" in row else time_range
-    return _limited(link.path(lambda column: url_text(row[column]), *_search_times(times)))
+    return _limited(link.path(lambda column: url_text(row[column]), *search_times(times)))
 
 
 def line_template(link: Link, row: Mapping[str, Any]) -> str:
@@ -32,7 +32,7 @@ def template(link: Link, columns: Sequence[str], time_range: TimeRange | None) -
 
     Without `time_range`, the browser also fills in {start} and {end}.
     """
-    times = _search_times(time_range) if time_range else _BROWSERS_TIMES
+    times = search_times(time_range) if time_range else _BROWSERS_TIMES
     return link.path(lambda column: f"{{{columns.index(column)}}}", *times)
 
 
@@ -53,7 +53,7 @@ def _limited(path: str) -> str:
     return path if len(path) <= MAX_URL_LENGTH else ""
 
 
-def _search_times(times: TimeRange) -> tuple[str, str]:
-    """Start and end of a search, which includes its end, within what a search accepts."""
+def search_times(times: TimeRange) -> tuple[str, str]:
+    """Start and end of a search in microseconds since 1970. A search includes its end, and has a last time."""
     begin, end = (min(max(micros(time), 0), MAX_MICROS) for time in times)
     return str(begin), str(max(end - 1, begin))

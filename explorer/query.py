@@ -11,6 +11,14 @@ from werkzeug.exceptions import BadRequest
 
 DEFAULT_LIMIT, MAX_LIMIT = 20, 1500  # as in Jaeger's UI
 DEFAULT_LOOKBACK = "1h"
+LOOKBACKS = {
+    "5m": "last 5 minutes",
+    "15m": "last 15 minutes",
+    "1h": "last hour",
+    "6h": "last 6 hours",
+    "24h": "last 24 hours",
+    "custom": "custom range",
+}
 # The end of the year 9999: the last time of protobuf's Timestamp and of Python's datetime. Jaeger has no limit.
 MAX_MICROS = 253_402_300_799_000_000
 
@@ -20,6 +28,7 @@ _UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10
 _LONG_UNITS = {"d": 24 * 3600 * 10**9, "w": 7 * 24 * 3600 * 10**9}
 # One number and its unit, as 1.5h: https://pkg.go.dev/time#ParseDuration
 _DURATION_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([a-zµμ]+)")
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _MAX_DURATION = 100 * 365 * 24 * 3600 * 10**9
 _QUOTED_LENGTH = 40  # of a value in an error message
 
@@ -136,12 +145,14 @@ def read_int(parameters: Parameters, name: str, default: int, smallest: int, lar
 
 
 def read_trace_id(text: str) -> bytes:
-    """16 bytes from a trace id in hex, of which Jaeger omits leading zeros. Raises BadRequest."""
-    if not re.fullmatch("[0-9a-fA-F]{1,32}", text) or not int(text, 16):
+    """16 bytes from a trace id in hex, of which Jaeger omits leading zeros, or as a UUID. Raises BadRequest."""
+    digits = text.replace("-", "") if _UUID.fullmatch(text) else text
+    if not re.fullmatch("[0-9a-fA-F]{1,32}", digits) or not int(digits, 16):
         raise bad_parameter(
-            "trace id", f"{text[:_QUOTED_LENGTH]!r} is not 1 to 32 hex digits, at least one of them not 0"
+            "trace id",
+            f"{text[:_QUOTED_LENGTH]!r} is not 1 to 32 hex digits or a UUID, or all digits are 0",
         )
-    return bytes.fromhex(text.zfill(32))
+    return bytes.fromhex(digits.zfill(32))
 
 
 def _optional_duration(parameters: Parameters, name: str) -> int | None:

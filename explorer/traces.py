@@ -12,21 +12,22 @@ from werkzeug.wrappers import Response
 import queries
 from explorer import graph
 from explorer.jaeger_api import jaeger_api
-from explorer.query import DEFAULT_LOOKBACK, MAX_LIMIT, MAX_MICROS, logfmt, read_query, read_range, read_trace_id
+from explorer.query import (
+    DEFAULT_LOOKBACK,
+    LOOKBACKS,
+    MAX_LIMIT,
+    MAX_MICROS,
+    logfmt,
+    read_query,
+    read_range,
+    read_trace_id,
+)
 from explorer.store import ADDRESS, Store, TraceSummary
 from explorer.trace import Trace
 from explorer.waterfall import cut, waterfall
-from explorer.web import create_app, with_query
+from explorer.web import analysis_url, create_app, with_query
 
 MIN_SCATTER_TIME = 8 * 10**9  # nanoseconds
-LOOKBACKS = {
-    "5m": "last 5 minutes",
-    "15m": "last 15 minutes",
-    "1h": "last hour",
-    "6h": "last 6 hours",
-    "24h": "last 24 hours",
-    "custom": "custom range",
-}
 
 
 def create_traces(address: str) -> Flask:
@@ -35,6 +36,7 @@ def create_traces(address: str) -> Flask:
     store = Store(address)
     app.register_blueprint(jaeger_api(store))
     app.add_template_filter(cut)
+    app.add_template_global(analysis_url)
 
     @app.get("/")
     def index() -> Response:

@@ -83,6 +83,11 @@ def traces_url(path: str) -> str:
     return f"{beside(PAGES['traces'])}/{path}"
 
 
+def analysis_url(name: str) -> str:
+    """The URL of an analysis of the traces that this request's parameters choose."""
+    return with_query(f"{beside(PAGES['dashboards'])}/analysis/{name}", request.args.to_dict(flat=False))
+
+
 def generator_url() -> str:
     """The generator's URL, for the host by which this request's page is shown."""
     return f"{beside(SERVICES['generator'])}/"

@@ -22,10 +22,10 @@ class Differences(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The call trees of two sets of traces, aligned by operation path."""
+    """The call trees of two sets of traces, aligned by operation path: first those of the baseline."""
 
-    first: Sample
-    second: Sample
+    baseline: Sample
+    selected: Sample
     paths: list[ComparedPath]
 
 
@@ -59,10 +59,20 @@ def finding_sql(finding: Finding, selection: Selection, baseline: Selection | No
     return "\n\n".join(counts_sql(side, condition, finding.service, finding.name, finding.value) for side in sides)
 
 
-def compare_traces(database: Database, first: Selection | str, second: Selection | str) -> Comparison:
-    """The call trees of two selections, or of two traces by their ids of 32 hex digits."""
-    one, other = _read(database, first), _read(database, second)
-    return Comparison(one, other, compare(one.traces, other.traces))
+def compare_traces(
+    database: Database, selection: Selection | str, baseline: Selection | str | None = None
+) -> Comparison:
+    """The call trees of a selection and of the baseline; by default, of the rest of the selection's time range.
+
+    Both can be single traces, by their ids of 32 hex digits. Raises ValueError for one trace without a baseline.
+    """
+    if baseline is not None:
+        selected, other = _read(database, selection), _read(database, baseline)
+    elif isinstance(selection, Selection):
+        selected, other = read_sides(database, selection)
+    else:
+        raise ValueError("a trace has no rest of its time range that it could be compared with")
+    return Comparison(other, selected, compare(other.traces, selected.traces))
 
 
 def aggregate_flame_graph(database: Database, chosen: Selection | str) -> FlameGraph:

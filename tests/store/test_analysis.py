@@ -197,17 +197,17 @@ def test_samples_are_limited_and_stable(explorer, monkeypatch):
 
 def test_the_operation_with_a_fault_has_the_largest_difference(explorer):
     before, after = Selection(**TIME | {"time_to": MIDDLE}), Selection(**TIME | {"time_from": MIDDLE})
-    compared = compare_traces(explorer, before, after)
+    compared = compare_traces(explorer, after, baseline=before)
     largest = max(compared.paths, key=lambda row: row.self_difference)
     assert largest.path[0] == ("load", "load.request")
     assert largest.path[-1] == ("digit", "process_digit")
     assert largest.second.self_p95_ms > 2 * largest.first.self_p95_ms
-    assert compared.paths[0].first.traces == len(compared.first.traces) == COUNT // 2
+    assert compared.paths[0].first.traces == len(compared.baseline.traces) == COUNT // 2
 
 
 def test_two_traces_are_compared(explorer, made):
     one, other = made[0][0], made[1][0]
-    compared = compare_traces(explorer, one.id, other.id)
+    compared = compare_traces(explorer, other.id, baseline=one.id)
     [root] = [row for row in compared.paths if len(row.path) == 1]
     assert root.path == (("load", "load.request"),)
     # The stored durations are exact to the nanosecond.
