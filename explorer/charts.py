@@ -1,36 +1,45 @@
-"""From a panel's rows to a Plotly figure, as plain data. No I/O.
+"""From a panel's rows to a chart, or to a table of shares, for the templates panel_chart.html and panel_shares.html.
 
-A chart can have 20,000 points, so what the browser can compute is not sent for each of them. It is in the `about` of
-a Plotly trace, a property that Plotly itself ignores and static/dashboards.js reads:
-
-- `begin` and `step`: the times of consecutive values, in microseconds since 1970. The browser shows its own time zone.
-- `url`: the link of a click, see explorer/links.py; `values`: what to fill in there for a point, slice, bar or row of
-  cells.
-- `ranges`: the range of durations of each row of cells.
+No I/O.
 """
 
-import html
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
-from explorer import links
+from markupsafe import Markup
+
+from explorer import links, svg
+from explorer.axes import BUCKETS_PER_DECADE, milliseconds
 from explorer.links import TimeRange
 from explorer.results import QueryResult
-from explorer.web import duration
-from queries import COLOURS, Kind, Panel, label, unit
+from explorer.waterfall import cut
+from explorer.web import clock, quantity
+from queries import COLOURS, MILLISECONDS, NO_UNIT, Kind, Panel, Unit, label, unit
 
-# Ten buckets of durations per power of ten, as in queries/03-request-durations.sql.
-_BUCKETS_PER_DECADE = 10
-_DECADES = range(-3, 6)  # powers of ten, in milliseconds: 1 µs to 100 s
+SHOWN_SHARES = 50
 _BUCKET_COLUMNS = ("duration_from_ms", "duration_to_ms")
 # Shares of white (positive) or black (negative) that are mixed into a colour, small enough to stay visible on a white
 # and on a black background.
 _SHADES = (0, 0.35, -0.3, 0.55, -0.45, 0.18, -0.15)
+_TINTS = 4  # of one hue, for lines without a service: --tint-0, the palest, to --tint-3 in static/charts.css
+_THRESHOLDS = ("warning", "bad")
+_UNIT_HEIGHT = 26  # pixels of a chart per unit of `Panel.height`
+_NAME_LENGTH = 200  # of a line
+_NAMES_IN_LABEL, _NAME_LENGTH_IN_LABEL = 5, 40
 
-Figure = dict[str, Any]  # `data` and `layout`: https://plotly.com/javascript/reference/
+Names = tuple[str, ...]
+
+
+class Screen(NamedTuple):
+    """Where a chart is shown."""
+
+    width: int  # of a panel's content, in pixels
+    zone: ZoneInfo
 
 
 class ChartData(NamedTuple):
@@ -39,15 +48,48 @@ class ChartData(NamedTuple):
     result: QueryResult
     colours: Mapping[str, int]  # of services, as indexes in COLOURS
     time_range: TimeRange
+    screen: Screen
+
+    @property
+    def times(self) -> svg.TimeAxis:
+        begin, end = map(links.micros, self.time_range)
+        return svg.TimeAxis(begin, end, self.screen.zone)
+
+    @property
+    def period(self) -> str:
+        return " to ".join(clock(time, self.screen.zone) for time in self.time_range)
 
 
-def figure(panel: Panel, data: ChartData) -> Figure:
-    """The figure of a panel for which `is_chart` holds."""
-    return _FIGURES[panel.kind](panel, data)
+class Chart(NamedTuple):
+    plot: Markup
+    legend: Sequence[tuple[str, str]] = ()  # name and colour of each line
+    thresholds: Sequence[tuple[str, str]] = ()  # class and text of each horizontal line
+    most: int = 0  # the largest number of a heat map's cells
+
+
+class Share(NamedTuple):
+    """A row of a table of shares."""
+
+    name: str
+    colour: str
+    value: str
+    percent: float
+    path: str  # of the link, "" for none
+
+
+def chart(panel: Panel, data: ChartData) -> Chart:
+    """The chart of a panel for which `is_chart` holds."""
+    return _CHARTS[panel.kind](panel, data)
 
 
 def is_chart(panel: Panel) -> bool:
-    return panel.kind in _FIGURES
+    return panel.kind in _CHARTS
+
+
+def hint(panel: Panel) -> str:
+    """What clicks and drags on a panel's figures do, as sentences."""
+    click = f"Click: {panel.links[0].title}." if panel.links and panel.kind in (*_CHARTS, Kind.PIE) else ""
+    return " ".join(filter(None, (click, _DRAG_HINTS.get(panel.kind))))
 
 
 def shade(colour: str, number: int) -> str:
@@ -58,15 +100,39 @@ def shade(colour: str, number: int) -> str:
     return "#" + "".join(f"{round(channel + (target - channel) * abs(share)):02x}" for channel in channels)
 
 
-def _colours(data: ChartData, keys: Collection[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
-    """The colour of each line or slice, by its texts: that of its service, or a shade of it if a service has several.
+def shares(panel: Panel, data: ChartData) -> list[Share]:
+    """The rows' shares of the total: the largest ones, and one row for all others."""
+    columns, rows = data.result
+    text_columns = data.result.text_columns()
+    [number_column] = set(range(len(columns))) - set(text_columns)
+    keys = [tuple(row[text] for text in text_columns) for row in rows]
+    values, measure = [float(row[number_column]) for row in rows], unit(columns[number_column])
+    colours, total = _colours(data, keys), sum(values) or 1
+    shown = [
+        Share(
+            name=" ".join(key),
+            colour=colours[key],
+            value=quantity(row[number_column], measure),
+            percent=100 * value / total,
+            path=links.path(panel.links[0], names, data.time_range) if panel.links else "",
+        )
+        for key, row, value, names in islice(zip(keys, rows, values, data.result.as_dicts(), strict=True), SHOWN_SHARES)
+    ]
+    if others := values[SHOWN_SHARES:]:
+        rest = sum(others)
+        shown.append(Share(f"{len(others)} others", "var(--muted)", quantity(rest, measure), 100 * rest / total, ""))
+    return shown
+
+
+def _colours(data: ChartData, keys: Collection[Names]) -> dict[Names, str]:
+    """The colour of each line or share, by its texts: that of its service, or a shade of it if a service has several.
 
     Shades are given in the order of the names, so that an operation has one colour in all charts of the same
-    operations.
+    operations. Lines without a service, as percentiles, have tints of one hue.
     """
     names = [data.result.columns[index] for index in data.result.text_columns()]
     if "service_name" not in names:
-        return {key: COLOURS[number % len(COLOURS)] for number, key in enumerate(keys)}
+        return {key: f"var(--tint-{_tint(number, len(keys))})" for number, key in enumerate(keys)}
     colours = {}
     lines_of_service: Counter[str] = Counter()
     for key in sorted(keys):
@@ -76,143 +142,109 @@ def _colours(data: ChartData, keys: Collection[tuple[str, ...]]) -> dict[tuple[s
     return colours
 
 
-def _series(panel: Panel, data: ChartData) -> Figure:
+def _tint(number: int, count: int) -> int:
+    """The tint of a line among `count`: from the palest to the strongest, and a medium one if there is no other."""
+    return round((_TINTS - 1) * number / (count - 1)) if count > 1 else 1
+
+
+def _series(panel: Panel, data: ChartData) -> Chart:
     """One line per combination of texts, or per number column where there are no texts."""
-    columns, rows = data.result
-    text_columns = data.result.text_columns()
-    number_columns = [index for index, value in enumerate(rows[0]) if not isinstance(value, str | datetime)]
-    begin, step = _steps(data.result)
-    places = [round((links.micros(time) - begin) / step) for time in data.result.values("time")]
-    lines: dict[tuple[str, ...], list[float | None]] = {}
+    values, urls = _lines(panel, data)
+    colours = _colours(data, values)
+    lines = [
+        svg.Line(cut(" ".join(key), _NAME_LENGTH), colours[key], line, urls[key])
+        for key, line in sorted(values.items())
+    ]
+    first_row = dict(zip(data.result.columns, data.result.rows[0], strict=True))
+    measure = unit(_number_columns(first_row)[0])
+    thresholds = dict(zip(_THRESHOLDS, panel.thresholds or (), strict=False))
+    frame = _frame(panel, data, f"Lines over time, {data.period}: {_ranges(lines, measure)}")
+    return Chart(
+        plot=svg.lines(frame, data.times, _steps(data.result), lines, measure, thresholds),
+        legend=[(line.name, line.colour) for line in lines] if len(lines) > 1 else [],
+        thresholds=[(name, f"{name} from {value:g}{measure.text}") for name, value in thresholds.items()],
+    )
+
+
+def _lines(panel: Panel, data: ChartData) -> tuple[dict[Names, list[float | None]], dict[Names, str]]:
+    """The values of each line, one per step, and the template of its link; both by the texts that are its name."""
+    rows = data.result.as_dicts()
+    text_columns = [data.result.columns[index] for index in data.result.text_columns()]
+    number_columns = _number_columns(rows[0])
+    places = _places(data.result)
+    lines: dict[Names, list[float | None]] = {}
     urls = {}
     for place, row in zip(places, rows, strict=True):
         for column in number_columns:
-            key = tuple(row[text] for text in text_columns) or (label(columns[column]),)
+            key = tuple(row[text] for text in text_columns) or (label(column),)
             if key not in lines:
                 lines[key] = [None] * (places[-1] + 1)
-                names = dict(zip(columns, row, strict=True))
-                urls[key] = links.line_template(panel.links[0], names) if panel.links else ""
+                urls[key] = links.line_template(panel.links[0], row) if panel.links else ""
             lines[key][place] = _rounded(row[column])
-    suffix, colours = unit(columns[number_columns[0]]).text, _colours(data, lines)
-    thresholds = zip(panel.thresholds or (), ("warning", "bad"), strict=False)
-    return {
-        "data": [
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": _escaped(" ".join(key)),
-                "y": values,
-                "connectgaps": True,
-                "line": {"color": colours[key]},
-                "hovertemplate": f"%{{y:,.3~g}}{suffix}",
-                "about": {"begin": begin, "step": step, "url": urls[key]},
-            }
-            for key, values in sorted(lines.items())
-        ],
-        "layout": {
-            "xaxis": {"type": "date"},
-            "yaxis": {"rangemode": "tozero", "ticksuffix": suffix},
-            "hovermode": "x unified",
-            "showlegend": len(lines) > 1,
-            "shapes": [
-                {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": value, "y1": value, "name": name}
-                for value, name in thresholds
-            ],
-        },
-    }
+    return lines, urls
 
 
-def _pie(panel: Panel, data: ChartData) -> Figure:
-    columns, rows = data.result
-    text_columns = data.result.text_columns()
-    [number_column] = set(range(len(columns))) - set(text_columns)
-    keys = [tuple(row[text] for text in text_columns) for row in rows]
-    colours, suffix = _colours(data, keys), unit(columns[number_column]).text
-    return {
-        "data": [
-            {
-                "type": "pie",
-                "labels": [_escaped(" ".join(key)) for key in keys],
-                "values": [row[number_column] for row in rows],
-                "marker": {"colors": [colours[key] for key in keys]},
-                "hole": 0.4,
-                "textinfo": "percent",
-                "textposition": "inside",
-                "hovertemplate": f"%{{label}}<br>%{{value:,.4~g}}{suffix}, %{{percent}}<extra></extra>",
-                "sort": False,
-                "about": _row_links(panel, data, [columns[text] for text in text_columns]),
-            }
-        ],
-        "layout": {"showlegend": True},
-    }
+def _number_columns(row: Mapping[str, Any]) -> list[str]:
+    return [column for column, value in row.items() if not isinstance(value, str | datetime)]
 
 
-def _heatmap(panel: Panel, data: ChartData) -> Figure:
-    begin, step = _steps(data.result)
-    places = [round((links.micros(time) - begin) / step) for time in data.result.values("time")]
+def _heatmap(panel: Panel, data: ChartData) -> Chart:
     buckets = [_bucket(from_ms) for from_ms in data.result.values("duration_from_ms")]
-    cells = dict(zip(zip(places, buckets, strict=True), data.result.values("requests"), strict=True))
-    y = range(min(buckets), max(buckets) + 1)
-    return {
-        "data": [
-            {
-                "type": "heatmap",
-                "y": [bucket + 0.5 for bucket in y],  # the centres of the cells
-                "z": [[cells.get((place, bucket)) for place in range(max(places) + 1)] for bucket in y],
-                "hovertemplate": "%{x|%H:%M}, %{customdata}: %{z} requests<extra></extra>",
-                "hoverongaps": False,
-                "zsmooth": False,
-                "colorbar": {"title": {"text": "requests", "side": "right"}, "thickness": 12},
-                "about": {
-                    "begin": begin,
-                    "step": step,
-                    "ranges": [_bucket_label(bucket) for bucket in y],
-                    "url": links.template(panel.links[0], _BUCKET_COLUMNS, None) if panel.links else "",
-                    "values": [[links.url_text(bound) for bound in _bounds(bucket)] for bucket in y],
-                },
-            }
-        ],
-        "layout": {"xaxis": {"type": "date"}, "yaxis": _duration_axis(y)},
-    }
+    places, requests = _places(data.result), data.result.values("requests")
+    low = min(buckets)
+    rows = [[0] * (max(places) + 1) for _ in range(low, max(buckets) + 1)]
+    for place, bucket, number in zip(places, buckets, requests, strict=True):
+        rows[bucket - low][place] = number
+    cells = _cells(panel, low, len(rows), None)
+    frame = _frame(panel, data, f"A heat map of durations over time, {data.period}: {_durations(low, rows)}")
+    return Chart(plot=svg.heatmap(frame, data.times, _steps(data.result), rows, cells), most=max(requests))
 
 
-def _histogram(panel: Panel, data: ChartData) -> Figure:
-    buckets = [_bucket(from_ms) for from_ms in data.result.values("duration_from_ms")]
-    return {
-        "data": [
-            {
-                "type": "bar",
-                "x": [bucket + 0.5 for bucket in buckets],
-                "y": data.result.values("requests"),
-                "width": 0.9,
-                "marker": {"color": COLOURS[0]},
-                "customdata": [_bucket_label(bucket) for bucket in buckets],
-                "hovertemplate": "%{customdata}: %{y} requests<extra></extra>",
-                "about": _row_links(panel, data, _BUCKET_COLUMNS),
-            }
-        ],
-        "layout": {"xaxis": _duration_axis(buckets), "yaxis": {"title": {"text": "requests"}}},
-    }
+def _histogram(panel: Panel, data: ChartData) -> Chart:
+    low = _bucket(data.result.values("duration_from_ms")[0])
+    counts = data.result.values("requests")
+    cells = _cells(panel, low, len(counts), data.time_range)
+    frame = _frame(panel, data, f"Bars by duration: {_durations(low, [[count] for count in counts])}")
+    return Chart(plot=svg.histogram(frame, counts, cells))
 
 
-def _row_links(panel: Panel, data: ChartData, columns: Sequence[str]) -> dict[str, Any]:
-    """The links of figures that stand for one row each, as `about`: `columns` are those that the link needs."""
-    if not panel.links:
-        return {}
-    [link, *_] = panel.links
-    return {
-        "url": links.template(link, columns, data.time_range),
-        "values": [
-            [links.url_text(row[column]) for column in columns] if links.path(link, row, data.time_range) else None
-            for row in data.result.as_dicts()
-        ],
-    }
+def _cells(panel: Panel, low: int, count: int, time_range: TimeRange | None) -> svg.Cells:
+    bounds = [links.url_text(milliseconds(bucket)) for bucket in range(low, low + count + 1)]
+    url = links.template(panel.links[0], _BUCKET_COLUMNS, time_range) if panel.links else ""
+    return svg.Cells(low, url, list(pairwise(bounds)))
 
 
-def _steps(result: QueryResult) -> tuple[int, int]:
-    """Begin and length of the first step, in microseconds."""
+def _frame(panel: Panel, data: ChartData, description: str) -> svg.Frame:
+    return svg.Frame(data.screen.width, _UNIT_HEIGHT * panel.height, f"{panel.title}. {description}.")
+
+
+def _ranges(lines: Sequence[svg.Line], measure: Unit) -> str:
+    """The least and the greatest value of the first lines, in words."""
+    texts = []
+    for line in lines[:_NAMES_IN_LABEL]:
+        values = [value for value in line.values if value is not None]
+        least, greatest = (quantity(bound, measure) for bound in (min(values), max(values)))
+        texts.append(f"{cut(line.name, _NAME_LENGTH_IN_LABEL)} from {least} to {greatest}")
+    more = len(lines) - len(texts)
+    return ", ".join(texts) + (f", and {more} more" if more else "")
+
+
+def _durations(low: int, rows: Sequence[Sequence[int]]) -> str:
+    """The number of requests and their durations in words; a row per bucket."""
+    total = sum(map(sum, rows))
+    fastest, slowest = (quantity(milliseconds(low + place), MILLISECONDS) for place in (0, len(rows)))
+    return f"{quantity(total, NO_UNIT)} requests, which took {fastest} to {slowest}"
+
+
+def _steps(result: QueryResult) -> svg.Steps:
     begin, end = (links.micros(result.values(column)[0]) for column in ("time", "time_end"))
-    return begin, end - begin
+    return svg.Steps(begin, end - begin)
+
+
+def _places(result: QueryResult) -> list[int]:
+    """The number of each row's step."""
+    begin, step = _steps(result)
+    return [round((links.micros(time) - begin) / step) for time in result.values("time")]
 
 
 def _rounded(value: float) -> float:
@@ -220,39 +252,17 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _escaped(name: str) -> str:
-    """A name for Plotly, which interprets HTML entities and some tags in every text."""
-    return html.escape(name, quote=False)
-
-
 def _bucket(from_ms: float) -> int:
-    return round(_BUCKETS_PER_DECADE * math.log10(from_ms))
+    return round(BUCKETS_PER_DECADE * math.log10(from_ms))
 
 
-def _bounds(bucket: int) -> tuple[float, float]:
-    """Lower and upper bound of a bucket, in milliseconds."""
-    return 10 ** (bucket / _BUCKETS_PER_DECADE), 10 ** ((bucket + 1) / _BUCKETS_PER_DECADE)
-
-
-def _bucket_label(bucket: int) -> str:
-    return " to ".join(f"{bound:,.3g} ms" for bound in _bounds(bucket))
-
-
-def _duration_axis(buckets: Sequence[int]) -> dict[str, Any]:
-    """A logarithmic axis with a tick at each power of ten, and up to two decades also at twice and five times it."""
-    first, last = min(buckets), max(buckets) + 1
-    digits = (1, 2, 5) if last - first <= 2 * _BUCKETS_PER_DECADE else (1,)
-    ticks = [digit * 10.0**decade for decade in _DECADES for digit in digits]
-    return {
-        "tickvals": [_BUCKETS_PER_DECADE * math.log10(tick) for tick in ticks],
-        "ticktext": [duration(round(tick * 10**6)) for tick in ticks],
-        "range": [first, last],
-    }
-
-
-_FIGURES = {
+_CHARTS = {
     Kind.SERIES: _series,
-    Kind.PIE: _pie,
     Kind.HEATMAP: _heatmap,
     Kind.HISTOGRAM: _histogram,
+}
+_DRAG_HINTS = {
+    Kind.SERIES: "Drag: only this time.",
+    Kind.HEATMAP: "Drag: the requests in a box, or only this time.",
+    Kind.HISTOGRAM: "Drag: the requests with these durations.",
 }

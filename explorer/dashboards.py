@@ -8,25 +8,25 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from importlib import metadata
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import psycopg
-from flask import Flask, Response, abort, jsonify, redirect, render_template, request, send_file, url_for
+from flask import Flask, Response, abort, redirect, render_template, request, url_for
 from psycopg import sql
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as BaseResponse
 
 import queries
 import queries.dashboards
-from explorer import charts, links, node_graph
+from explorer import charts, links, node_graph, svg
 from explorer.analysis_pages import analysis_pages
 from explorer.database import MAX_RESULT_BYTES, STATEMENT_SECONDS, Database, RefusedStatement, TextResult, message
 from explorer.links import TimeRange
-from explorer.query import Parameters, bad_parameter
+from explorer.query import Parameters, bad_parameter, read_int
 from explorer.results import QueryResult, Row
 from explorer.waterfall import cut
-from explorer.web import create_app, number, traces_url, with_query
+from explorer.web import create_app, quantity, traces_url, with_query
 from queries import Dashboard, Kind, Panel
 from telemetry.services import POSTGRES_PORT
 
@@ -49,13 +49,10 @@ DEFAULT_REFRESH = "10s"
 STEP = "1 second"  # the shortest step of a series; statements choose a longer one for a long time range
 SHOWN_ROWS = 1_000
 CSV_ROWS = 100_000
-# Plotly's Python package is installed for this file only, and is not imported.
-PLOTLY_JS = str(metadata.distribution("plotly").locate_file("plotly/package_data/plotly.min.js"))
-# Plotly adds two style elements, allowed by their hashes (one of them is empty), and writes style attributes.
-PLOTLY_STYLES = (
-    "'self' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
-    " 'sha256-ji27qzEtxXZW+7dun6UwjHXJ18e6WAin1VvNtkzIE/o='; style-src-attr 'unsafe-inline'"
-)
+# The rows in the table below a chart, which is for those who do not see the chart: the latest.
+CHART_ROWS = 100
+DEFAULT_WIDTH, MIN_WIDTH, MAX_WIDTH = 800, 160, 8_000  # of a chart, in pixels
+DEFAULT_ZONE = "UTC"
 
 _AGO = re.compile(r"now(?:-(\d{1,6})([smhd]))?")  # Grafana's relative times: now-15m
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -107,12 +104,28 @@ def _time(parameters: Parameters, name: str, default: str) -> datetime:
         ) from None
 
 
+def _screen(parameters: Parameters) -> charts.Screen:
+    """Raises BadRequest, which names the parameter."""
+    width = read_int(parameters, "width", DEFAULT_WIDTH, MIN_WIDTH, MAX_WIDTH)
+    name = parameters.get("zone") or DEFAULT_ZONE
+    try:
+        return charts.Screen(width, ZoneInfo(name))
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # unknown, no name of a zone, or that of a folder of zones
+        raise bad_parameter("zone", f"{cut(name, 40)!r} is not an IANA time zone, as Europe/Berlin") from None
+
+
 def create_dashboards(uri: str) -> Flask:
     """The Flask app that shows the database at `uri`, whose user must be a member of prom_reader and no more."""
-    app = create_app("explorer.dashboards", styles=PLOTLY_STYLES)
+    app = create_app("explorer.dashboards")
     database = Database(uri)
     app.jinja_env.globals.update(
-        unit=queries.unit, label=queries.label, traces_url=traces_url, is_chart=charts.is_chart
+        unit=queries.unit,
+        label=queries.label,
+        traces_url=traces_url,
+        hint=charts.hint,
+        chart_rows=CHART_ROWS,
+        levels=svg.LEVELS,
+        opacity=svg.opacity,
     )
     app.add_template_filter(cut)
     app.register_blueprint(analysis_pages(database))
@@ -121,10 +134,6 @@ def create_dashboards(uri: str) -> Flask:
     def index() -> str:
         figures = [(dashboard, _headline(database, dashboard)) for dashboard in DASHBOARDS]
         return render_template("index.html", dashboards=figures)
-
-    @app.get("/plotly.js")
-    def plotly_js() -> Response:
-        return send_file(PLOTLY_JS, max_age=86_400)
 
     @app.get("/d/<uid>")
     @app.get("/d/<uid>/<slug>")
@@ -139,7 +148,6 @@ def create_dashboards(uri: str) -> Flask:
             dashboard=dashboard,
             dashboards=DASHBOARDS,
             view=view,
-            has_charts=any(map(charts.is_chart, dashboard.panels)),
             begin=request.args.get("from") or DEFAULT_RANGE,
             ranges=RANGES,
             refresh=request.args.get("refresh", DEFAULT_REFRESH),
@@ -150,12 +158,12 @@ def create_dashboards(uri: str) -> Flask:
         )
 
     @app.get("/d/<uid>/panels/<int:number>")
-    def panel(uid: str, number: int) -> str | Response | tuple[str, int]:
-        """The content of a panel: a Plotly figure as JSON, or a fragment of HTML."""
+    def panel(uid: str, number: int) -> str | tuple[str, int]:
+        """The content of a panel, a fragment of HTML. `width` is that of the panel in pixels, `zone` the browser's."""
         dashboard = _dashboard(uid)
         if number >= len(dashboard.panels):
             abort(404, f"This dashboard has {len(dashboard.panels)} panels.")
-        view = View.read(request.args, dashboard)
+        view, screen = View.read(request.args, dashboard), _screen(request.args)
         panel = dashboard.panels[number]
         try:
             results = [database.query(name, view._asdict()) for name in panel.statements]
@@ -164,14 +172,18 @@ def create_dashboards(uri: str) -> Flask:
             return render_template("panel_error.html", message=message(error)), 500
         if not results[0].rows:
             return render_template("panel_empty.html", dashboard=dashboard)
+        result, shown = results[0], {"panel": panel, "zone": screen.zone}
         match panel.kind, results:
-            case Kind.TABLE, [result]:
+            case Kind.TABLE, _:
                 cells = [_cell_links(panel, row, view.time_range) for row in result.as_dicts()]
-                return render_template("panel_table.html", panel=panel, **result._asdict(), cells=cells)
+                return render_template("panel_table.html", **shown, result=result, cells=cells)
             case Kind.NODE_GRAPH, [nodes, edges]:
                 values = node_graph.template_values(panel, nodes, edges, colours, view.time_range)
-                return render_template("panel_graph.html", panel=panel, **values)
-        return jsonify(charts.figure(panel, charts.ChartData(results[0], colours, view.time_range)))
+                return render_template("panel_graph.html", **shown, **values)
+        data = charts.ChartData(result, colours, view.time_range, screen)
+        if panel.kind == Kind.PIE:
+            return render_template("panel_shares.html", **shown, shares=charts.shares(panel, data))
+        return render_template("panel_chart.html", **shown, result=result, chart=charts.chart(panel, data))
 
     @app.route("/sql", methods=["GET", "POST"])
     def sql_page() -> str | Response | tuple[str, int]:
@@ -220,7 +232,7 @@ def _headline(database: Database, dashboard: Dashboard) -> str:
     values = result.values(headline.column)
     if not values:
         return "-"
-    return number(values[-1] if headline.aggregate == "last" else sum(values)) + queries.unit(headline.column).text
+    return quantity(values[-1] if headline.aggregate == "last" else sum(values), queries.unit(headline.column))
 
 
 def _literal(statement: str, view: View) -> str:

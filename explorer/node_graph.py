@@ -7,7 +7,7 @@ from explorer import graph, links
 from explorer.links import TimeRange
 from explorer.results import QueryResult, Row
 from explorer.waterfall import cut
-from explorer.web import count, number, traces_url
+from explorer.web import count, number, quantity, traces_url
 from queries import MILLISECONDS, Panel
 
 
@@ -89,4 +89,4 @@ def _facts(row: Row) -> str:
 
 
 def _mean(row: Row) -> str:
-    return "" if row["mean_ms"] is None else number(row["mean_ms"]) + MILLISECONDS.text
+    return "" if row["mean_ms"] is None else quantity(row["mean_ms"], MILLISECONDS)

@@ -1,22 +1,30 @@
-"""What both of the explorer's apps share: security headers, error pages, and the notation of numbers and times."""
+"""What both of the explorer's apps share: security headers, compression, caching of files, error pages, and the
+notation of numbers and times."""
 
+import functools
+import hashlib
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 from flask import Flask, Response, abort, render_template, request
+from flask_compress import Compress
 from werkzeug.exceptions import HTTPException
 
-from queries import COLOURS
+from queries import COLOURS, MILLISECONDS, PERCENT, Unit
 from serving import beside
 from telemetry.services import PAGES, SERVICES
 
 # Nothing is loaded from other hosts, no inline script runs, and no other site can embed a page.
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src {styles}; img-src 'self' data:;"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
     " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {
+    "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
 }
@@ -24,20 +32,26 @@ _UNITS = [("s", 10**9), ("ms", 10**6), ("µs", 10**3), ("ns", 1)]
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SERVICES_CSS = "".join(f".s{number} {{ --service: {colour}; }}\n" for number, colour in enumerate(COLOURS))
-_DAY_SECONDS = 86_400
+_STATIC = Path(__file__).with_name("static")
+_YEAR_SECONDS = 365 * 86_400
+# An attack on compression (BREACH) needs a page with a secret, as a token against forged requests: there is none.
+_COMPRESSED = ["text/html", "text/css", "text/javascript", "text/csv", "application/json"]
 
 
-def create_app(name: str, styles: str = "'self'") -> Flask:
+def create_app(name: str) -> Flask:
     """A Flask app with templates/ and static/ that accepts forms from its own pages only and has HTML error pages.
 
-    `styles` is the style-src of the Content-Security-Policy.
+    `url_for` adds the hash of the content to the URL of a file, so that browsers may keep the file for ever.
     """
     app = Flask(name)
-    policy = _POLICY.format(styles=styles)
+    app.config["COMPRESS_MIMETYPES"] = _COMPRESSED
+    Compress(app)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.add_template_filter(clock)
     app.add_template_filter(duration)
     app.add_template_filter(iso_time)
     app.add_template_filter(number)
+    app.add_template_filter(quantity)
     app.add_template_global(generator_url)
 
     @app.get("/healthz")
@@ -47,7 +61,12 @@ def create_app(name: str, styles: str = "'self'") -> Flask:
     @app.get("/services.css")
     def services_css() -> Response:
         """The colours of services as CSS classes: s0 has the first of `COLOURS`, and so on."""
-        return Response(_SERVICES_CSS, mimetype="text/css", headers={"Cache-Control": f"max-age={_DAY_SECONDS}"})
+        return Response(_SERVICES_CSS, mimetype="text/css")
+
+    @app.url_defaults
+    def add_hash(endpoint: str, values: dict[str, Any]) -> None:
+        if digest := _digest(endpoint, values.get("filename", "")):
+            values["hash"] = digest
 
     @app.before_request
     def refuse_other_origins() -> None:
@@ -66,7 +85,9 @@ def create_app(name: str, styles: str = "'self'") -> Flask:
     @app.after_request
     def add_security_headers(response: Response) -> Response:
         response.headers.update(_HEADERS)
-        response.headers["Content-Security-Policy"] = policy
+        digest = _digest(request.endpoint, (request.view_args or {}).get("filename", ""))
+        if digest and request.args.get("hash") == digest:
+            response.headers["Cache-Control"] = f"public, max-age={_YEAR_SECONDS}, immutable"
         return response
 
     @app.errorhandler(HTTPException)
@@ -76,6 +97,19 @@ def create_app(name: str, styles: str = "'self'") -> Flask:
         return render_template("error.html", error=error), error.code
 
     return app
+
+
+@functools.cache
+def _digest(endpoint: str | None, filename: str) -> str:
+    """The hash of what an endpoint serves under this name; "" for endpoints whose content can change."""
+    match endpoint:
+        case "services_css":
+            content = _SERVICES_CSS.encode()
+        case "static" if (file := _STATIC / filename).is_file():
+            content = file.read_bytes()
+        case _:
+            return ""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def traces_url(path: str) -> str:
@@ -99,12 +133,28 @@ def with_query(path: str, parameters: Mapping[str, object]) -> str:
 
 
 def duration(nanos: int) -> str:
-    """Three digits and a unit, as in static/trace.js."""
+    """Three digits and a unit, as in static/explorer.js."""
     if not nanos:
         return "0"
     unit, size = next((unit, size) for unit, size in _UNITS if nanos >= size)
     amount = float(f"{nanos / size:.3g}")
     return f"{amount:,.0f} {unit}" if amount >= 100 or amount == int(amount) else f"{amount:g} {unit}"
+
+
+def clock(time: datetime, zone: tzinfo) -> str:
+    """A time to the second, as in static/charts.js. Times that the zone's calendar does not reach are in UTC."""
+    with suppress(OverflowError):  # less than a day from the begin or the end of Python's calendar
+        time = time.astimezone(zone)
+    return f"{time:%Y-%m-%d %H:%M:%S}"
+
+
+def quantity(value: object, unit: Unit) -> str:
+    """A number with its unit: durations in a readable one (8 s, not 8,000 ms), percentages with two decimals."""
+    if unit == MILLISECONDS and isinstance(value, (int, float)):
+        return duration(round(value * 10**6))
+    if unit == PERCENT and isinstance(value, (int, float)):
+        return "0 %" if not value else "< 0.01 %" if value < 0.005 else f"{value:.2f} %"
+    return number(value) + unit.text
 
 
 def number(value: object) -> str:

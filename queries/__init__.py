@@ -3,6 +3,7 @@
 The end of a column's name says the unit of its numbers: see `UNITS`. docs/queries.md explains the statements' rules.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -156,7 +157,8 @@ class Dashboard:
     variables: tuple[tuple[str, str], ...] = ()
 
 
-def statements() -> dict[str, str]:
+@functools.cache
+def statements() -> Mapping[str, str]:
     """The SQL of each statement by its name, with parameters as `:name`."""
     # Of aiosql's adapters, sqlite3's is the one that leaves `:name` as it is.
     queries = aiosql.from_path(FOLDER, "sqlite3", kwargs_only=True)

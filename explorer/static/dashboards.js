@@ -1,135 +1,50 @@
-// Fetches each panel at the refresh interval: a figure for Plotly as JSON, or a fragment of HTML.
+// Fetches each panel, a fragment of HTML, at the refresh interval and when its width has changed.
 "use strict";
 
 const form = document.getElementById("view");
 const panels = [...document.querySelectorAll(".content")];
-const traces = document.querySelector(".panels").dataset.traces;
-const dark = matchMedia("(prefers-color-scheme: dark)");
+const MIN_WIDTH = 160; // pixels
+const RESIZE_MILLIS = 200;
+const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
 
-function colour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-}
-
-// Plotly knows no time zones: write times in the browser's.
+// The form's inputs know no time zones: write times in the browser's.
 function local(millis) {
   const time = new Date(millis);
   return new Date(millis - time.getTimezoneOffset() * 60_000).toISOString().slice(0, -1);
 }
 
-// Plotly is a large script: load it with the first figure, so that tables need not wait for it.
-let plotly;
-function loadPlotly() {
-  plotly ??= new Promise((resolve, reject) => {
-    const script = document.createElement("script");
-    script.src = "/plotly.js";
-    script.onload = resolve;
-    script.onerror = () => {
-      plotly = undefined; // the next refresh retries
-      reject(new Error("the script plotly.js cannot be loaded"));
-    };
-    document.head.append(script);
-  });
-  return plotly;
-}
-
-async function draw(panel, figure) {
-  await loadPlotly();
-  const { data, layout } = figure;
-  const axis = { gridcolor: colour("line"), zerolinecolor: colour("line"), automargin: true };
-  for (const trace of data) {
-    if (trace.about.step) addTimes(trace);
-    if (trace.type === "heatmap") trace.colorscale = [[0, dark.matches ? "#17344f" : "#d6e8fa"], [1, dark.matches ? "#8cc8ff" : "#08315c"]];
-  }
-  for (const line of layout.shapes ?? []) {
-    line.line = { color: colour(line.name === "bad" ? "error" : "warning"), width: 1, dash: "dot" };
-  }
-  const look = {
-    autosize: true, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    font: { color: colour("text"), family: "system-ui, sans-serif", size: 12 }, margin: { t: 10, r: 10, b: 30, l: 50 },
-    // namelength: -1 keeps Plotly from shortening names, which would cut through HTML entities.
-    hoverlabel: {
-      bgcolor: colour("background"), bordercolor: colour("line"), font: { color: colour("text") }, namelength: -1,
-    },
-    legend: legend(panel, data), uirevision: "same",
-  };
-  panel.classList.add("chart");
-  const isNew = !panel.classList.contains("js-plotly-plot");
-  if (isNew) panel.replaceChildren();
-  await Plotly.react(panel, data, {
-    ...look, ...layout, xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
-  }, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] });
-  if (isNew) followClicks(panel);
-}
-
-// A legend below the chart takes height for each row of names; beside it there is room if the names are short.
-function legend(panel, data) {
-  const names = data[0].labels ?? data.map((trace) => trace.name ?? "");
-  const width = 60 + 7 * Math.max(...names.map((name) => name.length));
-  const isBeside = names.length > 4 && width < 0.5 * panel.clientWidth;
-  return isBeside ? { orientation: "v" } : { orientation: "h", yref: "container", y: 0, yanchor: "bottom" };
-}
-
-// `about` is documented in explorer/charts.py.
-function addTimes(trace) {
-  const isHeatmap = trace.type === "heatmap";
-  const { begin, step, ranges } = trace.about;
-  const steps = [...(isHeatmap ? trace.z[0] : trace.y).keys()];
-  // A cell's coordinates are those of its centre.
-  trace.x = steps.map((number) => local((begin + (number + (isHeatmap ? 0.5 : 0)) * step) / 1000));
-  if (isHeatmap) trace.customdata = ranges.map((range) => steps.map(() => range));
-}
-
-function urlOf(point) {
-  const { url, values, begin, step } = point.data.about;
-  const [row, column] = [point.pointNumber].flat();
-  const number = column ?? row;
-  const fields = { start: begin + number * step, end: begin + (number + 1) * step - 1, ...values?.[row] };
-  if (!url || values && !values[row]) return undefined;
-  return `${traces}${url.replace(/\{(\w+)\}/g, (_, name) => fields[name])}`;
-}
-
-// The tooltip of a series covers all lines at that time: take the point nearest to the pointer.
-function nearest({ points, event }) {
-  const distance = ({ bbox }) => Math.abs((bbox.y0 + bbox.y1) / 2 - event.pageY);
-  return points.length > 1 ? points.reduce((best, point) => (distance(point) < distance(best) ? point : best)) : points[0];
-}
-
-// A click on a point, slice, cell or bar opens the traces behind it.
-function followClicks(panel) {
-  panel.on("plotly_click", (clicked) => {
-    const url = urlOf(nearest(clicked));
-    if (!url) return;
-    if (clicked.event.ctrlKey || clicked.event.metaKey) open(url, "_blank", "noopener");
-    else location.assign(url);
-  });
-  panel.on("plotly_hover", ({ points }) => panel.classList.toggle("linked", Boolean(urlOf(points[0]))));
-  panel.on("plotly_unhover", () => panel.classList.remove("linked"));
-}
-
+// What a reader has done in a panel stays when its content is replaced: focus, scroll position, opened tables.
 function show(panel, html) {
-  if (panel.classList.contains("js-plotly-plot")) Plotly.purge(panel);
-  panel.classList.remove("chart", "linked");
-  const scrolling = ".scroll, .graph";
+  const scrolling = ".scroll, .graph", focusable = ".plot, button, summary, .scroll, .graph";
   const { scrollTop = 0, scrollLeft = 0 } = panel.querySelector(scrolling) ?? {};
-  const hadFocus = panel.querySelector(scrolling)?.matches(":focus");
+  const isOpen = panel.querySelector("details")?.open;
+  const focus = [...panel.querySelectorAll(focusable)].indexOf(document.activeElement);
   panel.replaceChildren(...new DOMParser().parseFromString(html, "text/html").body.childNodes);
-  for (const element of panel.querySelectorAll("time[datetime]")) {
-    element.textContent = new Date(element.dateTime).toLocaleTimeString();
-    element.title = element.dateTime;
-  }
-  const scrolled = panel.querySelector(scrolling);
-  scrolled?.scrollTo({ top: scrollTop, left: scrollLeft, behavior: "instant" });
-  if (hadFocus) scrolled?.focus({ preventScroll: true });
+  panel.querySelector("details")?.toggleAttribute("open", Boolean(isOpen));
+  panel.querySelector(scrolling)?.scrollTo({ top: scrollTop, left: scrollLeft, behavior: "instant" });
+  panel.querySelectorAll(focusable)[focus]?.focus({ preventScroll: true });
+  charts.replaced(panel);
+}
+
+const widthOf = (panel) => Math.max(panel.clientWidth, MIN_WIDTH);
+
+function sourceOf(panel, width) {
+  const parameters = new URLSearchParams(location.search);
+  parameters.set("width", width);
+  parameters.set("zone", zone);
+  return `${panel.dataset.source}?${parameters}`;
 }
 
 async function refresh(panel) {
   if (panel.dataset.busy) return;
   panel.dataset.busy = "yes";
+  const width = widthOf(panel);
   try {
-    const response = await fetch(panel.dataset.source + location.search);
-    if (response.headers.get("Content-Type").startsWith("application/json")) await draw(panel, await response.json());
-    else if (response.ok || response.status === 500) show(panel, await response.text());
-    else throw new Error(`${response.status} ${response.statusText}`);
+    const response = await fetch(sourceOf(panel, width));
+    if (!response.ok && response.status !== 500) throw new Error(`${response.status} ${response.statusText}`);
+    const html = await response.text();
+    await charts.settled();
+    show(panel, html);
     panel.classList.remove("stale");
   } catch (error) {
     panel.classList.add("stale");
@@ -139,13 +54,23 @@ async function refresh(panel) {
     delete panel.dataset.busy;
     panel.dataset.shown = "yes";
   }
+  if (widthOf(panel) !== width) await refresh(panel);
 }
 
 const refreshAll = () => Promise.all(panels.map(refresh));
 refreshAll();
 const seconds = parseInt(form.elements.refresh.value);
 if (seconds) setInterval(() => document.hidden || refreshAll(), seconds * 1000);
-dark.addEventListener("change", refreshAll);
+
+// A chart has the width for which it was drawn, and is scaled until it is drawn again.
+const area = document.querySelector(".panels");
+let areaWidth = area.clientWidth, resizing;
+new ResizeObserver(() => {
+  if (area.clientWidth === areaWidth) return;
+  areaWidth = area.clientWidth;
+  clearTimeout(resizing);
+  resizing = setTimeout(refreshAll, RESIZE_MILLIS);
+}).observe(area);
 
 // The form. The URL has its state.
 const custom = document.getElementById("custom");

@@ -39,12 +39,6 @@ function element(name, className, ...content) {
   return node;
 }
 
-function duration(nanos) {
-  if (!nanos) return "0";
-  const [unit, size] = nanos >= 1e9 ? ["s", 1e9] : nanos >= 1e6 ? ["ms", 1e6] : nanos >= 1e3 ? ["µs", 1e3] : ["ns", 1];
-  return `${Number((nanos / size).toPrecision(3)).toLocaleString()} ${unit}`;
-}
-
 // Rows ----------------------------------------------------------------------------------------------------------------
 
 function layOut() {

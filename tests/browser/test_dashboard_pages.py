@@ -1,44 +1,54 @@
 """The dashboards in a real browser, on a real promscale and PostgreSQL."""
 
+import json
+import re
 import time
+from datetime import UTC, datetime
+from math import log10
 from urllib.parse import parse_qs, urlsplit
+from zoneinfo import ZoneInfo
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from psycopg.conninfo import make_conninfo
 
 from explorer.dashboards import DASHBOARDS, create_dashboards
-from queries import COLOURS, SERVICES, Kind
+from explorer.web import clock, quantity
+from queries import COLOURS, MILLISECONDS, SERVICES, Kind
 from tests.store.otlp_messages import add_service, child, request, span
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
 UIDS = {dashboard.slug: dashboard.uid for dashboard in DASHBOARDS}
 # An element that each kind of panel has when its data is drawn.
 DRAWN = {
-    Kind.SERIES: ".scatterlayer .trace",
-    Kind.PIE: ".pielayer .slice",
-    Kind.HEATMAP: ".heatmaplayer image",
-    Kind.HISTOGRAM: ".barlayer .point",
+    Kind.SERIES: ".plot.lines .marks path",
+    Kind.PIE: ".shares .share rect",
+    Kind.HEATMAP: ".plot.heatmap .cells path",
+    Kind.HISTOGRAM: ".plot.histogram .bars",
     Kind.TABLE: "tbody tr",
     Kind.NODE_GRAPH: "svg .node",
 }
-
 
 # A colour in the browser's notation.
 COMPUTED = """colour => {
     document.body.style.outlineColor = colour;
     return getComputedStyle(document.body).outlineColor;
 }"""
-# The position of a mark of a trace in pixels, by the type of the trace; `index` counts the marks.
-POSITIONS = {
-    "scatter": "({ xaxis, yaxis }, trace, index) => [xaxis.d2p(trace.x[index]), yaxis.d2p(trace.y[index])]",
-    "bar": "({ xaxis, yaxis }, trace, index) => [xaxis.d2p(trace.x[index]), yaxis.d2p(trace.y[index] / 2)]",
-    "heatmap": """({ xaxis, yaxis }, trace, index) => {
-        const rows = trace.z.map((row, y) => row.map((value, x) => [value, trace.x[x], trace.y[y]]));
-        const [, x, y] = rows.flat().filter(([value]) => value)[index];
-        return [xaxis.d2p(x), yaxis.d2p(y)];
-    }""",
-}
+# For each point of a line, run of cells or bar of the first path that a selector matches: its place in pixels of the
+# window, and its numbers in the path.
+POSITIONS = """(chart, selector) => {
+    const path = chart.querySelector(selector), matrix = path.getScreenCTM(), text = path.getAttribute("d");
+    const numbers = part => part.match(/[\\d.]+/g).map(Number);
+    const pairs = line => line.flatMap((_, at) => at % 2 ? [] : [line.slice(at, at + 2)]);
+    const isLine = path.dataset.name !== undefined, isBar = path.matches(".bars");
+    const parts = isLine ? pairs(numbers(text)) : text.split("M").slice(1).map(numbers);
+    return parts.map(part => {
+        // A bar begins with its left end, the bottom and its height, a run of cells with its left end and its row.
+        const [x, y] = isLine ? part : isBar ? [part[0] + 0.45, part[2] / 2] : [part[0] + 0.5, part[1] + 0.5];
+        const point = new DOMPoint(x, y).matrixTransform(matrix);
+        return [point.x, point.y, ...part];
+    });
+}"""
 
 
 @pytest.fixture
@@ -79,23 +89,42 @@ def test_each_panel_draws_its_data(explorer, open_page, screenshot, dashboard, w
     screenshot(page, f"{dashboard.slug}-{width}")
 
 
-def click_mark(page, chart, trace: int, index: int) -> dict[str, str]:
-    """The parameters of the search that a click on a mark opens; the page itself is a stand-in."""
+def dashboard_page(open_page, explorer, slug: str, query: str = "from=now-1h&refresh=", **window):
+    page = open_page(f"{explorer}/d/{UIDS[slug]}/{slug}?{query}", **window)
+    wait_for_panels(page)
+    return page
+
+
+def chart(page, title: str):
+    """The chart of a panel, in the middle of the window."""
+    found = page.get_by_role("img", name=f"{title}. ")
+    found.evaluate("chart => chart.scrollIntoView({ block: 'center', behavior: 'instant' })")
+    return found
+
+
+def positions(chart, selector: str) -> list:
+    return chart.evaluate(POSITIONS, selector)
+
+
+def inside(chart, across: float, down: float) -> tuple[float, float]:
+    """A point of the window, from shares of a chart's plot area."""
+    box, plot = chart.bounding_box(), json.loads(chart.get_attribute("data-plot"))
+    scale = box["width"] / plot["width"]
+    x = plot["left"] + across * (plot["right"] - plot["left"])
+    return box["x"] + scale * x, box["y"] + scale * (plot["top"] + down * (plot["bottom"] - plot["top"]))
+
+
+def drag(page, begin: tuple[float, float], end: tuple[float, float]) -> None:
+    page.mouse.move(*begin)
+    page.mouse.down()
+    page.mouse.move(*end, steps=4)
+    page.mouse.up()
+
+
+def searched(page, act) -> dict[str, str]:
+    """The parameters of the search that an action opens; the page itself is a stand-in."""
     page.route("**/search?*", lambda route: route.fulfill(body="<title>traces</title>", content_type="text/html"))
-    chart.scroll_into_view_if_needed()
-    kind = chart.evaluate("(chart, trace) => chart.data[trace].type", trace)
-    if kind == "pie":
-        # Events instead of the mouse, because the middle of a slice's bounding box may be another slice.
-        for event in ("mouseover", "click"):
-            chart.locator(".slice").nth(index).dispatch_event(event)
-    else:
-        position = f"(chart, [trace, index]) => ({POSITIONS[kind]})(chart._fullLayout, chart._fullData[trace], index)"
-        x, y = chart.evaluate(position, [trace, index])
-        area = chart.locator(".nsewdrag")
-        corner = area.bounding_box()
-        page.mouse.move(corner["x"] + x, corner["y"] + y)
-        page.wait_for_function("area => getComputedStyle(area).cursor === 'pointer'", arg=area.element_handle())
-        page.mouse.click(corner["x"] + x, corner["y"] + y)
+    act()
     page.wait_for_url("**/search?*")
     url = urlsplit(page.url)
     assert url.netloc.endswith(":16686")
@@ -104,66 +133,282 @@ def click_mark(page, chart, trace: int, index: int) -> dict[str, str]:
 
 @pytest.mark.parametrize("service", ["generator", "lower"])
 def test_a_click_on_a_line_opens_its_traces(explorer, open_page, service):
-    page = open_page(f"{explorer}/d/CiE9l917z/02-error-rates?from=now-1h&refresh=")
-    wait_for_panels(page)
-    chart = page.locator(".content").nth(3)
-    line, index, begin, step = chart.evaluate(
-        """(chart, service) => {
-            const line = chart.data.findIndex(trace => trace.name === service);
-            const { begin, step } = chart.data[line].about;
-            return [line, chart.data[line].y.findIndex((value, index) => index && value > 0), begin, step];
-        }""",
-        service,
-    )
-    parameters = click_mark(page, chart, line, index)
-    start = begin + index * step
+    page = dashboard_page(open_page, explorer, "02-error-rates")
+    errors = chart(page, "Error rate over time")
+    plot = json.loads(errors.get_attribute("data-plot"))
+    x, y, step, _ = [point for point in positions(errors, f"[data-name={service}]") if point[2] and point[3]][-1]
+    page.mouse.move(x, y)
+    assert errors.evaluate("chart => getComputedStyle(chart).cursor") == "pointer"
+    parameters = searched(page, lambda: page.mouse.click(x, y))
+    start = plot["begin"] + int(step) * plot["step"]
     assert parameters == {
         "service": service,
         "tags": '{"error":"true"}',
         "lookback": "custom",
         "start": f"{start}",
-        "end": f"{start + step - 1}",
+        "end": f"{start + plot['step'] - 1}",
     }
 
 
 @pytest.mark.parametrize(
-    ("slug", "panel", "service"),
-    [
-        ("03-request-durations", 0, "load"),
-        ("03-request-durations", 1, "load"),
-        ("02-error-rates", 0, "generator"),
-        ("06-downstream-spans", 1, "lower"),
-    ],
+    ("title", "selector"), [("Requests by duration, over time", ".cells path"), ("Requests by duration", ".bars")]
 )
-def test_a_click_on_other_marks_opens_their_traces(explorer, open_page, slug, panel, service):
-    page = open_page(f"{explorer}/d/{UIDS[slug]}/{slug}?from=now-1h&refresh=")
-    wait_for_panels(page)
-    parameters = click_mark(page, page.locator(".content").nth(panel), 0, 0)
+def test_a_click_on_a_cell_or_bar_opens_its_traces(explorer, open_page, title, selector):
+    page = dashboard_page(open_page, explorer, "03-request-durations")
+    x, y, *_ = positions(chart(page, title), selector)[-1]
+    parameters = searched(page, lambda: page.mouse.click(x, y))
+    assert parameters["service"] == "load"
+    assert int(parameters["start"]) < int(parameters["end"]) <= time.time_ns() // 1000 + 60 * 10**6
+    shortest, longest = (float(parameters[name].removesuffix("ms")) for name in ("minDuration", "maxDuration"))
+    assert longest / shortest == pytest.approx(10**0.1, rel=1e-3)
+
+
+@pytest.mark.parametrize(("slug", "service"), [("02-error-rates", "generator"), ("06-downstream-spans", "lower")])
+def test_shares_link_to_their_traces(explorer, open_page, slug, service):
+    page = dashboard_page(open_page, explorer, slug)
+    parameters = searched(page, page.locator(".shares a").first.click)
     assert parameters["service"] == service
-    assert int(parameters["start"]) < int(parameters["end"]) <= time.time_ns() // 1000
-    if slug.startswith("03"):
-        assert float(parameters["minDuration"].removesuffix("ms")) < float(parameters["maxDuration"].removesuffix("ms"))
 
 
 def test_a_service_has_the_same_colour_on_all_panels(explorer, open_page):
-    names_and_colours = """chart => chart.calcdata.flatMap(points => {
-        const { type, name, line } = points[0].trace;
-        return type === "pie" ? points.map(({ label, color }) => [label, color]) : [[name, line.color]];
-    })"""
+    names_and_colours = """panel => [
+        ...[...panel.querySelectorAll(".plot [data-name]")].map(
+            line => [line.dataset.name, getComputedStyle(line).stroke]),
+        ...[...panel.querySelectorAll(".shares tr")].map(
+            row => [row.querySelector("a").textContent, getComputedStyle(row.querySelector("rect")).fill]),
+    ]"""
     drawn = {}
     for slug, panels in (("02-error-rates", (0, 3)), ("06-downstream-spans", (1, 2))):
-        page = open_page(f"{explorer}/d/{UIDS[slug]}/{slug}?from=now-1h&refresh=")
-        wait_for_panels(page)
+        page = dashboard_page(open_page, explorer, slug)
         for panel in panels:
             for name, colour in page.locator(".content").nth(panel).evaluate(names_and_colours):
-                drawn.setdefault(name, set()).add(page.evaluate(COMPUTED, colour))
+                drawn.setdefault(name, set()).add(colour)
         if slug.startswith("06"):
             box = page.locator("svg .node").first.locator("rect").first
             drawn["lower"].add(box.evaluate("rect => getComputedStyle(rect).stroke"))
     assert {name: len(colours) for name, colours in drawn.items()} == dict.fromkeys(drawn, 1)
     for service in ("generator", "lower"):
         assert drawn[service] == {page.evaluate(COMPUTED, COLOURS[SERVICES.index(service)])}
-    assert drawn["lower GET /"] != drawn[next(name for name in drawn if "<img" in name or "&lt;img" in name)]
+    assert drawn["lower GET /"] != drawn[next(name for name in drawn if "<img" in name)]
+
+
+# What charts do -------------------------------------------------------------------------------------------------------
+
+
+def shown_values(page) -> dict[str, str]:
+    """The values in the tooltip, by name."""
+    rows = page.locator(".tip > div:has(bdi)")
+    return {row.locator("bdi").inner_text(): row.locator(".value").inner_text() for row in rows.all()}
+
+
+def cursors(page) -> list[float]:
+    """The position of the cursor in each chart that shows one, as the time of its axis."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll(".plot")].flatMap(chart => {
+            const x = parseFloat((chart.querySelector(".cursor").getAttribute("d") ?? "").slice(1));
+            const { left, right, start, end } = JSON.parse(chart.dataset.plot);
+            return Number.isNaN(x) ? [] : [start + (x - left) / (right - left) * (end - start)];
+        })"""
+    )
+
+
+def test_a_pointer_shows_values_in_a_tooltip_and_the_time_on_all_charts(explorer, open_page):
+    page = dashboard_page(open_page, explorer, "03-request-durations", height=1400)
+    percentiles = chart(page, "Duration percentiles")
+    x, y, step, median = positions(percentiles, "[data-name=p50]")[-5]
+    page.mouse.move(x, y)
+    values = shown_values(page)
+    assert list(values) == ["p99", "p95", "p90", "p50"]  # from the top, as in the chart
+    assert values["p50"] == quantity(median, MILLISECONDS)
+    assert page.locator(".tip .near bdi").inner_text() == "p50"
+    plot = json.loads(percentiles.get_attribute("data-plot"))
+    zone = page.evaluate("Intl.DateTimeFormat().resolvedOptions().timeZone")
+    begin, end = (datetime.fromtimestamp((plot["begin"] + (step + at) * plot["step"]) / 10**6, UTC) for at in (0, 1))
+    period = f"{clock(begin, ZoneInfo(zone))} to {clock(end, ZoneInfo(zone))[11:]}"
+    assert page.locator(".tip .time").inner_text() == period
+    # The heat map shows the same time; the histogram has no time axis.
+    times = cursors(page)
+    assert len(times) == 2
+    assert times[0] == pytest.approx(times[1], abs=plot["step"] / 10)
+    page.mouse.move(5, 5)
+    assert cursors(page) == []
+    assert page.locator(".tip").is_hidden()
+
+
+def test_the_tooltip_of_a_cell_has_its_requests_and_durations(explorer, open_page):
+    page = dashboard_page(open_page, explorer, "03-request-durations")
+    x, y, *_ = positions(chart(page, "Requests by duration, over time"), ".cells path")[0]
+    page.mouse.move(x, y)
+    [(durations, requests)] = shown_values(page).items()
+    assert re.fullmatch(r"[\d.]+ ms to [\d.]+ ms", durations)
+    assert re.fullmatch(r"1 request|\d+ requests", requests)
+
+
+@pytest.mark.parametrize(
+    ("slug", "title"),
+    [
+        ("01-request-rate", "Requests per second, by second"),
+        ("03-request-durations", "Requests by duration, over time"),
+    ],
+)
+def test_dragging_chooses_the_time_range_and_back_restores_it(explorer, open_page, slug, title):
+    page = dashboard_page(open_page, explorer, slug)
+    before = page.url
+    dragged = chart(page, title)
+    plot = json.loads(dragged.get_attribute("data-plot"))
+    drag(page, inside(dragged, 0.25, 0.5), inside(dragged, 0.5, 0.52))
+    page.wait_for_url("**from=1*")
+    chosen = {name: int(parse_qs(urlsplit(page.url).query)[name][0]) for name in ("from", "to")}
+    quarter = (plot["end"] - plot["start"]) / 4 / 1000
+    assert chosen["from"] == pytest.approx(plot["start"] / 1000 + quarter, abs=quarter / 50)
+    assert chosen["to"] == pytest.approx(plot["start"] / 1000 + 2 * quarter, abs=quarter / 50)
+    wait_for_panels(page)
+    plot = json.loads(chart(page, title).get_attribute("data-plot"))
+    assert (plot["start"], plot["end"]) == (chosen["from"] * 1000, chosen["to"] * 1000)
+    assert page.locator("[name=from]").evaluate("select => select.selectedOptions[0].text") == "custom range"
+    page.go_back()
+    page.wait_for_url(before)
+    wait_for_panels(page)
+    assert page.locator("[name=from]").input_value() == "now-1h"
+    page.go_forward()
+    page.wait_for_url("**from=1*")
+    assert page.locator("[name=to]").input_value() == str(chosen["to"])
+
+
+def test_a_box_on_the_heat_map_opens_the_traces_of_its_time_and_durations(explorer, open_page):
+    page = dashboard_page(open_page, explorer, "03-request-durations")
+    heatmap = chart(page, "Requests by duration, over time")
+    plot = json.loads(heatmap.get_attribute("data-plot"))
+    parameters = searched(page, lambda: drag(page, inside(heatmap, 0.25, 0.1), inside(heatmap, 0.5, 0.6)))
+    assert (parameters["service"], parameters["operation"]) == ("load", "load.request")
+    quarter = (plot["end"] - plot["start"]) / 4
+    # Whole cells.
+    for name, expected in (("start", plot["start"] + quarter), ("end", plot["start"] + 2 * quarter)):
+        assert int(parameters[name]) == pytest.approx(expected, abs=plot["step"])
+        assert (int(parameters[name]) + (name == "end") - plot["begin"]) % plot["step"] == 0
+    shortest, longest = (
+        10 * log10(float(parameters[name].removesuffix("ms"))) for name in ("minDuration", "maxDuration")
+    )
+    height = plot["high"] - plot["low"]
+    assert shortest == pytest.approx(plot["low"] + 0.4 * height, abs=1)
+    assert longest == pytest.approx(plot["low"] + 0.9 * height, abs=1)
+
+
+def test_bars_of_a_histogram_can_be_selected(explorer, open_page):
+    page = dashboard_page(open_page, explorer, "03-request-durations")
+    histogram = chart(page, "Requests by duration")
+    bars = positions(histogram, ".bars")
+    parameters = searched(page, lambda: drag(page, bars[0][:2], bars[2][:2]))
+    shortest, longest = (float(parameters[name].removesuffix("ms")) for name in ("minDuration", "maxDuration"))
+    assert longest / shortest == pytest.approx(10**0.3, rel=1e-3)
+
+
+def test_escape_ends_a_drag(explorer, open_page):
+    page = dashboard_page(open_page, explorer, "01-request-rate")
+    before = page.url
+    dragged = chart(page, "Requests per second, by minute")
+    page.mouse.move(*inside(dragged, 0.2, 0.5))
+    page.mouse.down()
+    page.mouse.move(*inside(dragged, 0.6, 0.5))
+    assert page.locator(".selection[d*=H]").count() == 1
+    page.keyboard.press("Escape")
+    assert page.locator(".selection[d*=H]").count() == 0
+    page.mouse.up()
+    assert page.url == before
+
+
+def test_charts_work_with_the_keyboard(explorer, open_page):
+    page = dashboard_page(open_page, explorer, "02-error-rates")
+    errors = chart(page, "Error rate over time")
+    errors.focus()
+    times = []
+    for key in ("ArrowLeft", "ArrowLeft", "ArrowRight"):
+        page.keyboard.press(key)
+        times.append(page.locator(".tip .time").inner_text())
+    assert times[0] == times[2] > times[1]
+    names = list(shown_values(page))
+    for _ in names:
+        page.keyboard.press("ArrowUp")
+    assert page.locator(".tip .near bdi").inner_text() == names[0]
+    page.keyboard.press("ArrowDown")
+    below = page.locator(".tip .near bdi").inner_text()
+    assert below in names
+    assert page.locator(".tip").get_attribute("aria-live") == "polite"
+    parameters = searched(page, lambda: page.keyboard.press("Enter"))
+    assert parameters["service"] == below
+
+
+def test_a_legend_hides_lines_also_after_a_refresh(explorer, open_page):
+    page = dashboard_page(open_page, explorer, "02-error-rates", "from=now-1h&refresh=5s")
+    panel = page.locator(".content").nth(2)
+    button, line = panel.get_by_role("button", name="lower"), panel.locator(".plot [data-name=lower]")
+    button.click()
+    assert line.is_hidden()
+    assert panel.locator(".plot [data-name=generator]").is_visible()
+    errors = chart(page, "Error rate over time")
+    page.mouse.move(*inside(errors, 0.5, 0.5))
+    assert "generator" in shown_values(page) and "lower" not in shown_values(page)
+    errors.evaluate("chart => chart.dataset.old = 'yes'")
+    page.wait_for_selector(".plot[data-old]", state="detached")
+    # The tooltip is still there, too.
+    assert "generator" in shown_values(page) and "lower" not in shown_values(page)
+    assert line.is_hidden()
+    assert button.get_attribute("aria-pressed") == "false"
+    button.click()
+    assert line.is_visible()
+
+
+def test_a_refresh_waits_for_the_end_of_a_drag(explorer, open_page):
+    page = dashboard_page(open_page, explorer, "01-request-rate", "from=now-1h&refresh=5s")
+    dragged = chart(page, "Requests per second, by minute")
+    dragged.evaluate("chart => chart.dataset.old = 'yes'")
+    page.mouse.move(*inside(dragged, 0.2, 0.5))
+    page.mouse.down()
+    page.mouse.move(*inside(dragged, 0.6, 0.5))
+    # The second answer: the page has handled the first one by then.
+    with page.expect_response("**/panels/1?*"):
+        pass
+    assert page.locator(".plot[data-old] .selection[d*=H]").count() == 1
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".plot[data-old]", state="detached")
+
+
+def test_charts_are_drawn_for_the_width_of_the_window(explorer, open_page):
+    page = dashboard_page(open_page, explorer, "01-request-rate")
+    for width in (700, 1300):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_function(
+            """() => [...document.querySelectorAll(".plot")].every(
+                chart => chart.viewBox.baseVal.width === chart.parentElement.clientWidth)"""
+        )
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("slug", ["01-request-rate", "02-error-rates", "03-request-durations", "06-downstream-spans"])
+def test_no_labels_of_a_chart_overlap(explorer, open_page, slug, width):
+    page = dashboard_page(open_page, explorer, slug, width=width)
+    overlaps = page.evaluate(
+        """() => [...document.querySelectorAll(".plot .x, .plot .y")].flatMap(axis => {
+            const texts = [...axis.querySelectorAll("text")], boxes = texts.map(text => text.getBoundingClientRect());
+            const plot = axis.ownerSVGElement.getBoundingClientRect();
+            const isApart = (a, b) => a.right < b.left || b.right < a.left || a.bottom <= b.top || b.bottom <= a.top;
+            return texts.filter((_, at) => boxes[at].left < plot.left || boxes[at].right > plot.right
+                || boxes.some((box, other) => other !== at && !isApart(box, boxes[at]))).map(text => text.textContent);
+        })"""
+    )
+    assert page.locator(".plot .x text").count() > 1
+    assert overlaps == []
+
+
+def test_the_data_of_a_chart_can_be_read_as_a_table_also_after_a_refresh(explorer, open_page):
+    page = dashboard_page(open_page, explorer, "02-error-rates", "from=now-1h&refresh=5s")
+    panel = page.locator(".content").nth(2)
+    panel.get_by_text("Data", exact=True).click()
+    assert panel.get_by_role("cell", name="generator").first.is_visible()
+    panel.locator(".plot").evaluate("chart => chart.dataset.old = 'yes'")
+    page.wait_for_selector(".plot[data-old]", state="detached")
+    assert panel.get_by_role("cell", name="generator").first.is_visible()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1920, "light"), (360, "dark")])
@@ -210,20 +455,13 @@ def test_charts_show_html_in_names_as_text(explorer, open_page, promscale, slug)
         add_service(message, served, child(served, name, status=failed, **times), service="lower")
         add_service(message, span(name, status=failed, **times), service=name)
     promscale.export(message)
-    page = open_page(f"{explorer}/d/{UIDS[slug]}/{slug}?from=now-1h&refresh=")
-    wait_for_panels(page)
-    charts = page.locator(".js-plotly-plot")
-    legends = charts.locator(".legendtext").all_text_contents()
-    assert any(name in text for text in legends), legends
-    hovered = []
-    for area in charts.locator(".nsewdrag, .slice").all():
-        if area.get_attribute("class") == "slice":
-            area.dispatch_event("mouseover")  # the middle of its bounding box may be another slice
-        else:
-            area.hover()
-        page.wait_for_function("() => document.querySelector('.hoverlayer text')")
-        hovered += charts.locator(".hoverlayer text").all_text_contents()
-    assert any(name in text for text in hovered), hovered
+    page = dashboard_page(open_page, explorer, slug)
+    assert any(name in text for text in page.locator(".legend").all_text_contents())
+    assert any(name in text for text in page.locator(".shares").all_text_contents())
+    for drawn in page.locator(".plot").all():
+        drawn.evaluate("chart => chart.scrollIntoView({ block: 'center', behavior: 'instant' })")
+        page.mouse.move(*inside(drawn, 0.9, 0.5))
+        assert any(name in text for text in shown_values(page)), shown_values(page)
     assert page.locator("[*|href*='//evil']").count() == 0
 
 
@@ -278,11 +516,11 @@ def test_after_going_back_the_form_has_the_state_of_the_url(explorer, open_page)
 def test_new_data_keeps_scroll_position_and_focus_of_a_table(explorer, open_page):
     page = open_page(f"{explorer}/d/GkrS6rJ7z/03-request-durations?refresh=5s&from=now-1h", height=2000)
     wait_for_panels(page)
-    table = page.locator(".scroll").first
+    table = page.locator(".content > .scroll").first
     table.focus()
     table.evaluate("table => { table.scrollTop = 100; table.dataset.old = 'yes'; }")
     assert table.evaluate("table => table.scrollTop") == 100
-    page.wait_for_selector(".scroll:not([data-old])")
+    page.wait_for_selector("[data-old]", state="detached")
     assert table.evaluate("table => [table.scrollTop, table === document.activeElement]") == [100, True]
 
 

@@ -1,28 +1,50 @@
-"""From rows to Plotly figures, and the links of their points."""
+"""From rows to charts and shares, and the links of their figures."""
 
+import gzip
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from urllib.parse import parse_qs
+from xml.etree import ElementTree
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from explorer import links
-from explorer.charts import ChartData, figure, shade
+from explorer.charts import ChartData, Screen, chart, shade, shares
 from explorer.results import QueryResult
 from queries import COLOURS, Kind, Link, Panel, colour_numbers
 
 BEGIN = datetime(2026, 1, 31, 12, tzinfo=UTC)
 TIME_RANGE = (BEGIN, BEGIN + timedelta(hours=1))
+MINUTE = timedelta(minutes=1)
 SPANS = Link(title="Traces", service="{service_name}", operation="{span_name}")
+REQUESTS = Link(title="Traces", service="load", min_duration="{duration_from_ms}ms", max_duration="{duration_to_ms}ms")
+LINE_COLUMNS = ["time", "time_end", "service_name", "span_name", "mean_ms"]
+CELL_COLUMNS = ["time", "time_end", "duration_from_ms", "duration_to_ms", "requests"]
+HOSTILE = """<img src=x onerror='alert(1)'>"&amp;{start}]]>"""
 
 
 def panel(kind: Kind, *links: Link) -> Panel:
-    return Panel(title="", description="", kind=kind, statements=(), links=links)
+    return Panel(title="The title", description="", kind=kind, statements=(), links=links)
 
 
-def data(columns: list[str], rows: list[tuple], colours: dict[str, int] | None = None) -> ChartData:
-    return ChartData(QueryResult(columns, rows), colours or {}, TIME_RANGE)
+def data(columns: list[str], rows: list[tuple], colours: dict[str, int] | None = None, zone: str = "UTC") -> ChartData:
+    return ChartData(QueryResult(columns, rows), colours or {}, TIME_RANGE, Screen(800, ZoneInfo(zone)))
+
+
+def plot(panel: Panel, data: ChartData) -> ElementTree.Element:
+    """The chart, which is XML."""
+    return ElementTree.fromstring(str(chart(panel, data).plot))
+
+
+def lines(plot: ElementTree.Element) -> dict[str, ElementTree.Element]:
+    return {path.attrib["data-name"]: path for path in plot.iterfind(".//path[@data-name]")}
+
+
+def cell(at: int, bucket: int, requests: int) -> tuple:
+    return (BEGIN + at * MINUTE, BEGIN + (at + 1) * MINUTE, 10 ** (bucket / 10), 10 ** ((bucket + 1) / 10), requests)
 
 
 @pytest.mark.parametrize("colour", COLOURS)
@@ -33,13 +55,12 @@ def test_operations_of_a_service_have_different_shades_of_its_colour(colour):
     assert not set(shades[1:]) & set(COLOURS)
 
 
-def test_the_colour_of_a_slice_does_not_depend_on_the_other_slices():
+def test_the_colour_of_a_share_does_not_depend_on_the_other_shares():
     numbers = colour_numbers(["audit", "lower", "upper"])
 
     def colours(*rows) -> dict[str, str]:
-        slices = data(["service_name", "span_name", "self_ms"], [(*row, 1.0) for row in rows], numbers)
-        [trace] = figure(panel(Kind.PIE), slices)["data"]
-        return dict(zip(trace["labels"], trace["marker"]["colors"], strict=True))
+        rows = data(["service_name", "span_name", "self_ms"], [(*row, 1.0) for row in rows], numbers)
+        return {share.name: share.colour for share in shares(panel(Kind.PIE), rows)}
 
     few = colours(("upper", "GET /"), ("audit", "write"))
     many = colours(("lower", "GET /"), ("upper", "random"), ("upper", "GET /"), ("audit", "write"))
@@ -48,53 +69,97 @@ def test_the_colour_of_a_slice_does_not_depend_on_the_other_slices():
     assert many["upper random"] == shade(COLOURS[1], 1)
 
 
-def test_lines_without_a_service_have_the_first_colours():
-    columns = ["time", "time_end", "p50_ms", "p90_ms"]
-    rows = [(BEGIN, BEGIN + timedelta(minutes=1), 1.0, 2.0)]
-    lines = figure(panel(Kind.SERIES), data(columns, rows))["data"]
-    assert [line["line"]["color"] for line in lines] == list(COLOURS[:2])
+def test_shares_are_of_the_total_also_of_rows_that_are_not_shown():
+    rows = [("lower", f"{number}", 1000.0 * number) for number in range(100, 0, -1)]
+    *shown, others = shares(panel(Kind.PIE), data(["service_name", "span_name", "self_ms"], rows, {"lower": 0}))
+    assert (shown[0].name, shown[0].value) == ("lower 100", "100 s")
+    assert shown[0].percent == pytest.approx(100 * 100 / 5050)
+    assert others.name == f"{100 - len(shown)} others"
+    assert sum(share.percent for share in (*shown, others)) == pytest.approx(100)
 
 
-def size(figure: dict) -> int:
-    """Bytes of JSON."""
-    return len(json.dumps(figure, separators=(",", ":")))
+def test_percentiles_have_different_tints_and_services_their_colours():
+    rows = [(BEGIN, BEGIN + MINUTE, 1.0, 2.0, 3.0, 4.0)]
+    percentiles = chart(panel(Kind.SERIES), data(["time", "time_end", "p50_ms", "p90_ms", "p95_ms", "p99_ms"], rows))
+    assert percentiles.legend == [(f"p{name}", f"var(--tint-{tint})") for tint, name in enumerate((50, 90, 95, 99))]
+    rows = [(BEGIN, BEGIN + MINUTE, service, "GET /", 1.0) for service in ("lower", "upper")]
+    services = chart(panel(Kind.SERIES), data(LINE_COLUMNS, rows, {"lower": 2, "upper": 1}))
+    assert services.legend == [("lower GET /", COLOURS[2]), ("upper GET /", COLOURS[1])]
 
 
-def test_the_largest_charts_are_at_most_200_kb():
-    step, columns = timedelta(minutes=1), ["time", "time_end", "service_name", "span_name", "mean_ms"]
+def test_the_largest_charts_are_at_most_100_kb_when_compressed():
     names = [("service", f"POST /a/rather/long/name/of/an/operation/{number}") for number in range(20)]
     rows = [
-        (BEGIN + at * step, BEGIN + (at + 1) * step, *name, 12.3456789 * (at + 1))
+        (BEGIN + at * MINUTE, BEGIN + (at + 1) * MINUTE, *name, 12.3456789 * (at + 1))
         for at in range(1000)
         for name in names
         if (at + len(name[1])) % 7
     ]
-    assert size(figure(panel(Kind.SERIES, SPANS), data(columns, rows, {"service": 0}))) < 200_000
-    rows = [
-        (BEGIN + at * step, BEGIN + (at + 1) * step, 10 ** (bucket / 10), 10 ** ((bucket + 1) / 10), 1000)
-        for at in range(200)
-        for bucket in range(-30, 50)
-    ]
-    columns = ["time", "time_end", "duration_from_ms", "duration_to_ms", "requests"]
-    about = Link(title="Traces", service="load", min_duration="{duration_from_ms}ms", max_duration="{duration_to_ms}ms")
-    assert size(figure(panel(Kind.HEATMAP, about), data(columns, rows))) < 200_000
-    rows = [("service", f"POST /a/rather/long/name/{number}", 123.456789012345) for number in range(1000)]
-    slices = data(["service_name", "span_name", "self_ms"], rows, {"service": 0})
-    assert size(figure(panel(Kind.PIE, SPANS), slices)) < 200_000
+    series = chart(panel(Kind.SERIES, SPANS), data(LINE_COLUMNS, rows, {"service": 0})).plot
+    rows = [cell(at, bucket, (at * 31 + bucket * 17) % 97 + 1) for at in range(200) for bucket in range(-30, 50)]
+    heatmap = chart(panel(Kind.HEATMAP, REQUESTS), data(CELL_COLUMNS, rows)).plot
+    for drawn in (series, heatmap):
+        assert len(gzip.compress(drawn.encode())) < 100_000
 
 
-def test_steps_without_a_value_leave_a_gap():
-    columns = ["time", "time_end", "service_name", "error_percent"]
-    minute = timedelta(minutes=1)
+def test_steps_without_a_value_are_bridged():
     rows = [
-        (BEGIN, BEGIN + minute, "lower", 0.0),
-        (BEGIN + 3 * minute, BEGIN + 4 * minute, "lower", 50.0),
-        (BEGIN + 3 * minute, BEGIN + 4 * minute, "upper", 100 / 3),
+        (BEGIN, BEGIN + MINUTE, "lower", 0.0),
+        (BEGIN + 3 * MINUTE, BEGIN + 4 * MINUTE, "lower", 50.0),
+        (BEGIN + 3 * MINUTE, BEGIN + 4 * MINUTE, "upper", 100 / 3),
     ]
-    lower, upper = figure(panel(Kind.SERIES), data(columns, rows, colour_numbers([])))["data"]
-    assert lower["y"] == [0, None, None, 50]
-    assert upper["y"] == [None, None, None, 33.33]
-    assert lower["about"] == {"begin": int(BEGIN.timestamp()) * 10**6, "step": 60 * 10**6, "url": ""}
+    drawn = plot(
+        panel(Kind.SERIES), data(["time", "time_end", "service_name", "error_percent"], rows, colour_numbers([]))
+    )
+    assert {name: line.attrib["d"] for name, line in lines(drawn).items()} == {
+        "lower": "M0 0 3 50",
+        "upper": "M3 33.33 3 33.33",  # a point, which round ends make visible
+    }
+    about = json.loads(drawn.attrib["data-plot"])
+    assert (about["begin"], about["step"]) == (links.micros(BEGIN), 60 * 10**6)
+
+
+def test_all_time_charts_have_the_axis_of_the_page():
+    rows = [(BEGIN + 50 * MINUTE, BEGIN + 51 * MINUTE, "lower", "GET /", 1.0)]
+    series = plot(panel(Kind.SERIES), data(LINE_COLUMNS, rows, {"lower": 0}, "Asia/Kathmandu"))
+    heatmap = plot(panel(Kind.HEATMAP), data(CELL_COLUMNS, [cell(7, 20, 3)], zone="Asia/Kathmandu"))
+    axes = [[text.text for text in drawn.iterfind("g[@class='x']/text")] for drawn in (series, heatmap)]
+    assert axes[0] == axes[1] == ["17:50", "18:00", "18:10", "18:20", "18:30", "18:40"]
+    for drawn in (series, heatmap):
+        about = json.loads(drawn.attrib["data-plot"])
+        assert (about["start"], about["end"]) == tuple(map(links.micros, TIME_RANGE))
+
+
+@pytest.mark.parametrize("name", [HOSTILE, "x" * 100_000])
+def test_names_in_charts_are_text(name):
+    rows = [(BEGIN, BEGIN + MINUTE, name, "", 1.0), (BEGIN, BEGIN + MINUTE, "lower", "", 2.0)]
+    drawn = plot(replace(panel(Kind.SERIES, SPANS), title=HOSTILE), data(LINE_COLUMNS, rows, {name: 0, "lower": 1}))
+    [shown] = lines(drawn).keys() - {"lower "}
+    assert shown.startswith(name[:50]) and len(shown) <= 200
+    assert {element.tag for element in drawn.iter()} == {"svg", "g", "path", "text"}
+    assert not [attribute for element in drawn.iter() for attribute in element.attrib if attribute.startswith("on")]
+    assert drawn.attrib["aria-label"].startswith(HOSTILE)
+    assert len(drawn.attrib["aria-label"]) < 400
+
+
+def test_a_chart_says_in_words_what_it_shows():
+    rows = [(BEGIN + at * MINUTE, BEGIN + (at + 1) * MINUTE, "lower", "GET /", 20.0 + at) for at in range(3)]
+    label = plot(panel(Kind.SERIES), data(LINE_COLUMNS, rows, {"lower": 0}, "Europe/Berlin")).attrib["aria-label"]
+    assert label == (
+        "The title. Lines over time, 2026-01-31 13:00:00 to 2026-01-31 14:00:00: lower GET / from 20 ms to 22 ms."
+    )
+    label = plot(panel(Kind.HEATMAP), data(CELL_COLUMNS, [cell(0, 20, 3), cell(1, 29, 4)])).attrib["aria-label"]
+    assert label.endswith(": 7 requests, which took 100 ms to 1 s.")
+
+
+def test_cells_with_more_requests_have_a_stronger_colour():
+    drawn = plot(panel(Kind.HEATMAP), data(CELL_COLUMNS, [cell(0, 20, 1), cell(1, 20, 50), cell(2, 20, 100)]))
+    paths = {
+        path.attrib["d"]: float(path.attrib["fill-opacity"]) for path in drawn.iterfind(".//g[@class='cells']/path")
+    }
+    strengths = [next(opacity for path, opacity in paths.items() if path.startswith(f"M{at} 0")) for at in range(3)]
+    assert all(before < after for before, after in pairwise(strengths))
+    assert strengths[-1] == 1
 
 
 @pytest.mark.parametrize("name", ["a&b=c", "#", '"', "{start} {0} {service_name}", "%41%", "../?x", "ü\u202e", "+ '"])
@@ -131,10 +196,12 @@ def test_numbers_in_urls_have_no_exponent(number, text):
 def test_a_link_that_would_be_too_long_is_left_out():
     row = {"service_name": "ü" * 500, "span_name": "x"}
     assert links.path(SPANS, row, TIME_RANGE) == ""
-    rows = [(*row.values(), 1.0), ("a", "b", 1.0)]
-    slices = data(["service_name", "span_name", "self_ms"], rows, {"ü" * 500: 0, "a": 1})
-    [trace] = figure(panel(Kind.PIE, SPANS), slices)["data"]
-    assert trace["about"]["values"] == [None, ["a", "b"]]
+    rows = data(
+        ["service_name", "span_name", "self_ms"], [(*row.values(), 1.0), ("a", "b", 1.0)], {"ü" * 500: 0, "a": 1}
+    )
+    too_long, short = shares(panel(Kind.PIE, SPANS), rows)
+    assert too_long.path == ""
+    assert parse_qs(short.path)["operation"] == ["b"]
 
 
 def test_times_in_links_are_within_the_limits_of_a_search():
