@@ -340,7 +340,7 @@ def test_charts_work_with_the_keyboard(explorer, open_page):
 
 def test_a_legend_hides_lines_also_after_a_refresh(explorer, open_page):
     page = dashboard_page(open_page, explorer, "02-error-rates", "from=now-1h&refresh=5s")
-    panel = page.locator(".content").nth(2)
+    panel = page.locator(".content").nth(3)
     button, line = panel.get_by_role("button", name="lower"), panel.locator(".plot [data-name=lower]")
     button.click()
     assert line.is_hidden()
@@ -403,7 +403,7 @@ def test_no_labels_of_a_chart_overlap(explorer, open_page, slug, width):
 
 def test_the_data_of_a_chart_can_be_read_as_a_table_also_after_a_refresh(explorer, open_page):
     page = dashboard_page(open_page, explorer, "02-error-rates", "from=now-1h&refresh=5s")
-    panel = page.locator(".content").nth(2)
+    panel = page.locator(".content").nth(3)
     panel.get_by_text("Data", exact=True).click()
     assert panel.get_by_role("cell", name="generator").first.is_visible()
     panel.locator(".plot").evaluate("chart => chart.dataset.old = 'yes'")
