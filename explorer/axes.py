@@ -22,7 +22,7 @@ _HOUR, _DAY, _MONTH = 3600, 86_400, 2_629_800  # in seconds; the mean month
 _FIRST, _LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 1, 1, tzinfo=UTC)
 _DECADES = range(-6, 10)  # powers of ten, in milliseconds
 # Digits of ticks on a logarithmic axis, and in every how many decades: the densest first.
-_DENSITIES = (((1, 2, 5), 1), ((1,), 1), ((1,), 2), ((1,), 3))
+_DENSITIES = (((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 3))
 _FEW_BUCKETS = 5
 _PREFIXES = ((10**9, " G"), (10**6, " M"), (1, ""))
 _DURATIONS = ((1e3, " s"), (1, " ms"), (1e-3, " µs"), (1e-6, " ns"))
@@ -76,8 +76,8 @@ def _notation(top: float, unit: Unit) -> tuple[float, str]:
 def duration_ticks(low: int, high: int, length: float, gap: float) -> list[Tick]:
     """Ticks of a logarithmic axis of durations of `length` pixels, with at least `gap` pixels between them.
 
-    The axis counts buckets, from `low` to `high`. Ticks are at powers of ten, if there is room also at twice and five
-    times them, and on an axis of few buckets at the bounds of these.
+    The axis counts buckets, from `low` to `high`. Ticks are at powers of ten, if there is room also at three times, or
+    at twice and five times them, and on an axis of few buckets at the bounds of these.
     """
     pixels = length / (high - low)
     if high - low <= _FEW_BUCKETS:

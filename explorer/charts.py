@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from itertools import islice, pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from markupsafe import Markup
@@ -155,8 +155,7 @@ def _series(panel: Panel, data: ChartData) -> Chart:
         svg.Line(cut(" ".join(key), _NAME_LENGTH), colours[key], line, urls[key])
         for key, line in sorted(values.items())
     ]
-    first_row = dict(zip(data.result.columns, data.result.rows[0], strict=True))
-    measure = unit(_number_columns(first_row)[0])
+    measure = unit(data.result.columns[_number_columns(data.result)[0]])
     thresholds = dict(zip(_THRESHOLDS, panel.thresholds or (), strict=False))
     frame = _frame(panel, data, f"Lines over time, {data.period}: {_ranges(lines, measure)}")
     return Chart(
@@ -168,24 +167,25 @@ def _series(panel: Panel, data: ChartData) -> Chart:
 
 def _lines(panel: Panel, data: ChartData) -> tuple[dict[Names, list[float | None]], dict[Names, str]]:
     """The values of each line, one per step, and the template of its link; both by the texts that are its name."""
-    rows = data.result.as_dicts()
-    text_columns = [data.result.columns[index] for index in data.result.text_columns()]
-    number_columns = _number_columns(rows[0])
-    places = _places(data.result)
+    columns, rows = data.result
+    text_columns, places = data.result.text_columns(), _places(data.result)
+    numbers = [(column, (label(columns[column]),)) for column in _number_columns(data.result)]
     lines: dict[Names, list[float | None]] = {}
     urls = {}
     for place, row in zip(places, rows, strict=True):
-        for column in number_columns:
-            key = tuple(row[text] for text in text_columns) or (label(column),)
+        texts = tuple(row[column] for column in text_columns)
+        for column, name in numbers:
+            key = texts or name
             if key not in lines:
+                names = dict(zip(columns, row, strict=True))
                 lines[key] = [None] * (places[-1] + 1)
-                urls[key] = links.line_template(panel.links[0], row) if panel.links else ""
-            lines[key][place] = _rounded(row[column])
+                urls[key] = links.line_template(panel.links[0], names) if panel.links else ""
+            lines[key][place] = row[column]
     return lines, urls
 
 
-def _number_columns(row: Mapping[str, Any]) -> list[str]:
-    return [column for column, value in row.items() if not isinstance(value, str | datetime)]
+def _number_columns(result: QueryResult) -> list[int]:
+    return [index for index, value in enumerate(result.rows[0]) if not isinstance(value, str | datetime)]
 
 
 def _heatmap(panel: Panel, data: ChartData) -> Chart:
@@ -245,11 +245,6 @@ def _places(result: QueryResult) -> list[int]:
     """The number of each row's step."""
     begin, step = _steps(result)
     return [round((links.micros(time) - begin) / step) for time in result.values("time")]
-
-
-def _rounded(value: float) -> float:
-    """Four digits: more cannot be seen in a chart, and would make the answer larger."""
-    return float(f"{value:.4g}")
 
 
 def _bucket(from_ms: float) -> int:

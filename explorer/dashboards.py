@@ -19,15 +19,15 @@ from werkzeug.wrappers import Response as BaseResponse
 
 import queries
 import queries.dashboards
-from explorer import charts, links, node_graph, svg
+from explorer import charts, node_graph, svg, tables
 from explorer.analysis_pages import analysis_pages
 from explorer.database import MAX_RESULT_BYTES, STATEMENT_SECONDS, Database, RefusedStatement, TextResult, message
 from explorer.links import TimeRange
 from explorer.query import Parameters, bad_parameter, read_int
-from explorer.results import QueryResult, Row
+from explorer.results import QueryResult
 from explorer.waterfall import cut
 from explorer.web import create_app, quantity, traces_url, with_query
-from queries import Dashboard, Kind, Panel
+from queries import Dashboard, Kind
 from telemetry.services import POSTGRES_PORT
 
 DATABASE = os.environ.get("EXPLORER_DB_URI", f"postgresql://explorer@localhost:{POSTGRES_PORT}/postgres")
@@ -50,7 +50,7 @@ STEP = "1 second"  # the shortest step of a series; statements choose a longer o
 SHOWN_ROWS = 1_000
 CSV_ROWS = 100_000
 # The rows in the table below a chart, which is for those who do not see the chart: the latest.
-CHART_ROWS = 100
+CHART_ROWS = 60
 DEFAULT_WIDTH, MIN_WIDTH, MAX_WIDTH = 800, 160, 8_000  # of a chart, in pixels
 DEFAULT_ZONE = "UTC"
 
@@ -118,15 +118,7 @@ def create_dashboards(uri: str) -> Flask:
     """The Flask app that shows the database at `uri`, whose user must be a member of prom_reader and no more."""
     app = create_app("explorer.dashboards")
     database = Database(uri)
-    app.jinja_env.globals.update(
-        unit=queries.unit,
-        label=queries.label,
-        traces_url=traces_url,
-        hint=charts.hint,
-        chart_rows=CHART_ROWS,
-        levels=svg.LEVELS,
-        opacity=svg.opacity,
-    )
+    app.jinja_env.globals.update(traces_url=traces_url, hint=charts.hint, levels=svg.LEVELS, opacity=svg.opacity)
     app.add_template_filter(cut)
     app.register_blueprint(analysis_pages(database))
 
@@ -172,18 +164,24 @@ def create_dashboards(uri: str) -> Flask:
             return render_template("panel_error.html", message=message(error)), 500
         if not results[0].rows:
             return render_template("panel_empty.html", dashboard=dashboard)
-        result, shown = results[0], {"panel": panel, "zone": screen.zone}
+        data = charts.ChartData(results[0], colours, view.time_range, screen)
         match panel.kind, results:
-            case Kind.TABLE, _:
-                cells = [_cell_links(panel, row, view.time_range) for row in result.as_dicts()]
-                return render_template("panel_table.html", **shown, result=result, cells=cells)
+            case Kind.TABLE, [rows]:
+                table = tables.table(panel, rows, screen.zone, view.time_range)
+                return render_template("panel_table.html", panel=panel, table=table)
             case Kind.NODE_GRAPH, [nodes, edges]:
                 values = node_graph.template_values(panel, nodes, edges, colours, view.time_range)
-                return render_template("panel_graph.html", **shown, **values)
-        data = charts.ChartData(result, colours, view.time_range, screen)
-        if panel.kind == Kind.PIE:
-            return render_template("panel_shares.html", **shown, shares=charts.shares(panel, data))
-        return render_template("panel_chart.html", **shown, result=result, chart=charts.chart(panel, data))
+                return render_template("panel_graph.html", panel=panel, **values)
+            case Kind.PIE, _:
+                return render_template("panel_shares.html", panel=panel, shares=charts.shares(panel, data))
+        latest = results[0]._replace(rows=results[0].rows[-CHART_ROWS:])
+        return render_template(
+            "panel_chart.html",
+            panel=panel,
+            chart=charts.chart(panel, data),
+            table=tables.table(panel, latest, screen.zone),
+            row_count=len(results[0].rows),
+        )
 
     @app.route("/sql", methods=["GET", "POST"])
     def sql_page() -> str | Response | tuple[str, int]:
@@ -259,12 +257,6 @@ def _colours(database: Database, results: Iterable[QueryResult]) -> dict[str, in
     # The colours of the demo's services are fixed; those of others depend on which services there are.
     stored = [] if shown <= set(queries.SERVICES) else database.names("services")
     return queries.colour_numbers([*stored, *sorted(shown)])
-
-
-def _cell_links(panel: Panel, row: Row, time_range: TimeRange) -> dict[str, tuple[str, str]]:
-    """Title and URL of the cells of a table's row that have a link, by column. Zeros and empty cells have none."""
-    paths = ((link, links.path(link, row, time_range)) for link in panel.links if row.get(link.column))
-    return {link.column: (link.title, traces_url(path)) for link, path in paths if path}
 
 
 def _error_line(position: int | None, text: str) -> tuple[int, str, str] | None:

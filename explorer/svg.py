@@ -101,8 +101,11 @@ def lines(
 
 
 def _line(values: Sequence[float | None]) -> str:
-    """A path through a step's number and its value; a lone value is a line of no length, which has round ends."""
-    points = [f"{number} {value:g}" for number, value in enumerate(values) if value is not None]
+    """A path through a step's number and its value; a lone value is a line of no length, which has round ends.
+
+    Values have four digits: more cannot be seen in a chart.
+    """
+    points = [f"{number} {value:.4g}" for number, value in enumerate(values) if value is not None]
     return "M" + " ".join(points * 2 if len(points) == 1 else points)
 
 

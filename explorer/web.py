@@ -47,11 +47,9 @@ def create_app(name: str) -> Flask:
     app.config["COMPRESS_MIMETYPES"] = _COMPRESSED
     Compress(app)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    app.add_template_filter(clock)
     app.add_template_filter(duration)
     app.add_template_filter(iso_time)
     app.add_template_filter(number)
-    app.add_template_filter(quantity)
     app.add_template_global(generator_url)
 
     @app.get("/healthz")

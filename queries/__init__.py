@@ -69,7 +69,7 @@ class Kind(StrEnum):
     """How a panel shows the rows of its statement, and which columns it needs."""
 
     SERIES = "series"  # lines over `time` to `time_end`: one per number column, or one per combination of text columns
-    PIE = "pie"  # one slice per row: its text columns are the name, its number column is the size
+    PIE = "pie"  # shares of a total, one per row: its text columns are the name, its number column is the size
     HEATMAP = "heatmap"  # cells of `time` to `time_end` and `duration_from_ms` to `duration_to_ms`, with `requests`
     HISTOGRAM = "histogram"  # one bar per row, from `duration_from_ms` to `duration_to_ms`, with `requests`
     TABLE = "table"

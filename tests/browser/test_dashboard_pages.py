@@ -29,6 +29,9 @@ DRAWN = {
     Kind.NODE_GRAPH: "svg .node",
 }
 
+# The bytes of a page and of everything it has loaded.
+TRANSFERRED = """() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+    .reduce((sum, entry) => sum + entry.transferSize, 0)"""
 # A colour in the browser's notation.
 COMPUTED = """colour => {
     document.body.style.outlineColor = colour;
@@ -86,6 +89,8 @@ def test_each_panel_draws_its_data(explorer, open_page, screenshot, dashboard, w
         assert shown.count() > 0, panel.title
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.title() == dashboard.title
+    # Whoever has the browser's cache empty loads less than 100 kB.
+    assert page.evaluate(TRANSFERRED) < 100_000
     screenshot(page, f"{dashboard.slug}-{width}")
 
 

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from xml.etree import ElementTree
+from zoneinfo import ZoneInfo
 
 import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -121,9 +123,11 @@ def test_plain_counts_can_be_drawn_as_a_series(texts):
     row = (begin, begin + timedelta(minutes=1), *["shop"] * len(texts), 3)
     result = QueryResult(list(statement.columns), [row])
     time_range = (begin, begin + timedelta(hours=1))
-    [line] = charts.figure(panel, charts.ChartData(result, {"shop": 6}, time_range))["data"]
-    assert (line["name"], line["y"]) == ("shop" if texts else "calls", [3])
-    assert line["line"]["color"] == COLOURS[6 if texts else 0]
+    screen = charts.Screen(800, ZoneInfo("UTC"))
+    chart = ElementTree.fromstring(charts.chart(panel, charts.ChartData(result, {"shop": 6}, time_range, screen)).plot)
+    [line] = chart.iterfind(".//path[@data-name]")
+    assert (line.attrib["data-name"], line.attrib["d"]) == ("shop" if texts else "calls", "M0 3 0 3")
+    assert (line.attrib["stroke"] == COLOURS[6]) == bool(texts)
 
 
 def test_a_service_has_one_colour():
