@@ -36,8 +36,7 @@ class FlameGraph(NamedTuple):
 
 def what_differs(database: Database, selection: Selection, baseline: Selection | None = None) -> Differences:
     """What the selection has more or less of than the baseline; by default, than the rest of its time range."""
-    selected, rest = read_sides(database, selection)
-    other = read_sample(database, baseline) if baseline else rest
+    selected, other = _read_both(database, selection, baseline)
     narrowed = (selection, baseline) if baseline else (selection,)
     findings = differences(
         selected.traces,
@@ -66,12 +65,7 @@ def compare_traces(
 
     Both can be single traces, by their ids of 32 hex digits. Raises ValueError for one trace without a baseline.
     """
-    if baseline is not None:
-        selected, other = _read(database, selection), _read(database, baseline)
-    elif isinstance(selection, Selection):
-        selected, other = read_sides(database, selection)
-    else:
-        raise ValueError("a trace has no rest of its time range that it could be compared with")
+    selected, other = _read_both(database, selection, baseline)
     return Comparison(other, selected, compare(other.traces, selected.traces))
 
 
@@ -79,6 +73,16 @@ def aggregate_flame_graph(database: Database, chosen: Selection | str) -> FlameG
     """Where the traces of a selection, or a single trace, spend their time."""
     sample = _read(database, chosen)
     return FlameGraph(sample, flame_graph(sample.traces))
+
+
+def _read_both(
+    database: Database, selection: Selection | str, baseline: Selection | str | None
+) -> tuple[Sample, Sample]:
+    if baseline is not None:
+        return _read(database, selection), _read(database, baseline)
+    if isinstance(selection, Selection):
+        return read_sides(database, selection)
+    raise ValueError("a trace has no rest of its time range that it could be compared with")
 
 
 def _read(database: Database, chosen: Selection | str) -> Sample:

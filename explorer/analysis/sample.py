@@ -37,19 +37,26 @@ class Sample(NamedTuple):
 
 def read_sides(database: Database, selection: Selection) -> tuple[Sample, Sample]:
     """Samples of the selection and of the rest, as Selection.rest_in_words describes it. Raises psycopg.Error."""
-    statement, values = _with_sides("sample", selection)
-    rows = database.run(statement, values | {"most": MAX_TRACES}).rows
-    sides = []
-    for side, words in ((True, selection.words()), (False, selection.rest_in_words())):
-        ids = [trace_id for trace_id, selected, _ in rows if selected == side]
-        count = next((traces for _, selected, traces in rows if selected == side), 0)
-        sides.append(Sample(words, _read(database, ids, values), count))
-    return sides[0], sides[1]
+    chosen = _choose(database, selection)
+    return _sample(database, selection, chosen, True), _sample(database, selection, chosen, False)
 
 
 def read_sample(database: Database, selection: Selection) -> Sample:
     """A sample of the selection. Raises psycopg.Error."""
-    return read_sides(database, selection)[0]
+    return _sample(database, selection, _choose(database, selection), True)
+
+
+def _choose(database: Database, selection: Selection) -> list[tuple[Any, ...]]:
+    """The ids of the traces of both samples, which of them are selected, and how many traces their side has."""
+    statement, values = _with_sides("sample", selection)
+    return database.run(statement, values | {"most": MAX_TRACES}).rows
+
+
+def _sample(database: Database, selection: Selection, chosen: Sequence[tuple[Any, ...]], selected: bool) -> Sample:
+    rows = [(trace_id, of) for trace_id, is_selected, of in chosen if is_selected == selected]
+    traces = _read(database, [trace_id for trace_id, _ in rows], selection.parameters())
+    words = selection.words() if selected else selection.rest_in_words()
+    return Sample(words, traces, rows[0][1] if rows else 0)
 
 
 def read_trace(database: Database, trace_id: str) -> Sample:
