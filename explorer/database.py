@@ -94,8 +94,12 @@ class Database:
 
     def query(self, statement: str, values: Mapping[str, object]) -> QueryResult:
         """The result of the statement of queries/ with this name. Raises psycopg.Error."""
+        return self.run(getattr(_STATEMENTS, statement).sql, values)
+
+    def run(self, text: str, values: Mapping[str, object]) -> QueryResult:
+        """The result of a statement in psycopg's notation. Raises psycopg.Error."""
         with self._connection() as connection:
-            cursor = connection.execute(getattr(_STATEMENTS, statement).sql, values)
+            cursor = connection.execute(text, values)
             return QueryResult([column.name for column in _columns(cursor)], cursor.fetchall())
 
     def names(self, statement: str, **values: str) -> list[str]:

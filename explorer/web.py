@@ -8,6 +8,7 @@ from flask import Flask, Response, abort, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from queries import COLOURS
+from queries.dashboards import DASHBOARDS
 from serving import beside
 from telemetry.services import PAGES, SERVICES
 
@@ -81,6 +82,12 @@ def create_app(name: str, styles: str = "'self'") -> Flask:
 def traces_url(path: str) -> str:
     """The URL of a path on the pages of traces, for the host by which this request's page is shown."""
     return f"{beside(PAGES['traces'])}/{path}"
+
+
+def dashboard_url(slug: str) -> str:
+    """The URL of a dashboard, for the host by which this request's page is shown."""
+    [uid] = [dashboard.uid for dashboard in DASHBOARDS if dashboard.slug == slug]
+    return f"{beside(PAGES['dashboards'])}/d/{uid}/{slug}"
 
 
 def generator_url() -> str:
