@@ -101,10 +101,11 @@ def with_query(path: str, parameters: Mapping[str, object]) -> str:
 
 
 def duration(nanos: int) -> str:
-    """Three digits and a unit, as in static/trace.js."""
+    """Three digits and a unit, as in static/trace/data.js."""
     if not nanos:
         return "0"
-    unit, size = next((unit, size) for unit, size in _UNITS if nanos >= size)
+    # 999,600 ns are rounded to 1 ms, not to 1,000 µs.
+    unit, size = next((unit, size) for unit, size in _UNITS if nanos >= 0.9995 * size)
     amount = float(f"{nanos / size:.3g}")
     return f"{amount:,.0f} {unit}" if amount >= 100 or amount == int(amount) else f"{amount:g} {unit}"
 

@@ -9,6 +9,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from psycopg.conninfo import make_conninfo
 
 from explorer.traces import create_traces
+from tests.browser.rows import names
 from tests.store.otlp_messages import attributes, child, request, span
 
 MILLISECOND = 10**6
@@ -42,15 +43,6 @@ def shopping(promscale):
     promscale.export(request(pay, service="till"))
     promscale.export(request(hostile, service="bank"))
     return root.trace_id.hex()
-
-
-def names(page) -> list[str]:
-    """The rows of the waterfall from top to bottom."""
-    rows = page.get_by_role("treeitem").evaluate_all(
-        "rows => rows.map(row => [parseFloat(row.style.top), row.getAttribute('aria-label')])"
-    )
-    # The form of a label is "service: name, duration", followed by ", error", or by ", 2 errors" if it is closed.
-    return [re.sub(r", [^,]+(, error|, \d+ errors?)?$", "", label) for _, label in sorted(rows)]
 
 
 IN_ORDER = ["shop: GET /", "shop: look", "till: pay", f"bank: {HOSTILE}"]

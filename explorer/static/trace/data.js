@@ -5,8 +5,9 @@ export const { spans, operations, services } = page;
 
 const UNITS = [["s", 1e9], ["ms", 1e6], ["µs", 1e3], ["ns", 1]];
 
+// The largest unit of which the time has at least one, after it is rounded to three digits.
 export function unitOf(nanos) {
-  return UNITS.find(([, size]) => nanos >= size) ?? UNITS.at(-1);
+  return UNITS.find(([, size]) => nanos >= 0.9995 * size) ?? UNITS.at(-1);
 }
 
 // Three digits and a unit, as in explorer/web.py.

@@ -74,7 +74,7 @@ function ofSpan(number) {
       table(event.attributes, number),
     ]),
     ...listed("Links", span.links, span.omitted[2], (target) => [
-      element("p", "", link(`trace ${target.trace}, span ${target.span}`, `/trace/${target.trace}#span=${target.span}`)),
+      element("p", "", linkTo(target)),
       table(target.attributes, number),
     ]),
     ...section("Process", process.resource, 0, number),
@@ -85,11 +85,15 @@ function ofSpan(number) {
   ];
 }
 
+function linkTo({ trace, span }) {
+  return link(`trace ${trace}, span ${span}`, `/trace/${trace}#span=${span}`);
+}
+
 function afterStart(nanos) {
   return `${duration(Math.abs(nanos))} ${nanos < 0 ? "before" : "after"} the trace's start`;
 }
 
-// Links to other pages -------------------------------------------------------------------------------------------------
+// Links to other pages ------------------------------------------------------------------------------------------------
 
 // Microseconds since 1970, as PostgreSQL and Jaeger's searches have them.
 function startMicros(number) {
@@ -163,7 +167,7 @@ async function compareWithEarlier(number, cell) {
   }
 }
 
-// Attributes -----------------------------------------------------------------------------------------------------------
+// Attributes ----------------------------------------------------------------------------------------------------------
 
 function section(title, attributes, omitted, number) {
   if (!attributes.length) return [];
@@ -194,15 +198,16 @@ function table(attributes, number = -1) {
   return element("table", "attributes", body);
 }
 
-// The store searches texts, numbers and truth values, not lists and objects.
+// The store searches texts, numbers and truth values, not lists and objects. Nobody searches for a whole stack trace.
 function searchOf(key, value, number) {
   const href = search({ tags: JSON.stringify({ [key]: value }) }, number);
-  const isSearchable = value && !/^[[{]/.test(value) && key.length < CUT_CHARACTERS;
-  return isSearchable && href.length <= URL_CHARACTERS ? href : "";
+  const isSearchable = value && value.length <= VALUE_CHARACTERS && !/^[[{]|\n/.test(value);
+  return isSearchable && key.length < CUT_CHARACTERS && href.length <= URL_CHARACTERS ? href : "";
 }
 
 function valueCell(value, length, href) {
-  const text = href ? link(value.slice(0, VALUE_CHARACTERS), href) : element("span", "", value.slice(0, VALUE_CHARACTERS));
+  const begin = value.slice(0, VALUE_CHARACTERS);
+  const text = href ? link(begin, href) : element("span", "", begin);
   if (href) text.title = "Traces with this attribute, within half an hour of this span";
   const cell = element("td", "", text);
   if (value.length > VALUE_CHARACTERS) {
@@ -210,8 +215,8 @@ function valueCell(value, length, href) {
       text.textContent = value;
       expand.remove();
       if (length > value.length) {
-        const [shownLength, fullLength] = [value.length.toLocaleString(), length.toLocaleString()];
-        cell.append(element("em", "", `… the first ${shownLength} of ${fullLength} characters; all are in `, jsonLink()));
+        const some = `the first ${value.length.toLocaleString()} of ${length.toLocaleString()} characters`;
+        cell.append(element("em", "", `… ${some}; all are in `, jsonLink()));
       }
     });
     text.append("… ");

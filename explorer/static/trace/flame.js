@@ -4,7 +4,7 @@
 // are drawn, on a canvas of the window's size.
 
 import { duration, endOf, label, nameOf, page, serviceOf, spans } from "./data.js";
-import { coloursOf, prepared } from "./timeline.js";
+import { colourOf, prepared } from "./timeline.js";
 import * as tree from "./tree.js";
 
 const area = document.getElementById("flame");
@@ -12,6 +12,7 @@ const canvas = area.querySelector("canvas");
 const note = document.getElementById("flame-note");
 
 const LANE = 20; // pixels
+const MIN_PALE_PIXELS = 3; // a narrower span has its full colour
 const MIN_TEXT_PIXELS = 30; // the width from which a span has its name in it
 const CHARACTER_PIXELS = 5; // less than the width of any usual character
 const HIT_PIXELS = 2; // around a span that is narrower than the pointer
@@ -37,65 +38,67 @@ const levels = []; // the spans of each level by their start
 export function draw(state) {
   area.style.height = `${lanes.length * LANE}px`;
   const hidden = Math.max(-area.getBoundingClientRect().top, 0);
-  const firstLane = Math.floor(hidden / LANE);
-  const lastLane = Math.min(Math.ceil((hidden + innerHeight) / LANE), lanes.length);
+  const first = Math.floor(hidden / LANE);
+  const last = Math.min(Math.ceil((hidden + innerHeight) / LANE), lanes.length);
+  const height = Math.max(last - first, 0) * LANE;
+  canvas.style.top = `${first * LANE}px`;
+  canvas.style.height = `${height}px`;
   const width = area.clientWidth;
-  canvas.style.top = `${firstLane * LANE}px`;
-  canvas.style.height = `${(lastLane - firstLane) * LANE}px`;
-  const context = prepared(canvas, width, (lastLane - firstLane) * LANE);
+  const context = prepared(canvas, width, height);
   const style = getComputedStyle(area);
-  const colours = coloursOf(area);
-  const paint = (name) => style.getPropertyValue(name).trim();
-  const [text, error, match, accent] = ["--text", "--error", "--match", "--accent"].map(paint);
   context.font = `12px ${style.fontFamily}`;
   context.textBaseline = "middle";
-  const scale = width / (state.to - state.from || 1);
-
-  for (let lane = firstLane; lane < lastLane; lane++) {
-    const top = (lane - firstLane) * LANE;
-    let drawnTo = -1;
-    for (const number of lanes[lane]) {
-      const left = (spans[number].start - state.from) * scale;
-      const right = (endOf(number) - state.from) * scale;
-      const isChosen = number === tree.firstSpan(state.current);
-      // Spans that end within a pixel that is drawn already are not drawn again.
-      if (right < 0 || left > width || (right < drawnTo && !isChosen)) continue;
-      drawnTo = Math.ceil(Math.max(right, left + 1));
-      const x = Math.max(left, -2);
-      const box = Math.max(Math.min(right, width + 2) - x - 1, 1);
-      context.globalAlpha = 1;
-      if (state.marked.has(number)) {
-        context.fillStyle = match;
-        context.fillRect(x, top, box, LANE - 1);
-      }
-      context.fillStyle = colours[serviceOf(number).colour];
-      context.globalAlpha = box < 3 ? 1 : 0.4;
-      context.fillRect(x, top + 1, box, LANE - 2);
-      context.globalAlpha = 1;
-      context.fillRect(x, top + 1, box, 3);
-      if (spans[number].failed) {
-        context.fillStyle = error;
-        context.fillRect(x, top + LANE - 5, box, 4);
-      }
-      if (isChosen) {
-        context.strokeStyle = accent;
-        context.lineWidth = 2;
-        context.strokeRect(x + 1, top + 1, Math.max(box - 2, 1), LANE - 2);
-      }
-      if (box < MIN_TEXT_PIXELS) continue;
-      context.save();
-      context.beginPath();
-      context.rect(x, top, box - 2, LANE);
-      context.clip();
-      context.fillStyle = text;
-      const start = Math.max(x, 0);
-      const mark = spans[number].failed ? "! " : "";
-      const name = `${mark}${nameOf(number)} · ${serviceOf(number).name}`;
-      context.fillText(name.slice(0, Math.ceil(box / CHARACTER_PIXELS)), start + 4, top + LANE / 2 + 1);
-      context.restore();
-    }
-  }
+  const paint = (name) => style.getPropertyValue(`--${name}`).trim();
+  const paints = { text: paint("text"), error: paint("error"), match: paint("match"), accent: paint("accent") };
+  lanes.slice(first, last).forEach((lane, at) => drawLane(context, lane, at * LANE, width, paints, state));
   describe(tree.firstSpan(state.current));
+}
+
+function drawLane(context, lane, top, width, paints, { current, marked, from, to }) {
+  const scale = width / (to - from || 1);
+  let drawnTo = -1;
+  for (const number of lane) {
+    const left = (spans[number].start - from) * scale;
+    const right = (endOf(number) - from) * scale;
+    const isCurrent = number === tree.firstSpan(current);
+    const isMarked = marked.has(number);
+    const isSpecial = isCurrent || isMarked || spans[number].failed;
+    // A span that ends within a pixel that is drawn already is not drawn again, unless something tells it apart.
+    if (right < 0 || left > width || (right < drawnTo && !isSpecial)) continue;
+    drawnTo = Math.ceil(Math.max(right, left + 1));
+    const x = Math.max(left, -2);
+    drawSpan(context, number, { x, y: top, width: Math.max(Math.min(right, width + 2) - x - 1, 1) }, paints, isMarked);
+    if (isCurrent) outline(context, x, top, Math.max(right - x - 1, 1), paints.accent);
+  }
+}
+
+function drawSpan(context, number, { x, y, width }, paints, isMarked) {
+  const service = serviceOf(number);
+  context.fillStyle = isMarked ? paints.match : colourOf(service);
+  context.globalAlpha = isMarked || width < MIN_PALE_PIXELS ? 1 : 0.4;
+  context.fillRect(x, y + 1, width, LANE - 2);
+  context.globalAlpha = 1;
+  context.fillStyle = colourOf(service);
+  context.fillRect(x, y + 1, width, 3);
+  if (spans[number].failed) {
+    context.fillStyle = paints.error;
+    context.fillRect(x, y + LANE - 5, width, 4);
+  }
+  if (width < MIN_TEXT_PIXELS) return;
+  context.save();
+  context.beginPath();
+  context.rect(x, y, width - 2, LANE);
+  context.clip();
+  context.fillStyle = paints.text;
+  const text = `${spans[number].failed ? "! " : ""}${nameOf(number)} · ${service.name}`;
+  context.fillText(text.slice(0, Math.ceil(width / CHARACTER_PIXELS)), Math.max(x, 0) + 4, y + LANE / 2 + 1);
+  context.restore();
+}
+
+function outline(context, x, y, width, colour) {
+  context.strokeStyle = colour;
+  context.lineWidth = 2;
+  context.strokeRect(x + 1, y + 1, Math.max(width - 2, 1), LANE - 2);
 }
 
 function describe(number) {

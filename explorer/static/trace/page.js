@@ -28,7 +28,7 @@ const state = {
 };
 const failed = spans.flatMap((span, number) => (span.failed ? number : []));
 
-// State and URL ----------------------------------------------------------------------------------------------------------
+// State and URL -------------------------------------------------------------------------------------------------------
 
 // `remember` is "push" for what Back undoes, and "replace" for small steps.
 function update(changes, remember = "replace") {
@@ -65,7 +65,7 @@ function readUrl() {
   if (number !== undefined) scrollToCurrent();
 }
 
-// Drawing ----------------------------------------------------------------------------------------------------------------
+// Drawing -------------------------------------------------------------------------------------------------------------
 
 function draw() {
   treeElement.hidden = state.isFlame && !state.printing;
@@ -98,16 +98,16 @@ function drawRows() {
 
 function scrollToCurrent() {
   const { top, height } = (state.isFlame ? flame : waterfall).extent(state.current);
-  const panel = byId("details");
-  const from = document.querySelector(".axis").getBoundingClientRect().bottom + height;
+  // The axis stays at the window's top; in a narrow window, the details cover its bottom.
+  const [head, panel] = [document.querySelector(".timeline"), byId("details")];
+  const from = (head.offsetHeight || minimap.offsetHeight + document.querySelector(".axis").offsetHeight) + height;
   const to = innerHeight - (panel.hidden || innerWidth >= 1000 ? 0 : panel.offsetHeight) - 2 * height;
-  if (top < from || top > to) {
-    scrollBy(0, top - (from + to) / 2);
-    drawRows();
-  }
+  if (top >= from && top <= to) return;
+  scrollBy(0, top - (from + to) / 2);
+  drawRows();
 }
 
-// Moving and opening -------------------------------------------------------------------------------------------------------
+// Moving and opening --------------------------------------------------------------------------------------------------
 
 function goTo(node, changes = {}, remember = "replace") {
   if (!state.isFlame) tree.reveal(node);
@@ -175,7 +175,7 @@ function toError(backwards) {
   if (failed.length) jumpTo(following(failed, backwards), true);
 }
 
-// Marked spans -----------------------------------------------------------------------------------------------------------
+// Marked spans --------------------------------------------------------------------------------------------------------
 
 function mark(marked, operation = -1) {
   update({ marked, operation, countMarked: tree.counter((number) => marked.has(number)) });
@@ -201,6 +201,11 @@ function findAll() {
   byId("matches").textContent = text ? `${found}; press Enter for the next` : "";
 }
 
+function unmark() {
+  find.value = "";
+  findAll();
+}
+
 function toNextMatch() {
   if (state.marked.size) jumpTo(following([...state.marked]));
 }
@@ -216,20 +221,21 @@ function stepThrough(operation) {
   byId("matches").textContent = `span ${at} of ${state.marked.size.toLocaleString()} of ${label(state.current)}`;
 }
 
-// Keyboard ---------------------------------------------------------------------------------------------------------------
+// Keyboard ------------------------------------------------------------------------------------------------------------
 
 function treeKey(key) {
   const rows = tree.openRows();
   const row = rows.indexOf(state.current);
   const { current } = state;
   const isOpen = tree.hasChildren(current) && tree.isOpen(current);
+  const parent = tree.parentOf(current);
   const actions = {
     ArrowDown: () => goTo(rows[Math.min(row + 1, rows.length - 1)]),
     ArrowUp: () => goTo(rows[Math.max(row - 1, 0)]),
     Home: () => goTo(rows[0]),
     End: () => goTo(rows.at(-1)),
     ArrowRight: () => (isOpen ? goTo(tree.firstChild(current)) : setOpen(current, true)),
-    ArrowLeft: () => (isOpen ? setOpen(current, false) : goTo(tree.parentOf(current) < 0 ? current : tree.parentOf(current))),
+    ArrowLeft: () => (isOpen ? setOpen(current, false) : goTo(parent < 0 ? current : parent)),
   };
   return actions[key];
 }
@@ -255,7 +261,7 @@ function commonKey(key) {
     "-": () => zoomBy(2),
     z: () => zoom(timeline.limited(start, start + length)),
     0: () => zoom(timeline.WHOLE),
-    Escape: () => (state.isDetailed ? closeDetails() : zoom(timeline.WHOLE)),
+    Escape: () => (state.isDetailed ? closeDetails() : timeline.isZoomed(state) ? zoom(timeline.WHOLE) : unmark()),
   };
   return actions[key];
 }
@@ -276,7 +282,7 @@ onKeys(minimap, (key) => (key === "Escape" ? () => zoom(timeline.WHOLE) : rangeK
 onKeys(byId("details"), (key) => (key === "Escape" ? closeDetails : undefined));
 onKeys(find, (key) => (key === "Enter" ? toNextMatch : undefined));
 
-// Mouse and window -------------------------------------------------------------------------------------------------------
+// Mouse and window ----------------------------------------------------------------------------------------------------
 
 treeElement.addEventListener("click", (event) => {
   const toggle = event.target.closest("[data-toggle]");
@@ -310,6 +316,7 @@ for (const tag of document.querySelectorAll("[data-service]")) {
 }
 
 function print(printing) {
+  if (printing === state.printing) return;
   state.printing = printing;
   draw();
 }
@@ -331,5 +338,5 @@ readUrl();
 find.value = new URLSearchParams(location.search).get("uiFind") ?? "";
 if (find.value) {
   findAll();
-  if (state.marked.size && !state.isDetailed) jumpTo([...state.marked][0], true);
+  if (state.marked.size && !state.isDetailed) goTo([...state.marked][0], { isDetailed: true });
 }

@@ -60,10 +60,11 @@ function drawTicks({ from, to }) {
   const step = roundStep(((to - from) * TICK_PIXELS) / Math.max(width, 1));
   const [unit, size] = unitOf(Math.min(to, step * 1000));
   const digits = Math.max(0, -Math.floor(Math.log10(step / size) + 1e-9));
+  const format = { minimumFractionDigits: digits, maximumFractionDigits: digits };
   const marks = [];
   for (let time = Math.ceil(from / step) * step; time <= to; time += step) {
     const left = ((time - from) / (to - from || 1)) * width;
-    const amount = (time / size).toLocaleString(undefined, { minimumFractionDigits: digits, maximumFractionDigits: digits });
+    const amount = (time / size).toLocaleString(undefined, format);
     const mark = element("span", "", width - left < LABEL_PIXELS ? "" : time ? `${amount} ${unit}` : "0");
     mark.style.left = `${left}px`;
     marks.push(mark);
@@ -82,9 +83,8 @@ export function drawMinimap() {
   const context = prepared(canvas, width, height);
   const perNano = width / (page.duration || 1);
   const line = Math.min(Math.max(height / spans.length, 1), 4);
-  const colours = coloursOf(canvas);
   spans.forEach((span, number) => {
-    context.fillStyle = colours[serviceOf(number).colour];
+    context.fillStyle = colourOf(serviceOf(number));
     const top = Math.floor((number / spans.length) * height);
     context.fillRect(span.start * perNano, top, Math.max((endOf(number) - span.start) * perNano, 1), line);
   });
@@ -99,16 +99,16 @@ export function prepared(canvas, width, height) {
   return context;
 }
 
-// The colours of services by their number: those of the classes s0, s1, ...
-export function coloursOf(parent) {
-  const probe = parent.parentNode.appendChild(element("span", ""));
-  const colours = {};
-  for (const { colour } of page.services) {
-    probe.className = `s${colour}`;
-    colours[colour] ??= getComputedStyle(probe).getPropertyValue("--service").trim();
+const colours = {};
+
+// The colour of a service: that of the classes s0, s1, ...
+export function colourOf({ colour }) {
+  if (!colours[colour]) {
+    const probe = document.body.appendChild(element("span", `s${colour}`));
+    colours[colour] = getComputedStyle(probe).getPropertyValue("--service").trim();
+    probe.remove();
   }
-  probe.remove();
-  return colours;
+  return colours[colour];
 }
 
 // Dragging over `area` calls `zoom` with the range of time; `shown` returns the range that the area has.

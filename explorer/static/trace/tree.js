@@ -124,17 +124,11 @@ export function openRows() {
 export function counter(condition) {
   const before = new Uint32Array(spans.length + 1);
   spans.forEach((_, number) => (before[number + 1] = before[number] + Number(condition(number))));
-  return (node) =>
-    members(node).reduce((total, number) => total + before[subtreeEnds[number]] - before[number], 0);
+  return (node) => members(node).reduce((sum, number) => sum + before[subtreeEnds[number]] - before[number], 0);
 }
 
 export const countSpans = counter(() => true);
 export const countFailed = counter((number) => spans[number].failed);
-
-export function isIn(node, ancestor) {
-  while (node >= 0 && node !== ancestor) node = parents[node];
-  return node === ancestor;
-}
 
 const summaries = new Map();
 
@@ -158,7 +152,8 @@ function summarise(similar) {
 
 // The union of lists of intervals, in order.
 function union(lists) {
-  const pairs = lists.flatMap((list) => Array.from({ length: list.length / 2 }, (_, at) => [list[2 * at], list[2 * at + 1]]));
+  const pairs = [];
+  for (const list of lists) for (let at = 0; at < list.length; at += 2) pairs.push(list.slice(at, at + 2));
   const merged = [];
   for (const [start, end] of pairs.sort(([one], [other]) => one - other)) {
     if (merged.length && start <= merged.at(-1)) merged[merged.length - 1] = Math.max(merged.at(-1), end);
@@ -167,7 +162,7 @@ function union(lists) {
   return merged;
 }
 
-// Opening and closing --------------------------------------------------------------------------------------------------
+// Opening and closing -------------------------------------------------------------------------------------------------
 
 export function setOpen(node, open) {
   if (!hasChildren(node)) return;
@@ -177,14 +172,17 @@ export function setOpen(node, open) {
 }
 
 export function reveal(node) {
-  for (let ancestor = parents[node]; ancestor >= 0; ancestor = parents[ancestor]) closed.delete(ancestor);
-  rows = null;
+  for (let ancestor = parents[node]; ancestor >= 0; ancestor = parents[ancestor]) {
+    if (closed.delete(ancestor)) rows = null;
+  }
 }
 
 // The nearest row of a node: itself, or the closed ancestor that hides it.
 export function rowOf(node) {
   let row = node;
-  for (let ancestor = parents[node]; ancestor >= 0; ancestor = parents[ancestor]) if (closed.has(ancestor)) row = ancestor;
+  for (let ancestor = parents[node]; ancestor >= 0; ancestor = parents[ancestor]) {
+    if (closed.has(ancestor)) row = ancestor;
+  }
   return row;
 }
 

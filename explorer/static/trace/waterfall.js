@@ -1,4 +1,4 @@
-// Draws the rows of the waterfall. Only visible ones are in the document (list virtualisation), which 10,000 spans need.
+// Draws the rows of the waterfall. Only visible ones are in the document (list virtualisation): there may be 10,000.
 
 import { count, duration, durationRange, label, nameOf, serviceOf, spans } from "./data.js";
 import { element, svgElement } from "./dom.js";
@@ -47,7 +47,7 @@ function rowOf(node, state, width) {
   const isClosed = tree.hasChildren(node) && !tree.isOpen(node);
   const similar = isGroup ? tree.summary(node) : null;
   const range = isGroup ? durationRange(similar.shortest, similar.longest) : duration(span.duration);
-  const times = isGroup ? `${tree.members(node).length} × ` : "";
+  const times = isGroup ? `${tree.members(node).length.toLocaleString()} × ` : "";
   const errors = isClosed ? tree.countFailed(node) : Number(Boolean(span?.failed));
 
   const row = element("div", `row s${serviceOf(number).colour}`);
@@ -71,7 +71,8 @@ function rowOf(node, state, width) {
   name.append(toggle);
   if (errors) name.append(element("span", "mark", errors > 1 || !span?.failed ? count(errors, "error") : "!"));
   name.append(times, element("b", "", serviceOf(number).name), " ", nameOf(number), isGroup ? `, ${range}` : "");
-  if (isClosed && !isGroup) name.append(" ", element("i", "", `(${(tree.countSpans(node) - 1).toLocaleString()} more)`));
+  const inside = tree.countSpans(node) - 1;
+  if (isClosed && !isGroup) name.append(" ", element("i", "", `(${inside.toLocaleString()} more)`));
   name.title = `${times}${label(number)}${isGroup ? `, ${range}` : ""}`;
   row.classList.toggle("similar", isGroup);
   row.append(name, ...(isGroup ? [] : [element("span", "time", range)]), barOf(span, similar, state, width));
