@@ -16,6 +16,8 @@ const treeElement = byId("tree");
 const flameElement = byId("flame");
 const minimap = byId("minimap");
 
+const URL_DELAY = 100; // milliseconds from a small step to its place in the URL
+
 const state = {
   current: tree.rowOf(0), // the node that has the keyboard's focus
   isDetailed: false, // the panel shows its details
@@ -37,7 +39,16 @@ function update(changes, remember = "replace") {
   draw();
 }
 
+let writing = 0;
+
 function writeUrl(remember) {
+  clearTimeout(writing);
+  // Browsers refuse hundreds of changes in a row, as by an arrow key that is held down.
+  if (remember === "push") writeUrlNow(remember);
+  else writing = setTimeout(writeUrlNow, URL_DELAY, remember);
+}
+
+function writeUrlNow(remember) {
   const parameters = new URLSearchParams();
   if (state.isDetailed) parameters.set("span", keys[tree.firstSpan(state.current)]);
   if (timeline.isZoomed(state)) {
@@ -51,6 +62,7 @@ function writeUrl(remember) {
 }
 
 function readUrl() {
+  clearTimeout(writing);
   const parameters = new URLSearchParams(location.hash.slice(1));
   const [from, to] = ["from", "to"].map((name) => Number.parseInt(parameters.get(name), 10));
   const number = numberOf.get(parameters.get("span"));

@@ -42,7 +42,7 @@ export function including({ from, to }, { start, duration: length }) {
 }
 
 export function text({ from, to }) {
-  return `${duration(from)} to ${duration(to)}`;
+  return `${duration(to - from)} from ${duration(from)} on`;
 }
 
 export function drawRange(state) {
@@ -51,7 +51,7 @@ export function drawRange(state) {
   range.style.width = percent(state.to - state.from);
   range.hidden = !isZoomed(state);
   minimap.setAttribute("aria-valuenow", Math.round((50 * (state.from + state.to)) / (page.duration || 1)));
-  minimap.setAttribute("aria-valuetext", `${text(state)} of ${duration(page.duration)}`);
+  minimap.setAttribute("aria-valuetext", `${text(state)}, of ${duration(page.duration)}`);
   drawTicks(state);
 }
 
