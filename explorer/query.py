@@ -155,6 +155,14 @@ def read_trace_id(text: str) -> bytes:
     return bytes.fromhex(digits.zfill(32))
 
 
+def read_span_id(parameters: Parameters) -> bytes:
+    """8 bytes from the parameter `span`, in hex. Raises BadRequest."""
+    text = parameters.get("span", "")
+    if not re.fullmatch("[0-9a-fA-F]{16}", text):
+        raise bad_parameter("span", f"{text[:_QUOTED_LENGTH]!r} is not 16 hex digits")
+    return bytes.fromhex(text)
+
+
 def _optional_duration(parameters: Parameters, name: str) -> int | None:
     text = parameters.get(name, "").strip()
     return read_duration(name, text, _UNITS) if text else None

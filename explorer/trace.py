@@ -49,6 +49,11 @@ class Span:
         return self.otlp.status.code == _ERROR
 
     @property
+    def operation(self) -> tuple[str, str]:
+        """Service and span name."""
+        return self.process.service, self.otlp.name
+
+    @property
     def is_orphan(self) -> bool:
         """The span names a parent, which the trace does not contain."""
         return bool(self.otlp.parent_span_id) and self.parent is None
@@ -71,6 +76,18 @@ def uncovered(start: int, end: int, intervals: Iterable[Interval]) -> list[Inter
     if end > since:
         parts.append((since, end))
     return parts
+
+
+@dataclass
+class Operation:
+    """The spans of one trace with the same service and name. Times are sums in nanoseconds."""
+
+    service: str
+    name: str
+    count: int = 0
+    self_time: int = 0
+    critical_time: int = 0
+    errors: int = 0
 
 
 class Trace:
@@ -102,10 +119,27 @@ class Trace:
             counts[span.process.service] += 1
         return dict(counts)
 
+    @cached_property
+    def operations(self) -> dict[tuple[str, str], Operation]:
+        """By service and span name, in the order of their first spans."""
+        operations: dict[tuple[str, str], Operation] = {}
+        for span in self.spans:
+            key = span.operation
+            operation = operations.setdefault(key, Operation(*key))
+            operation.count += 1
+            operation.self_time += _length(span.own)
+            operation.critical_time += _length(span.critical)
+            operation.errors += span.failed
+        return operations
+
 
 def service_name(resource: Resource) -> str:
     names = (item.value.string_value for item in resource.attributes if item.key == "service.name")
     return next(names, "") or UNKNOWN_SERVICE
+
+
+def _length(intervals: Iterable[Interval]) -> int:
+    return sum(end - start for start, end in intervals)
 
 
 def _spans(chunks: Iterable[TracesData]) -> Iterable[Span]:

@@ -1,16 +1,23 @@
 """The explorer's port 16686: pages of traces under the same paths as Jaeger's UI, and Jaeger's HTTP query API."""
 
 import math
+import os
+from datetime import UTC, datetime, timedelta
 from itertools import count, takewhile
+from pathlib import Path
 from typing import NamedTuple
+from uuid import UUID
 
+import aiosql
+import psycopg
 from flask import Flask, redirect, render_template, request, url_for
 from markupsafe import Markup
-from werkzeug.exceptions import NotFound
+from werkzeug.exceptions import NotFound, ServiceUnavailable
 from werkzeug.wrappers import Response
 
 import queries
 from explorer import graph
+from explorer.database import Database, message
 from explorer.jaeger_api import jaeger_api
 from explorer.query import (
     DEFAULT_LOOKBACK,
@@ -18,22 +25,30 @@ from explorer.query import (
     MAX_LIMIT,
     MAX_MICROS,
     logfmt,
+    read_int,
     read_query,
     read_range,
+    read_span_id,
     read_trace_id,
 )
 from explorer.store import ADDRESS, Store, TraceSummary
 from explorer.trace import Trace
 from explorer.waterfall import cut, waterfall
-from explorer.web import analysis_url, create_app, with_query
+from explorer.web import analysis_url, create_app, dashboard_url, with_query
 
 MIN_SCATTER_TIME = 8 * 10**9  # nanoseconds
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_STATEMENTS = aiosql.from_path(Path(__file__).with_name("traces.sql"), "psycopg", kwargs_only=True)
 
 
-def create_traces(address: str) -> Flask:
-    """The Flask app that shows the traces of the store at `address` ("host:port")."""
+def create_traces(address: str, database_uri: str = "") -> Flask:
+    """The Flask app that shows the traces of the store at `address` ("host:port").
+
+    With the URI of the store's database, it also compares a span with earlier ones. All else works without.
+    """
     app = create_app("explorer.traces")
     store = Store(address)
+    database = Database(database_uri) if database_uri else None
     app.register_blueprint(jaeger_api(store))
     app.add_template_filter(cut)
     app.add_template_global(analysis_url)
@@ -81,7 +96,34 @@ def create_traces(address: str) -> Flask:
         colours = queries.colour_numbers([*store.services(), *trace.services])
         # In a script element, "<" is the only character that could end it.
         data = Markup(waterfall(trace, colours).replace(b"<", b"\\u003c").decode())
-        return render_template("trace.html", trace=trace, trace_id=key.hex(), colours=colours, data=data)
+        return render_template(
+            "trace.html",
+            trace=trace,
+            trace_id=key.hex(),
+            colours=colours,
+            data=data,
+            upstream_url=dashboard_url("05-upstream-spans"),
+            downstream_url=dashboard_url("06-downstream-spans"),
+            earlier_url=url_for("earlier_calls", trace_id=key.hex()) if database else "",
+        )
+
+    @app.get("/trace/<trace_id>/earlier")
+    def earlier_calls(trace_id: str) -> dict[str, int]:
+        """How many calls of a span's operation started in the hour before it, and how many of them were faster."""
+        if database is None:
+            raise NotFound("The database of the traces is not known here: set EXPLORER_DB_URI.")
+        values = {
+            "trace_id": UUID(bytes=read_trace_id(trace_id)),
+            "span_id": int.from_bytes(read_span_id(request.args), signed=True),
+            "start_time": _EPOCH + timedelta(microseconds=read_int(request.args, "start", 0, 0, MAX_MICROS)),
+        }
+        try:
+            result = database.run(_STATEMENTS.earlier_calls.sql, values)
+        except psycopg.Error as error:
+            raise ServiceUnavailable(message(error)) from error
+        if not result.rows:
+            raise NotFound("There is no such span.")
+        return result.as_dicts()[0]
 
     @app.get("/dependencies")
     def dependencies() -> str:
@@ -159,4 +201,4 @@ def _round_step(smallest: float) -> int:
     return next(step * power for step in (1, 2, 5, 10) if step * power >= smallest)
 
 
-app = create_traces(ADDRESS)
+app = create_traces(ADDRESS, os.environ.get("EXPLORER_DB_URI", ""))

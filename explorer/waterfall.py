@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
-from explorer.trace import Interval, Process, Span, Trace
+from explorer.trace import Interval, Operation, Process, Span, Trace
 from promscale.otlp import SPAN_KINDS, STATUS_CODES, plain
 
 # Limits in characters: of all values of a page together, and of one value at least and at most.
@@ -23,13 +23,25 @@ Json = dict[str, Any]
 
 
 def waterfall(trace: Trace, colours: dict[str, int]) -> bytes:
-    """JSON. Times are nanoseconds since the trace's start; intervals are flat: start, end, start, end, ..."""
-    numbers = {process: number for number, process in enumerate(trace.processes)}
+    """JSON. Times are nanoseconds since the trace's start; intervals are flat: start, end, start, end, ...
+
+    The start is a text, because JavaScript's numbers do not have all digits of nanoseconds since 1970.
+    """
+    processes = {process: number for number, process in enumerate(trace.processes)}
+    services = {service: number for number, service in enumerate(trace.services)}
+    operations = {operation: number for number, operation in enumerate(trace.operations)}
     limit = max(MIN_CHARACTERS, min(MAX_CHARACTERS, PAGE_CHARACTERS // (1 + _count_values(trace.spans))))
     page = {
+        "start": str(trace.start),
         "duration": trace.end - trace.start,
-        "processes": [_process(process, colours, limit) for process in numbers],
-        "spans": [_span(span, trace.start, numbers[span.process], limit) for span in trace.spans],
+        "services": [{"name": cut(service, MAX_NAME), "colour": colours[service]} for service in services],
+        "operations": [_operation(operation, services[operation.service]) for operation in trace.operations.values()],
+        "processes": [_process(process, limit) for process in processes],
+        "spans": [
+            _span(span, trace.start, limit)
+            | {"process": processes[span.process], "operation": operations[span.operation]}
+            for span in trace.spans
+        ],
     }
     return orjson.dumps(page)
 
@@ -48,24 +60,31 @@ def _count_values(spans: Iterable[Span]) -> int:
     )
 
 
-def _process(process: Process, colours: dict[str, int], limit: int) -> Json:
+def _process(process: Process, limit: int) -> Json:
     return {
-        "service": cut(process.service, MAX_NAME),
-        "colour": colours[process.service],
         "resource": _attributes(process.resource.attributes, limit),
         "scope": " ".join(filter(None, (cut(process.scope.name, MAX_NAME), cut(process.scope.version, MAX_NAME)))),
         "scopeAttributes": _attributes(process.scope.attributes, limit),
     }
 
 
-def _span(span: Span, start: int, process: int, limit: int) -> Json:
+def _operation(operation: Operation, service: int) -> Json:
+    return {
+        "service": service,
+        "name": cut(operation.name, MAX_NAME),
+        "count": operation.count,
+        "selfTime": operation.self_time,
+        "criticalTime": operation.critical_time,
+        "errors": operation.errors,
+    }
+
+
+def _span(span: Span, start: int, limit: int) -> Json:
     otlp = span.otlp
     return {
         "id": otlp.span_id.hex(),
         "parent": otlp.parent_span_id.hex(),
         "orphan": span.is_orphan,
-        "name": cut(otlp.name, MAX_NAME),
-        "process": process,
         "depth": span.depth,
         "start": span.start - start,
         "duration": span.end - span.start,

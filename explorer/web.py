@@ -1,13 +1,11 @@
 """What both of the explorer's apps share: security headers, compression, caching of files, error pages, and the
 notation of numbers and times."""
 
-import functools
 import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 from flask import Flask, Response, abort, render_template, request
@@ -15,6 +13,7 @@ from flask_compress import Compress
 from werkzeug.exceptions import HTTPException
 
 from queries import COLOURS, MILLISECONDS, PERCENT, Unit
+from queries.dashboards import DASHBOARDS
 from serving import beside
 from telemetry.services import PAGES, SERVICES
 
@@ -33,6 +32,8 @@ _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SERVICES_CSS = "".join(f".s{number} {{ --service: {colour}; }}\n" for number, colour in enumerate(COLOURS))
 _STATIC = Path(__file__).with_name("static")
+_CONTENTS = b"".join(file.read_bytes() for file in sorted(_STATIC.rglob("*.*"))) + _SERVICES_CSS.encode()
+_STATIC_PATH = f"/static/{hashlib.sha256(_CONTENTS).hexdigest()[:16]}"
 _YEAR_SECONDS = 365 * 86_400
 # An attack on compression (BREACH) needs a page with a secret, as a token against forged requests: there is none.
 _COMPRESSED = ["text/html", "text/css", "text/javascript", "text/csv", "application/json"]
@@ -41,9 +42,11 @@ _COMPRESSED = ["text/html", "text/css", "text/javascript", "text/csv", "applicat
 def create_app(name: str) -> Flask:
     """A Flask app with templates/ and static/ that accepts forms from its own pages only and has HTML error pages.
 
-    `url_for` adds the hash of the content to the URL of a file, so that browsers may keep the file for ever.
+    The URLs of static files have a hash of all their contents, so that browsers may keep the files for ever, and
+    scripts can import each other by relative paths.
     """
-    app = Flask(name)
+    app = Flask(name, static_url_path=_STATIC_PATH)
+    app.config["SEND_FILE_MAX_AGE_DEFAULT"] = _YEAR_SECONDS
     app.config["COMPRESS_MIMETYPES"] = _COMPRESSED
     Compress(app)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
@@ -56,15 +59,10 @@ def create_app(name: str) -> Flask:
     def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/services.css")
+    @app.get(f"{_STATIC_PATH}/services.css")
     def services_css() -> Response:
         """The colours of services as CSS classes: s0 has the first of `COLOURS`, and so on."""
-        return Response(_SERVICES_CSS, mimetype="text/css")
-
-    @app.url_defaults
-    def add_hash(endpoint: str, values: dict[str, Any]) -> None:
-        if digest := _digest(endpoint, values.get("filename", "")):
-            values["hash"] = digest
+        return Response(_SERVICES_CSS, mimetype="text/css", headers={"Cache-Control": f"max-age={_YEAR_SECONDS}"})
 
     @app.before_request
     def refuse_other_origins() -> None:
@@ -83,9 +81,6 @@ def create_app(name: str) -> Flask:
     @app.after_request
     def add_security_headers(response: Response) -> Response:
         response.headers.update(_HEADERS)
-        digest = _digest(request.endpoint, (request.view_args or {}).get("filename", ""))
-        if digest and request.args.get("hash") == digest:
-            response.headers["Cache-Control"] = f"public, max-age={_YEAR_SECONDS}, immutable"
         return response
 
     @app.errorhandler(HTTPException)
@@ -97,19 +92,6 @@ def create_app(name: str) -> Flask:
     return app
 
 
-@functools.cache
-def _digest(endpoint: str | None, filename: str) -> str:
-    """The hash of what an endpoint serves under this name; "" for endpoints whose content can change."""
-    match endpoint:
-        case "services_css":
-            content = _SERVICES_CSS.encode()
-        case "static" if (file := _STATIC / filename).is_file():
-            content = file.read_bytes()
-        case _:
-            return ""
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
 def traces_url(path: str) -> str:
     """The URL of a path on the pages of traces, for the host by which this request's page is shown."""
     return f"{beside(PAGES['traces'])}/{path}"
@@ -118,6 +100,12 @@ def traces_url(path: str) -> str:
 def analysis_url(name: str) -> str:
     """The URL of an analysis of the traces that this request's parameters choose."""
     return with_query(f"{beside(PAGES['dashboards'])}/analysis/{name}", request.args.to_dict(flat=False))
+
+
+def dashboard_url(slug: str) -> str:
+    """The URL of a dashboard, for the host by which this request's page is shown."""
+    [uid] = [dashboard.uid for dashboard in DASHBOARDS if dashboard.slug == slug]
+    return f"{beside(PAGES['dashboards'])}/d/{uid}/{slug}"
 
 
 def generator_url() -> str:
@@ -131,10 +119,11 @@ def with_query(path: str, parameters: Mapping[str, object]) -> str:
 
 
 def duration(nanos: int) -> str:
-    """Three digits and a unit, as in static/explorer.js."""
+    """Three digits and a unit, as in static/units.js."""
     if not nanos:
         return "0"
-    unit, size = next((unit, size) for unit, size in _UNITS if nanos >= size)
+    # 999,600 ns are rounded to 1 ms, not to 1,000 µs.
+    unit, size = next((unit, size) for unit, size in _UNITS if nanos >= 0.9995 * size)
     amount = float(f"{nanos / size:.3g}")
     return f"{amount:,.0f} {unit}" if amount >= 100 or amount == int(amount) else f"{amount:g} {unit}"
 

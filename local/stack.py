@@ -137,7 +137,8 @@ def _traces(bind: str, host: str, settings: Mapping[str, str]) -> Part:
     jaeger = shutil.which("jaeger", path=settings.get("PATH"))
     promscale = f"{host}:{PROMSCALE_GRPC_PORT}"
     if not jaeger:
-        return _page("traces", bind, host, {"EXPLORER_STORE": promscale})
+        environment = {"EXPLORER_STORE": promscale, "EXPLORER_DB_URI": DATABASE.uri_of("explorer")}
+        return _page("traces", bind, host, environment)
     port = PAGES["traces"]
     return Part(
         "jaeger",

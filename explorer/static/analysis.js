@@ -1,5 +1,4 @@
 // The pages of explorer/analysis_pages.py: loads the answer, and enlarges frames of the flame graph.
-"use strict";
 
 const answer = document.getElementById("answer");
 

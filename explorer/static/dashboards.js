@@ -1,5 +1,6 @@
 // Fetches each panel, a fragment of HTML, at the refresh interval and when its width has changed.
-"use strict";
+
+import * as charts from "./charts.js";
 
 const form = document.getElementById("view");
 const panels = [...document.querySelectorAll(".content")];

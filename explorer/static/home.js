@@ -1,5 +1,4 @@
 // Updates the figures without a reload, so that focus and scroll position stay.
-"use strict";
 
 const cards = document.querySelector(".cards");
 

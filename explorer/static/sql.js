@@ -1,5 +1,4 @@
 // Puts the chosen example into the text area.
-"use strict";
 
 document.getElementById("examples").addEventListener("change", (event) => {
   const sql = event.target.selectedOptions[0].dataset.sql;

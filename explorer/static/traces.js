@@ -1,5 +1,4 @@
 // The search page: a custom range in the browser's time zone, and the operations of the chosen service.
-"use strict";
 
 const form = document.querySelector("form.search");
 const lookback = document.getElementById("lookback");

@@ -6,8 +6,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
+from psycopg.conninfo import make_conninfo
 
 from explorer.traces import create_traces
+from tests.browser.rows import names
 from tests.store.otlp_messages import attributes, child, request, span
 
 MILLISECOND = 10**6
@@ -15,9 +17,9 @@ HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title=
 
 
 @pytest.fixture
-def explorer(promscale, serve):
+def explorer(promscale, dsn, serve):
     """The explorer's URL."""
-    return serve(create_traces(f"127.0.0.1:{promscale.server.port}"))
+    return serve(create_traces(f"127.0.0.1:{promscale.server.port}", make_conninfo(dsn, user="explorer")))
 
 
 @pytest.fixture
@@ -43,15 +45,6 @@ def shopping(promscale):
     return root.trace_id.hex()
 
 
-def names(page) -> list[str]:
-    """The rows of the waterfall from top to bottom."""
-    rows = page.get_by_role("treeitem").evaluate_all(
-        "rows => rows.map(row => [parseFloat(row.style.top), row.getAttribute('aria-label')])"
-    )
-    # The form of a label is "service: name, duration", followed by ", error" for a failed span.
-    return [label.removesuffix(", error").rpartition(", ")[0] for _, label in sorted(rows)]
-
-
 IN_ORDER = ["shop: GET /", "shop: look", "till: pay", f"bank: {HOSTILE}"]
 
 
@@ -72,7 +65,7 @@ def test_a_span_shows_its_details(explorer, shopping, open_page):
     details.get_by_role("button", name="show all 1,048,576 characters").click()
     assert details.get_by_text("the first 10,000 of 1,048,576 characters").is_visible()
     details.get_by_role("link", name=f"trace {shopping}").click()
-    page.wait_for_url("**uiFind=*")
+    page.wait_for_url("**#span=*")
     assert page.get_by_label("Details of the selected span").get_by_role("heading", name="look").is_visible()
     assert page.title() == "shop: GET /"
 

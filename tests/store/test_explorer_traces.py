@@ -8,12 +8,13 @@ from html import unescape
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from psycopg.conninfo import make_conninfo
 
 from explorer import store
 from explorer.traces import create_traces
 from tests.store.otlp_messages import any_value, attributes, child, request, span
 from tests.store.test_ingest import start_process  # noqa: F401 (a fixture)
-from tests.waiting import wait_until
+from tests.waiting import free_port, wait_until
 
 MILLISECOND, SECOND, MINUTE = 10**6, 10**9, 60 * 10**9
 HOSTILE = "<script>alert('\"&</script>"
@@ -171,7 +172,7 @@ def test_a_trace_shows_its_spans_and_their_details(browser, promscale):
     inner.links.add(trace_id=b"x" * 16, span_id=b"y" * 8)
     promscale.export(request(root, inner))
     page = waterfall(get(browser, f"/trace/{root.trace_id.hex()}"))
-    assert [(span["name"], span["depth"], span["kind"]) for span in page["spans"]] == [
+    assert [(name_of(page, span), span["depth"], span["kind"]) for span in page["spans"]] == [
         ("root", 0, "server"),
         ("inner", 1, ""),
     ]
@@ -184,6 +185,10 @@ def test_a_trace_shows_its_spans_and_their_details(browser, promscale):
 
 def waterfall(page: str) -> dict:
     return json.loads(page.partition('id="trace">')[2].partition("</script>")[0])
+
+
+def name_of(page: dict, span: dict) -> str:
+    return page["operations"][span["operation"]]["name"]
 
 
 @pytest.mark.parametrize("trace_id", ["xyz", "0", "0" * 32, "1" * 33, "%F0%9F%92%A9"])
@@ -212,7 +217,7 @@ def test_html_in_names_is_escaped(browser, promscale):
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
     page = waterfall(get(browser, f"/trace/{trace_id}"))
-    assert page["spans"][0]["name"] == HOSTILE
+    assert name_of(page, page["spans"][0]) == HOSTILE
     assert page["spans"][0]["attributes"] == [[HOSTILE, HOSTILE, len(HOSTILE)]]
     assert HOSTILE in api(browser, "/services")
     # No SQL injection by tags.
@@ -237,6 +242,53 @@ def test_a_trace_of_ten_thousand_spans(browser, promscale):
     root = span("root")
     promscale.export(request(root, *(child(root, f"child {number}") for number in range(9_999))))
     assert len(waterfall(get(browser, f"/trace/{root.trace_id.hex()}"))["spans"]) == 10_000
+
+
+@pytest.fixture
+def comparing(promscale, dsn):
+    """A client of the explorer that also has the database."""
+    uri = make_conninfo(dsn, user="explorer")
+    return create_traces(f"127.0.0.1:{promscale.server.port}", uri).test_client()
+
+
+def earlier(browser, of: Span, status: int = 200, **parameters):
+    defaults = {"span": of.span_id.hex(), "start": of.start_time_unix_nano // 1000}
+    text = get(browser, f"/trace/{of.trace_id.hex()}/earlier", status, **defaults | parameters)
+    return json.loads(text) if status == 200 else text
+
+
+def test_a_span_is_compared_with_the_calls_of_its_operation_in_the_hour_before(comparing, promscale):
+    now = time.time_ns()
+
+    def call(minutes_ago: float, millis: int, name: str = "pay") -> Span:
+        start = now - round(minutes_ago * MINUTE)
+        return span(name, start_time_unix_nano=start, end_time_unix_nano=start + millis * MILLISECOND)
+
+    this = call(10, 50)
+    compared = [call(11, 10), call(30, 20), call(69, 30), call(12, 50), call(13, 90)]
+    others = [call(71, 10), call(9, 10), call(20, 10, name="look")]
+    promscale.export(request(this, *compared, *others))
+    promscale.export(request(call(15, 10), service="till"))
+    assert earlier(comparing, this) == {"calls": 5, "faster": 3}
+    assert earlier(comparing, others[0]) == {"calls": 0, "faster": 0}
+
+
+def test_a_comparison_of_no_span(browser, comparing, promscale):
+    this = span()
+    promscale.export(request(this))
+    assert "There is no such span" in earlier(comparing, this, 404, start=1)
+    for name, value in (("span", "xyz"), ("span", ""), ("start", "-1"), ("start", "9" * 19)):
+        assert f"Parameter {name}:" in earlier(comparing, this, 400, **{name: value})
+    assert "EXPLORER_DB_URI" in earlier(browser, this, 404)
+
+
+def test_a_trace_is_shown_without_its_database(promscale):
+    uri = f"postgresql://explorer@127.0.0.1:{free_port()}/postgres"
+    browser = create_traces(f"127.0.0.1:{promscale.server.port}", uri).test_client()
+    this = span()
+    promscale.export(request(this))
+    assert len(waterfall(get(browser, f"/trace/{this.trace_id.hex()}"))["spans"]) == 1
+    assert "does not answer" in earlier(browser, this, 503)
 
 
 def test_pages_report_an_unreachable_store_and_retry(promscale):

@@ -2,9 +2,9 @@
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
-from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, TracesData
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, Status, TracesData
 
-from explorer.trace import Trace
+from explorer.trace import Operation, Trace
 
 
 def span(name: str, start: int, end: int, parent: str = "", span_id: str = "", **fields) -> Span:
@@ -116,6 +116,28 @@ def test_the_critical_path_stays_in_the_parents_time():
     assert "later" not in critical(tree)
 
 
+def test_operations_sum_up_the_spans_of_the_same_service_and_name():
+    failed = Status(code=Status.STATUS_CODE_ERROR)
+    tree = Trace(
+        [
+            data(span("root", 0, 100), span("call", 10, 50, "root", "one"), span("call", 50, 90, "root", "two")),
+            data(span("call", 20, 40, "one", "three", status=failed), service="till"),
+        ]
+    )
+    assert list(tree.operations.values()) == [
+        Operation("shop", "root", count=1, self_time=20, critical_time=20, errors=0),
+        Operation("shop", "call", count=2, self_time=60, critical_time=60, errors=0),
+        Operation("till", "call", count=1, self_time=20, critical_time=20, errors=1),
+    ]
+
+
+def test_parallel_calls_share_the_critical_path_but_not_their_self_time():
+    tree = trace(span("root", 0, 100), span("call", 0, 60, "root", "one"), span("call", 20, 100, "root", "two"))
+    call = tree.operations["shop", "call"]
+    assert (call.self_time, call.critical_time) == (140, 80)
+    assert sum(operation.critical_time for operation in tree.operations.values()) == 100
+
+
 def test_a_span_that_ends_before_it_starts_has_no_duration():
     tree = trace(span("root", 100, 50))
     assert (tree.start, tree.end) == (100, 100)
@@ -124,7 +146,7 @@ def test_a_span_that_ends_before_it_starts_has_no_duration():
 
 def test_an_empty_trace():
     tree = Trace([])
-    assert (tree.spans, tree.depth, tree.services) == ([], 0, {})
+    assert (tree.spans, tree.depth, tree.services, tree.operations) == ([], 0, {}, {})
 
 
 def test_ten_thousand_nested_spans():

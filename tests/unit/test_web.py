@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from flask import Response, url_for
 
-from explorer.web import clock, create_app, quantity
+from explorer.web import clock, create_app, duration, quantity
 from queries import MILLISECONDS, NO_UNIT, PER_SECOND, PERCENT
 
 
@@ -28,24 +28,21 @@ def app():
     return app
 
 
-def test_files_can_be_kept_for_ever_because_their_url_has_their_hash(app):
+def test_files_can_be_kept_for_ever_because_their_url_has_a_hash_of_their_content(app):
     client = app.test_client()
     urls = client.get("/page").text.split()
     assert len(urls) == 2
     for url in urls:
-        assert "immutable" in client.get(url).headers["Cache-Control"]
-        for other in (re.sub("=.*", "=0123456789abcdef", url), url.partition("?")[0]):
-            answer = client.get(other)
-            assert answer.data == client.get(url).data
-            assert "immutable" not in answer.headers.get("Cache-Control", "")
+        assert "max-age=31536000" in client.get(url).headers["Cache-Control"]
+        assert client.get(re.sub("/static/[^/]*", "/static/0123456789abcdef", url)).status_code == 404
 
 
 @pytest.mark.parametrize(
     ("path", "encoding", "decompress"),
-    [("/file.csv", "gzip", gzip.decompress), ("/static/explorer.css", "deflate", zlib.decompress)],
+    [("/file.csv", "gzip", gzip.decompress), ("{static}/explorer.css", "deflate", zlib.decompress)],
 )
 def test_answers_are_compressed_for_those_who_accept_it(app, path, encoding, decompress):
-    client = app.test_client()
+    client, path = app.test_client(), path.format(static=app.static_url_path)
     plain, packed = client.get(path), client.get(path, headers={"Accept-Encoding": encoding})
     assert "Content-Encoding" not in plain.headers
     assert packed.headers["Content-Encoding"] == encoding
@@ -82,3 +79,21 @@ def test_a_clock_shows_the_time_of_its_zone():
     berlin = ZoneInfo("Europe/Berlin")
     assert clock(datetime(2026, 7, 1, 22, 0, 5, tzinfo=UTC), berlin) == "2026-07-02 00:00:05"
     assert clock(datetime.max.replace(tzinfo=UTC), berlin) == "9999-12-31 23:59:59"
+
+
+@pytest.mark.parametrize(
+    ("nanos", "text"),
+    [
+        (0, "0"),
+        (1, "1 ns"),
+        (999, "999 ns"),
+        (1_234, "1.23 µs"),
+        (999_499, "999 µs"),
+        (999_500, "1 ms"),
+        (12_000_000, "12 ms"),
+        (999_999_999, "1 s"),
+        (3_600 * 10**9, "3,600 s"),
+    ],
+)
+def test_a_duration_has_three_digits_and_the_largest_unit_that_fits(nanos, text):
+    assert duration(nanos) == text

@@ -1,0 +1,15 @@
+// Durations, written as by explorer/web.py.
+
+const UNITS = [["s", 1e9], ["ms", 1e6], ["µs", 1e3], ["ns", 1]];
+
+// The largest unit of which the time has at least one, after it is rounded to three digits.
+export function unitOf(nanos) {
+  return UNITS.find(([, size]) => nanos >= 0.9995 * size) ?? UNITS.at(-1);
+}
+
+// Three digits and a unit.
+export function duration(nanos) {
+  if (!nanos) return "0";
+  const [unit, size] = unitOf(nanos);
+  return `${Number((nanos / size).toPrecision(3)).toLocaleString("en")} ${unit}`;
+}
