@@ -4,6 +4,7 @@ Texts of spans can have any length, and an assistant pays for each, so that all 
 """
 
 from collections.abc import Callable, Iterable
+from itertools import zip_longest
 from typing import Annotated, Any
 
 from mcp_types import CallToolResult, TextContent
@@ -20,9 +21,11 @@ from explorer.waterfall import cut
 from explorer.web import iso_time
 from telemetry.services import PAGES
 
-MAX_CHARACTERS = 40_000  # of a table or of a trace, about 10,000 tokens
+MAX_CHARACTERS = 40_000  # of an answer's rows, spans or findings: about 10,000 tokens
 MAX_CELL = 1_000  # characters of a value in a table
 MAX_NAMES = 5  # of operations in a finding
+
+KINDS = ("attribute value", "numeric attribute", "operation")  # of findings, in the order of Findings
 
 Cell = str | int | float | bool | None
 
@@ -157,16 +160,24 @@ def one_trace(trace_id: str, trace: Trace, max_spans: int) -> OneTrace:
 
 
 def comparison(found: Differences, limit: int, sql: Callable[[Finding], str]) -> Comparison:
-    """At most `limit` findings of each kind. `sql` returns the statement that counts a finding."""
-    attributes, numbers, operations = found.findings
-    kinds = {"attribute value": attributes, "numeric attribute": numbers, "operation": operations}
+    """At most `limit` findings of each kind: the first of each, then the second of each, and so on.
+
+    `sql` returns the statement that counts a finding.
+    """
+    differences: list[Difference] = []
+    characters = 0
+    for rank in zip_longest(*(findings[:limit] for findings in found.findings)):
+        for kind, finding in zip(KINDS, rank, strict=True):
+            if finding is not None:
+                difference = _difference(kind, finding, sql(finding))
+                characters += len(difference.model_dump_json())
+                if characters <= MAX_CHARACTERS:
+                    differences.append(difference)
     return Comparison(
         selected=_side(found.selected),
         baseline=_side(found.baseline),
-        differences=[
-            _difference(kind, finding, sql(finding)) for kind, findings in kinds.items() for finding in findings[:limit]
-        ],
-        note=_note(found, limit),
+        differences=differences,
+        note=_note(found, len(differences)),
     )
 
 
@@ -200,11 +211,11 @@ def _evidence(evidence: Evidence) -> str:
     return traces if evidence.median is None else f"median {evidence.median:.6g} in {traces}"
 
 
-def _note(found: Differences, limit: int) -> str:
+def _note(found: Differences, shown: int) -> str:
     for side in (found.selected, found.baseline):
         if not side.traces:
             return f"Nothing was compared, because there are no such traces: {side.words}."
     if not any(found.findings):
         return "There is no difference that chance does not explain."
-    omitted = sum(max(len(findings) - limit, 0) for findings in found.findings)
-    return f"{omitted} findings of smaller differences are left out." if omitted else ""
+    omitted = sum(map(len, found.findings)) - shown
+    return f"{omitted} findings are left out." if omitted else ""

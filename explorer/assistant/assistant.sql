@@ -8,7 +8,7 @@ select
         columns.attname || ' ' || format_type(columns.atttypid, columns.atttypmod), ', ' order by columns.attnum
     ) as columns
 from pg_class as views
-join pg_attribute as columns on columns.attrelid = views.oid and columns.attnum > 0
+inner join pg_attribute as columns on columns.attrelid = views.oid and columns.attnum > 0
 where views.relnamespace = to_regnamespace('ps_trace')
     and views.relkind = 'v'
     and not starts_with(views.relname, 'jaeger_')
@@ -17,8 +17,8 @@ group by views.relname
 order by views.relname;
 
 -- name: operations_in(time_from, time_to, most)
--- The calls of each operation, in whole minutes. The percentile is the upper end of the bucket that contains it, so that
--- it is at most 26 % too high: docs/sql.md describes the histogram.
+-- The calls of each operation, in whole minutes. The percentile is the upper end of the bucket that contains it, so
+-- that it is at most 26 % too high: docs/sql.md describes the histogram.
 with times as (
     select
         time_bucket(interval '1 minute', cast(:time_from as timestamptz)) as starts,
@@ -33,7 +33,7 @@ with times as (
         m.service_name,
         m.span_name,
         histogram.bucket,
-        sum(sum(histogram.spans)) over (partition by m.service_name, m.span_name order by histogram.bucket) as up_to_here,
+        sum(sum(histogram.spans)) over (partition by m.service_name, m.span_name order by histogram.bucket) as so_far,
         sum(sum(histogram.spans)) over (partition by m.service_name, m.span_name) as spans
     from minutes as m
     cross join lateral unnest(m.duration_buckets, m.duration_counts) as histogram (bucket, spans)
@@ -41,7 +41,7 @@ with times as (
 ), percentiles as (
     select service_name, span_name, power(10, (min(bucket) + 1) / 10.0) as p95_ms
     from buckets
-    where up_to_here >= 0.95 * spans
+    where so_far >= 0.95 * spans
     group by service_name, span_name
 )
 select
