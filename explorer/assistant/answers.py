@@ -4,7 +4,7 @@ Texts of spans can have any length, and an assistant pays for each, so that all 
 """
 
 from collections.abc import Callable, Iterable
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import Annotated, Any
 
 from mcp_types import CallToolResult, TextContent
@@ -23,6 +23,7 @@ from telemetry.services import PAGES
 
 MAX_CHARACTERS = 40_000  # of an answer's rows, spans or findings: about 10,000 tokens
 MAX_CELL = 1_000  # characters of a value in a table
+MAX_SERVICES = 50  # of a trace
 MAX_NAMES = 5  # of operations in a finding
 
 KINDS = ("attribute value", "numeric attribute", "operation")  # of findings, in the order of Findings
@@ -47,7 +48,9 @@ class OneTrace(BaseModel):
     duration_ms: float
     spans: int
     failed_spans: int
-    services: dict[str, int] = Field(description="The number of spans of each service.")
+    services: dict[str, int] = Field(
+        description=f"The number of spans of each service; of the first {MAX_SERVICES} services."
+    )
     resources: list[str] = Field(description="The attributes of the processes that made the spans.")
     tree: list[str] = Field(
         description="One line per span, depth first, indented by two spaces per level: service | span name | [kind] |"
@@ -152,7 +155,7 @@ def one_trace(trace_id: str, trace: Trace, max_spans: int) -> OneTrace:
         duration_ms=(trace.end - trace.start) / 1e6,
         spans=len(trace.spans),
         failed_spans=sum(span.failed for span in trace.spans),
-        services={cut(name, MAX_CELL): count for name, count in trace.services.items()},
+        services={cut(name, MAX_CELL): count for name, count in islice(trace.services.items(), MAX_SERVICES)},
         resources=outline.resources(trace),
         tree=lines,
         note=f"{omitted} of {len(trace.spans)} spans are left out. run_sql returns them." if omitted else "",

@@ -16,7 +16,7 @@ from mcp_types import ToolAnnotations
 from werkzeug.exceptions import HTTPException
 
 from explorer.assistant.tools import Tools
-from explorer.database import Database, RefusedStatement, message
+from explorer.database import STATEMENT_SECONDS, Database, RefusedStatement, message
 from explorer.store import Store
 from telemetry.services import PAGES
 
@@ -77,6 +77,8 @@ def _reporting(tool: Callable[..., Any], failure: type[Exception]) -> Callable[.
             raise failure(error.description) from None
         except RefusedStatement as error:
             raise failure(error.message) from None
+        except psycopg.errors.QueryCanceled:
+            raise failure(f"PostgreSQL needs more than {STATEMENT_SECONDS} s: choose a shorter time range.") from None
         except psycopg.Error as error:
             raise failure(message(error)) from None
 

@@ -100,7 +100,8 @@ class Tools:
     def services_and_operations(self, time_from: TimeFrom = "now-1h", time_to: TimeTo = "now") -> TableResult:
         """What there is: each operation of each service with its calls, errors and durations; the most frequent first.
 
-        Counts include whole minutes. p95_ms is at most 26 % too high. At most 200 operations are returned.
+        Counts include whole minutes. p95_ms is at most 26 % too high. At most 200 operations are returned. More than a
+        day can take too long.
         """
         begin, end = _time_range(time_from, time_to)
         values = {"time_from": begin, "time_to": end, "most": MAX_OPERATIONS + 1}

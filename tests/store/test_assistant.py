@@ -13,6 +13,7 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
+import psycopg
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from mcp import Client, MCPError, StdioServerParameters
@@ -370,6 +371,13 @@ def test_a_long_trace_with_long_texts_is_limited(assistant, stored):
     assert 0 < len(answer["tree"]) < 500
     assert len(json.dumps(answer, ensure_ascii=False)) < 45_000
     assert answer["note"].startswith(f"{1_501 - len(answer['tree'])} of 1501 spans are left out.")
+
+
+@pytest.mark.slow
+def test_a_statement_that_takes_too_long(assistant, stored):
+    with psycopg.connect(stored.dsn) as connection:
+        connection.execute("lock table _promscale.operation_minute in access exclusive mode")
+        assert "needs more than 10 s: choose a shorter time range" in assistant.refused("services_and_operations")
 
 
 def test_without_a_database_or_a_store_each_tool_says_so(known):
