@@ -2,12 +2,10 @@
 
 import csv
 import io
-import os
-import re
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -21,16 +19,23 @@ import queries
 import queries.dashboards
 from explorer import charts, node_graph, svg, tables
 from explorer.analysis_pages import analysis_pages
-from explorer.database import MAX_RESULT_BYTES, STATEMENT_SECONDS, Database, RefusedStatement, TextResult, message
+from explorer.database import (
+    DATABASE_URI,
+    MAX_RESULT_BYTES,
+    STATEMENT_SECONDS,
+    Database,
+    RefusedStatement,
+    TextResult,
+    error_line,
+    message,
+)
 from explorer.links import TimeRange
-from explorer.query import Parameters, bad_parameter, read_int
+from explorer.query import Parameters, bad_parameter, read_int, read_time
 from explorer.results import QueryResult
 from explorer.waterfall import cut
 from explorer.web import create_app, quantity, traces_url, with_query
 from queries import Dashboard, Kind
-from telemetry.services import POSTGRES_PORT
 
-DATABASE = os.environ.get("EXPLORER_DB_URI", f"postgresql://explorer@localhost:{POSTGRES_PORT}/postgres")
 # Without panels of one trace, for which the explorer has a page.
 DASHBOARDS = tuple(
     replace(dashboard, panels=tuple(panel for panel in dashboard.panels if panel.kind != Kind.TRACE))
@@ -54,8 +59,6 @@ CHART_ROWS = 60
 DEFAULT_WIDTH, MIN_WIDTH, MAX_WIDTH = 800, 160, 8_000  # of a chart, in pixels
 DEFAULT_ZONE = "UTC"
 
-_AGO = re.compile(r"now(?:-(\d{1,6})([smhd]))?")  # Grafana's relative times: now-15m
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _BY_UID = {dashboard.uid: dashboard for dashboard in DASHBOARDS}
 
 
@@ -71,7 +74,8 @@ class View(NamedTuple):
     @classmethod
     def read(cls, parameters: Parameters, dashboard: Dashboard) -> "View":
         """Raises BadRequest, which names the parameter."""
-        begin, end = _time(parameters, "from", DEFAULT_RANGE), _time(parameters, "to", "now")
+        begin = read_time("from", parameters.get("from") or DEFAULT_RANGE)
+        end = read_time("to", parameters.get("to") or "now")
         if begin >= end:
             raise bad_parameter("from", "is not before to")
         if parameters.get("refresh", DEFAULT_REFRESH) not in REFRESHES:
@@ -87,21 +91,6 @@ class View(NamedTuple):
     @property
     def time_range(self) -> TimeRange:
         return self.time_from, self.time_to
-
-
-def _time(parameters: Parameters, name: str, default: str) -> datetime:
-    text = parameters.get(name) or default
-    try:
-        if ago := _AGO.fullmatch(text):
-            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])} if ago[1] else {})
-        if text.isascii() and text.isdecimal():
-            return datetime.fromtimestamp(int(text) / 1000, UTC)
-        parsed = datetime.fromisoformat(text)
-        return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-    except (ValueError, OverflowError, OSError):
-        raise bad_parameter(
-            name, f"{cut(text, 40)!r} is not a time: write now-15m, milliseconds since 1970, or 2026-01-31T12:00:00Z"
-        ) from None
 
 
 def _screen(parameters: Parameters) -> charts.Screen:
@@ -206,7 +195,7 @@ def create_dashboards(uri: str) -> Flask:
             if as_csv and len(result.rows) > max_rows:
                 raise RefusedStatement(f"The result has more than {max_rows:,} rows.")
         except RefusedStatement as error:
-            place = _error_line(error.position, text)
+            place = error_line(error.position, text)
             return render_template("sql.html", **page, error=error.message, place=place), 400
         if as_csv:
             return _csv(result)
@@ -259,14 +248,6 @@ def _colours(database: Database, results: Iterable[QueryResult]) -> dict[str, in
     return queries.colour_numbers([*stored, *sorted(shown)])
 
 
-def _error_line(position: int | None, text: str) -> tuple[int, str, str] | None:
-    """The line of a statement with an error: its number, its text before the position, and its text from there."""
-    if position is None:
-        return None
-    begin = text.rfind("\n", 0, position) + 1
-    return text.count("\n", 0, position) + 1, text[begin:position], text[position:].partition("\n")[0]
-
-
 def _csv(result: TextResult) -> Response:
     text = io.StringIO()
     writer = csv.writer(text)
@@ -285,4 +266,4 @@ def _without_formula(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
-app = create_dashboards(DATABASE)
+app = create_dashboards(DATABASE_URI)

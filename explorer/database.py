@@ -1,5 +1,6 @@
 """Read-only access to the trace database, with a timeout for every statement and a size limit for every result."""
 
+import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,9 @@ from werkzeug.exceptions import ServiceUnavailable
 import queries
 from explorer.results import QueryResult
 from promscale.database import deadline
+from telemetry.services import POSTGRES_PORT
 
+DATABASE_URI = os.environ.get("EXPLORER_DB_URI") or f"postgresql://explorer@localhost:{POSTGRES_PORT}/postgres"
 STATEMENT_SECONDS = 10
 CONNECT_SECONDS = 3
 # The client's own timeout is statement_timeout plus this: a stopped or unreachable PostgreSQL cancels no statement.
@@ -153,6 +156,14 @@ def message(error: psycopg.Error) -> str:
     diagnosis = error.diag
     parts = (diagnosis.message_primary or str(error), diagnosis.message_detail, diagnosis.message_hint)
     return ". ".join(part.strip().removesuffix(".") for part in parts if part) + "."
+
+
+def error_line(position: int | None, text: str) -> tuple[int, str, str] | None:
+    """The line of a statement with an error: its number, its text before the position, and its text from there."""
+    if position is None:
+        return None
+    begin = text.rfind("\n", 0, position) + 1
+    return text.count("\n", 0, position) + 1, text[begin:position], text[position:].partition("\n")[0]
 
 
 def _columns(cursor: psycopg.Cursor[Any]) -> list[psycopg.Column]:

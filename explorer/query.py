@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import time
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from werkzeug.datastructures import MultiDict
@@ -29,6 +30,8 @@ _LONG_UNITS = {"d": 24 * 3600 * 10**9, "w": 7 * 24 * 3600 * 10**9}
 # One number and its unit, as 1.5h: https://pkg.go.dev/time#ParseDuration
 _DURATION_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([a-zµμ]+)")
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_AGO = re.compile(r"now(?:-(\d{1,6})([smhd]))?")  # Grafana's relative times: now-15m
+_AGO_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _MAX_DURATION = 100 * 365 * 24 * 3600 * 10**9
 _QUOTED_LENGTH = 40  # of a value in an error message
 
@@ -142,6 +145,23 @@ def read_int(parameters: Parameters, name: str, default: int, smallest: int, lar
     if not (text.isascii() and text.isdecimal() and len(text) < 20 and smallest <= int(text) <= largest):
         raise bad_parameter(name, f"{text[:_QUOTED_LENGTH]!r} is not a whole number from {smallest} to {largest}")
     return int(text)
+
+
+def read_time(name: str, text: str) -> datetime:
+    """A time in Grafana's notation: now-15m, milliseconds since 1970, or ISO 8601 (without a zone: UTC). Raises
+    BadRequest."""
+    try:
+        if ago := _AGO.fullmatch(text):
+            return datetime.now(UTC) - timedelta(**{_AGO_UNITS[ago[2]]: int(ago[1])} if ago[1] else {})
+        if text.isascii() and text.isdecimal():
+            return datetime.fromtimestamp(int(text) / 1000, UTC)
+        parsed = datetime.fromisoformat(text)
+        return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    except (ValueError, OverflowError, OSError):
+        raise bad_parameter(
+            name,
+            f"{text[:_QUOTED_LENGTH]!r} is not a time: write now-15m, milliseconds since 1970, or 2026-01-31T12:00:00Z",
+        ) from None
 
 
 def read_trace_id(text: str) -> bytes:

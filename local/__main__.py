@@ -6,6 +6,7 @@
     ./run.sh status         each part: running, healthy, since when; spans stored, disk use and budget
     ./run.sh logs [NAME]    follow the logs of all parts, or of one
     ./run.sh psql [ARGS]    psql on the trace database
+    ./run.sh mcp            a server of the Model Context Protocol on stdin and stdout: an assistant reads the traces
     ./run.sh down           stop it; keep the data
     ./run.sh reset          stop it and delete the data
     ./run.sh test [ARGS]    run the tests (ARGS: pytest's)
@@ -145,6 +146,11 @@ def psql(*arguments: str) -> int:
     os.execv(program, [program, *CONNECTION, *arguments])
 
 
+def mcp() -> int:
+    environment.install("mcp")
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "explorer.assistant"])
+
+
 def down() -> int:
     stopped = [(candidate, candidate.stop()) for candidate in available_stacks()]
     for candidate, count in stopped:
@@ -200,6 +206,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "status": status,
     "logs": logs,
     "psql": psql,
+    "mcp": mcp,
     "down": down,
     "reset": reset,
     "test": test,

@@ -28,7 +28,8 @@ def installed(name: str) -> bool:
 def install(name: str) -> None:
     """Install requirements/<name>.txt in .venv unless it is installed. Raises CommandError, OSError.
 
-    `local` is the base of the other requirements: it replaces any existing .venv.
+    `local` is the base of the other requirements: it replaces any existing .venv. The progress is printed to stderr:
+    stdout is the output of the command that needs the packages.
     """
     if installed(name):
         return
@@ -44,7 +45,7 @@ def install(name: str) -> None:
         LOGS.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         packages = len(re.findall(r"^\S+==", _locked(name).read_text(), re.MULTILINE))
-        print(f"Installing {packages} Python packages in {VENV} (once)", flush=True)
+        print(f"Installing {packages} Python packages in {VENV} (once)", file=sys.stderr)
         if name == "local":
             # The real path of the interpreter: a symbolic link may later lead to another version.
             python = os.path.realpath(sys.executable)
@@ -52,7 +53,7 @@ def install(name: str) -> None:
         pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar=off"]
         _run([*pip, "--require-hashes", "--only-binary=:all:", f"--requirement={_locked(name)}"], packages)
         shutil.copyfile(_locked(name), VENV / f"{name}.txt")
-        print(f"Installed in {time.monotonic() - began:.0f} s", flush=True)
+        print(f"Installed in {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
 def package_folder(package: str) -> Path:
@@ -73,7 +74,7 @@ def _run(command: list[str], packages: int = 0) -> None:
     Raises CommandError with the reason that the program gives.
     """
     log = LOGS / "setup.log"
-    terminal = sys.stdout.isatty()
+    terminal = sys.stderr.isatty()
     lines = []
     resolved = 0
     with (
@@ -91,9 +92,9 @@ def _run(command: list[str], packages: int = 0) -> None:
             else:
                 continue
             if terminal:
-                print(f"\r  {step:40}", end="", flush=True)
+                print(f"\r  {step:40}", end="", file=sys.stderr, flush=True)
     if terminal and resolved:
-        print()
+        print(file=sys.stderr)
     if run.returncode:
         # Without a connection, pip's last line only says that there is no such package; an earlier one has the cause.
         broken = re.search(r"connection broken by '(.+)'", "".join(lines))

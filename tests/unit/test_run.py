@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from local import CommandError, stack
+from local import CHECKOUT, CommandError, stack
 from tests.stack.checkout import Checkout, error_line
 
 
@@ -144,6 +144,12 @@ def test_an_unknown_command_or_argument(checkout, arguments):
 
 def test_a_benchmark_that_does_not_exist(checkout):
     assert "ingest, query, start" in error_line(checkout.run("bench", "all"))
+
+
+def test_an_assistants_server_writes_nothing_but_its_messages_to_stdout(checkout):
+    shutil.copy(CHECKOUT / "requirements" / "mcp.txt", checkout.folder / ".venv")
+    run = checkout.run("mcp")
+    assert (run.returncode, run.stdout) == (0, ""), run.stderr
 
 
 def test_logs_before_the_first_start(checkout):
