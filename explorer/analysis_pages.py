@@ -32,7 +32,8 @@ from explorer.query import (
     read_tags,
     read_trace_id,
 )
-from explorer.web import traces_url, with_query
+from explorer.web import traces_url
+from frame import with_query
 
 AGAINST = {
     "rest": "the other traces",

@@ -17,7 +17,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 import queries
 import queries.dashboards
-from explorer import charts, node_graph, svg, tables
+from explorer import charts, node_graph, ranges, svg, tables
 from explorer.analysis_pages import analysis_pages
 from explorer.database import (
     DATABASE_URI,
@@ -29,11 +29,13 @@ from explorer.database import (
     error_line,
     message,
 )
+from explorer.home import home_page
 from explorer.links import TimeRange
 from explorer.query import Parameters, bad_parameter, read_int, read_time
 from explorer.results import QueryResult
 from explorer.waterfall import cut
-from explorer.web import create_app, quantity, traces_url, with_query
+from explorer.web import create_app, quantity, traces_url
+from frame import with_query
 from queries import Dashboard, Kind
 
 # Without panels of one trace, for which the explorer has a page.
@@ -109,12 +111,13 @@ def create_dashboards(uri: str) -> Flask:
     database = Database(uri)
     app.jinja_env.globals.update(traces_url=traces_url, hint=charts.hint, levels=svg.LEVELS, opacity=svg.opacity)
     app.add_template_filter(cut)
+    app.register_blueprint(home_page(database))
     app.register_blueprint(analysis_pages(database))
 
-    @app.get("/")
-    def index() -> str:
+    @app.get("/dashboards")
+    def dashboard_list() -> str:
         figures = [(dashboard, _headline(database, dashboard)) for dashboard in DASHBOARDS]
-        return render_template("index.html", dashboards=figures)
+        return render_template("dashboard_list.html", dashboards=figures, range=ranges.carried("/dashboards"))
 
     @app.get("/d/<uid>")
     @app.get("/d/<uid>/<slug>")

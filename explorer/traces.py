@@ -16,7 +16,7 @@ from werkzeug.exceptions import NotFound, ServiceUnavailable
 from werkzeug.wrappers import Response
 
 import queries
-from explorer import graph
+from explorer import graph, picture
 from explorer.database import Database, message
 from explorer.jaeger_api import jaeger_api
 from explorer.query import (
@@ -34,7 +34,8 @@ from explorer.query import (
 from explorer.store import ADDRESS, Store, TraceSummary
 from explorer.trace import Trace
 from explorer.waterfall import cut, waterfall
-from explorer.web import analysis_url, create_app, dashboard_url, with_query
+from explorer.web import analysis_url, create_app, dashboard_url
+from frame import with_query
 
 MIN_SCATTER_TIME = 8 * 10**9  # nanoseconds
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -86,14 +87,15 @@ def create_traces(address: str, database_uri: str = "") -> Flask:
             ),
         )
 
+    @app.get("/trace")
+    def open_trace() -> Response:
+        """The header's form: a trace id in any spelling."""
+        return redirect(url_for("trace_page", trace_id=read_trace_id(request.args.get("id", "").strip()).hex()))
+
     @app.get("/trace/<trace_id>")
     def trace_page(trace_id: str) -> str:
         key = read_trace_id(trace_id)
-        chunks = store.traces([key]).get(key)
-        if not chunks:
-            raise NotFound(f"There is no trace {key.hex()}. It may not be stored yet, or deleted because of its age.")
-        trace = Trace(chunks)
-        colours = queries.colour_numbers([*store.services(), *trace.services])
+        trace, colours = stored_trace(key)
         # In a script element, "<" is the only character that could end it.
         data = Markup(waterfall(trace, colours).replace(b"<", b"\\u003c").decode())
         return render_template(
@@ -124,6 +126,20 @@ def create_traces(address: str, database_uri: str = "") -> Flask:
         if not result.rows:
             raise NotFound("There is no such span.")
         return result.as_dicts()[0]
+
+    @app.get("/trace/<trace_id>/waterfall.svg")
+    def picture_of_trace(trace_id: str) -> tuple[str, dict[str, str]]:
+        """A small waterfall, for the colour scheme `scheme` (light or dark)."""
+        values = picture.template_values(*stored_trace(read_trace_id(trace_id)), request.args.get("scheme", ""))
+        return render_template("picture.svg", **values), {"Content-Type": "image/svg+xml", "Cache-Control": "no-store"}
+
+    def stored_trace(key: bytes) -> tuple[Trace, dict[str, int]]:
+        """A trace and the colours of its services. Raises NotFound."""
+        chunks = store.traces([key]).get(key)
+        if not chunks:
+            raise NotFound(f"There is no trace {key.hex()}. It may not be stored yet, or deleted because of its age.")
+        trace = Trace(chunks)
+        return trace, queries.colour_numbers([*store.services(), *trace.services])
 
     @app.get("/dependencies")
     def dependencies() -> str:

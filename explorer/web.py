@@ -1,52 +1,35 @@
-"""What both of the explorer's apps share: security headers, compression, caching of files, error pages, and the
-notation of numbers and times."""
+"""What both of the explorer's apps share: compression, error pages, links, and the notation of numbers and times."""
 
-import hashlib
-from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from urllib.parse import urlencode
 
 from flask import Flask, Response, abort, render_template, request
 from flask_compress import Compress
 from werkzeug.exceptions import HTTPException
 
+from explorer import ranges
+from frame import add_frame, static_path, with_query
 from queries import COLOURS, MILLISECONDS, PERCENT, Unit
 from queries.dashboards import DASHBOARDS
 from serving import beside
-from telemetry.services import PAGES, SERVICES
+from telemetry.services import EXPLORER, SERVICES
 
-# Nothing is loaded from other hosts, no inline script runs, and no other site can embed a page.
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
-    " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
-_HEADERS = {
-    "Content-Security-Policy": _POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-}
 _UNITS = [("s", 10**9), ("ms", 10**6), ("µs", 10**3), ("ns", 1)]
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SERVICES_CSS = "".join(f".s{number} {{ --service: {colour}; }}\n" for number, colour in enumerate(COLOURS))
-_STATIC = Path(__file__).with_name("static")
-_CONTENTS = b"".join(file.read_bytes() for file in sorted(_STATIC.rglob("*.*"))) + _SERVICES_CSS.encode()
-_STATIC_PATH = f"/static/{hashlib.sha256(_CONTENTS).hexdigest()[:16]}"
-_YEAR_SECONDS = 365 * 86_400
+_STATIC_PATH = static_path(Path(__file__).with_name("static"), _SERVICES_CSS)
 # An attack on compression (BREACH) needs a page with a secret, as a token against forged requests: there is none.
-_COMPRESSED = ["text/html", "text/css", "text/javascript", "text/csv", "application/json"]
+_COMPRESSED = ["text/html", "text/css", "text/javascript", "text/csv", "application/json", "image/svg+xml"]
 
 
 def create_app(name: str) -> Flask:
     """A Flask app with templates/ and static/ that accepts forms from its own pages only and has HTML error pages.
 
-    The URLs of static files have a hash of all their contents, so that browsers may keep the files for ever, and
-    scripts can import each other by relative paths.
+    `name` is that of the app's module, as explorer.traces.
     """
     app = Flask(name, static_url_path=_STATIC_PATH)
-    app.config["SEND_FILE_MAX_AGE_DEFAULT"] = _YEAR_SECONDS
     app.config["COMPRESS_MIMETYPES"] = _COMPRESSED
     Compress(app)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
@@ -54,6 +37,7 @@ def create_app(name: str) -> Flask:
     app.add_template_filter(iso_time)
     app.add_template_filter(number)
     app.add_template_global(generator_url)
+    add_frame(app, name.removeprefix("explorer."), ranges.carried)
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
@@ -62,7 +46,9 @@ def create_app(name: str) -> Flask:
     @app.get(f"{_STATIC_PATH}/services.css")
     def services_css() -> Response:
         """The colours of services as CSS classes: s0 has the first of `COLOURS`, and so on."""
-        return Response(_SERVICES_CSS, mimetype="text/css", headers={"Cache-Control": f"max-age={_YEAR_SECONDS}"})
+        response = Response(_SERVICES_CSS, mimetype="text/css")
+        response.cache_control.max_age = app.config["SEND_FILE_MAX_AGE_DEFAULT"]
+        return response
 
     @app.before_request
     def refuse_other_origins() -> None:
@@ -78,11 +64,6 @@ def create_app(name: str) -> Flask:
                 403, f"Only a page of {own} may send this. Programs other than browsers send the header Origin: {own}"
             )
 
-    @app.after_request
-    def add_security_headers(response: Response) -> Response:
-        response.headers.update(_HEADERS)
-        return response
-
     @app.errorhandler(HTTPException)
     def error_page(error: HTTPException) -> HTTPException | tuple[str, int]:
         if error.code is None or error.code < 400:
@@ -94,28 +75,23 @@ def create_app(name: str) -> Flask:
 
 def traces_url(path: str) -> str:
     """The URL of a path on the pages of traces, for the host by which this request's page is shown."""
-    return f"{beside(PAGES['traces'])}/{path}"
+    return f"{beside(EXPLORER['traces'])}/{path}"
 
 
 def analysis_url(name: str) -> str:
     """The URL of an analysis of the traces that this request's parameters choose."""
-    return with_query(f"{beside(PAGES['dashboards'])}/analysis/{name}", request.args.to_dict(flat=False))
+    return with_query(f"{beside(EXPLORER['dashboards'])}/analysis/{name}", request.args.to_dict(flat=False))
 
 
 def dashboard_url(slug: str) -> str:
     """The URL of a dashboard, for the host by which this request's page is shown."""
     [uid] = [dashboard.uid for dashboard in DASHBOARDS if dashboard.slug == slug]
-    return f"{beside(PAGES['dashboards'])}/d/{uid}/{slug}"
+    return f"{beside(EXPLORER['dashboards'])}/d/{uid}/{slug}"
 
 
 def generator_url() -> str:
     """The generator's URL, for the host by which this request's page is shown."""
     return f"{beside(SERVICES['generator'])}/"
-
-
-def with_query(path: str, parameters: Mapping[str, object]) -> str:
-    """The path with these query parameters; a list has several values of one parameter."""
-    return f"{path}?{urlencode(parameters, doseq=True)}" if parameters else path
 
 
 def duration(nanos: int) -> str:

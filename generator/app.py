@@ -1,24 +1,26 @@
 """generator: a random password. It fetches each character from another service, one call at a time."""
 
-import os
 import random
+from pathlib import Path
+from typing import Any
 
 from flask import Response, render_template, request
 from opentelemetry import trace
 from werkzeug.exceptions import BadRequest
 
+from frame import add_frame, static_path
 from serving import beside
 from telemetry import services
-from telemetry.call import CallFailed, fetch_character
+from telemetry.call import fetch_character
 from telemetry.service import create_app, error_response
 from telemetry.tracing import trace_id, tracer
 
 # By the kind of character, which names the operation: `generator.digits` calls the service digit.
 URLS = {f"{name}s": services.url(name) for name in services.CHARACTER_SERVICES}
-JAEGER_URL = os.environ.get("JAEGER_URL")  # default: port 16686 of the host that the browser asked
 DEFAULT_LENGTH, MIN_LENGTH, MAX_LENGTH = 16, 8, 128
 
-app = create_app(__name__)
+app = create_app(__name__, static_path(Path(__file__).with_name("static")))
+add_frame(app, "generator")
 
 
 @app.get("/")
@@ -27,18 +29,25 @@ def password() -> dict[str, str] | str:
     return render_page(**result) if prefers_html() else result
 
 
-@app.errorhandler(CallFailed)
-def call_failed(error: CallFailed) -> Response | tuple[str, int]:
+@app.errorhandler(Exception)
+def failed(error: Exception) -> Response:
     response = error_response(error)
-    return (render_page(**response.get_json()), response.status_code) if prefers_html() else response
+    if prefers_html():
+        response.data, response.mimetype = render_page(status=response.status_code, **response.get_json()), "text/html"
+    return response
 
 
 def prefers_html() -> bool:
     return request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
 
 
-def render_page(**result: str) -> str:
-    return render_template("password.html", jaeger_url=JAEGER_URL or beside(services.PAGES["traces"]), **result)
+def render_page(**result: Any) -> str:
+    return render_template(
+        "password.html",
+        trace_url=f"{beside(services.EXPLORER['traces'])}/trace/{result['trace_id']}",
+        lengths=(MIN_LENGTH, request.args.get("length", DEFAULT_LENGTH, int), MAX_LENGTH),
+        **result,
+    )
 
 
 def requested_length() -> int:

@@ -60,7 +60,6 @@ TRACED = {*SERVICES, "load"}
 SETTINGS = {
     "BIND_ADDRESS": set(SERVICES),
     "ALLOWED_HOSTS": {*SERVICES, *PAGES, "promscale"},
-    "JAEGER_URL": {"generator"},
     "LOAD_*": {"load"},
     "OTEL_RESOURCE_ATTRIBUTES": TRACED,
     "OTEL_TRACES_SAMPLER": TRACED,

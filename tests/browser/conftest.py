@@ -27,17 +27,24 @@ def chromium():
 
 @pytest.fixture
 def open_page(chromium):
-    """A function that opens a URL in a new window. The test fails if a page reports an error."""
+    """A function that opens a URL in a new window, and asserts the page's status.
+
+    The test fails if a page reports an error.
+    """
     contexts, problems = [], []
 
-    def open_page(url: str, width: int = 1280, scheme: str = "light", height: int = 900):
+    def open_page(url: str, width: int = 1280, scheme: str = "light", height: int = 900, status: int = 200):
+        def report(message) -> None:
+            if message.type == "error" and (status == 200 or message.location["url"] != url):
+                problems.append(message.text)
+
         context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         context.set_default_timeout(120_000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.goto(url)
+        page.on("console", report)
+        assert page.goto(url).status == status
         return page
 
     yield open_page

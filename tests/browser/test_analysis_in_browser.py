@@ -7,7 +7,7 @@ from psycopg.conninfo import make_conninfo
 
 from explorer.dashboards import create_dashboards
 from explorer.traces import create_traces
-from telemetry.services import PAGES
+from telemetry.services import EXPLORER
 from tests.store.known_traces import FAILED, NOON, PASSWORD, Export
 
 MICROS = 10**6
@@ -29,9 +29,11 @@ def hour(promscale):
 @pytest.fixture
 def pages(serve, dsn, promscale, monkeypatch):
     """The URLs of the dashboards' and of the traces' pages, which link to each other."""
-    monkeypatch.setitem(PAGES, "traces", port_of(traces := serve(create_traces(f"127.0.0.1:{promscale.server.port}"))))
+    monkeypatch.setitem(
+        EXPLORER, "traces", port_of(traces := serve(create_traces(f"127.0.0.1:{promscale.server.port}")))
+    )
     dashboards = serve(create_dashboards(make_conninfo(dsn, user="explorer")))
-    monkeypatch.setitem(PAGES, "dashboards", port_of(dashboards))
+    monkeypatch.setitem(EXPLORER, "dashboards", port_of(dashboards))
     return dashboards, traces
 
 

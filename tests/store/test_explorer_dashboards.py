@@ -70,8 +70,8 @@ def test_a_panel_has_a_limited_size_for_any_time_range(client, traffic, promscal
         assert len(answer.data) < 200_000
 
 
-def test_the_home_page_lists_all_dashboards_with_their_headlines(client, traffic):
-    page = client.get("/").text
+def test_the_dashboards_are_listed_with_their_headlines(client, traffic):
+    page = client.get("/dashboards").text
     for dashboard in DASHBOARDS:
         assert f'href="/d/{dashboard.uid}/{dashboard.slug}"' in page
     assert "<strong>4</strong> spans with an error" in page

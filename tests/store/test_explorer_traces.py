@@ -5,6 +5,7 @@ import re
 import signal
 import time
 from html import unescape
+from xml.etree import ElementTree
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -17,6 +18,7 @@ from tests.store.test_ingest import start_process  # noqa: F401 (a fixture)
 from tests.waiting import free_port, wait_until
 
 MILLISECOND, SECOND, MINUTE = 10**6, 10**9, 60 * 10**9
+SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "<script>alert('\"&</script>"
 
 
@@ -417,3 +419,35 @@ def test_dependencies(browser, promscale):
 
 def test_an_unknown_path_of_the_api(browser):
     assert api(browser, "/metrics/calls", 404)[0]["code"] == 404
+
+
+# The header's form, and the picture ----------------------------------------------------------------------------------
+
+
+def test_a_trace_is_opened_by_its_id_in_any_spelling(browser):
+    hex_digits = "0000000000000000a1b2c3d4e5f60718"
+    uuid = "00000000-0000-0000-a1b2-c3d4e5f60718"
+    for spelling in (hex_digits, hex_digits.upper(), hex_digits.lstrip("0"), uuid, f" {hex_digits} "):
+        answer = browser.get("/trace", query_string={"id": spelling})
+        assert (answer.status_code, answer.location) == (302, f"/trace/{hex_digits}")
+    for text in ("", "0", "/evil.example", "a1b2-c3d4"):
+        assert "trace id" in get(browser, "/trace", 400, id=text)
+
+
+def test_a_picture_has_the_rows_of_a_trace_that_there_is_room_for(browser, promscale):
+    root = span(HOSTILE, kind=Span.SPAN_KIND_SERVER)
+    steps = [child(root, f"step {number}", status=Status(code=Status.STATUS_CODE_ERROR)) for number in range(5)]
+    leaves = [child(steps[0], f"leaf {number}") for number in range(40)]
+    promscale.export(request(root, *steps, *leaves, service="shop"))
+    path = f"/trace/{root.trace_id.hex()}/waterfall.svg"
+    for scheme, colour in (("light", "#1b1f24"), ("dark", "#e6e9ec"), ("pink", "#1b1f24")):
+        answer = browser.get(path, query_string={"scheme": scheme})
+        assert answer.mimetype == "image/svg+xml"
+        picture = ElementTree.fromstring(answer.text)
+        texts = [element.text for element in picture.iter(f"{SVG}text")]
+        assert len(list(picture.iter(f"{SVG}rect"))) == 6
+        assert [text for text in texts if text.startswith("shop <script>")]
+        assert len([text for text in texts if text.startswith("\N{MULTIPLICATION X} shop step")]) == 5
+        assert not [text for text in texts if "leaf" in text]
+        assert picture.get("fill") == colour
+    get(browser, f"/trace/{'1' * 32}/waterfall.svg", 404)

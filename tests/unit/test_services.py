@@ -3,6 +3,7 @@
 import importlib
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -156,7 +157,7 @@ def test_a_bad_length_is_a_400(client, query):
 @pytest.mark.parametrize("name", SERVICES)
 @pytest.mark.parametrize(("method", "path", "code"), [("GET", "/nothing", 404), ("POST", "/", 405), ("PUT", "/x", 404)])
 def test_every_error_is_json(name, method, path, code, spans):
-    answer = app(name).test_client().open(path, method=method, headers={"Accept": "text/html"})
+    answer = app(name).test_client().open(path, method=method)
     assert answer.status_code == code
     assert set(answer.json) == {"error", "trace_id"}
     assert int(answer.json["trace_id"], 16)
@@ -197,6 +198,29 @@ def test_a_failed_password_gets_a_page_too(client, slow, spans, monkeypatch):
     assert f'href="http://localhost:16686/trace/{trace_id}"' in answer.text
     failed = {span.name for span in spans() if span.status.status_code == StatusCode.ERROR}
     assert {"GET /", "generator.uppers"} <= failed
+
+
+@pytest.mark.parametrize(("method", "path", "code"), [("GET", "/?length=3", 400), ("POST", "/", 405)])
+def test_a_browser_gets_a_page_for_every_error(client, method, path, code, spans):
+    answer = client.open(path, method=method, headers={"Accept": "text/html"})
+    assert (answer.status_code, answer.mimetype) == (code, "text/html")
+    assert f"/trace/{format_trace_id(spans()[-1].context.trace_id)}" in answer.text
+    assert "fail on purpose" not in answer.text
+    if code == 405:
+        assert "GET" in answer.headers["Allow"]
+
+
+def test_the_page_has_a_picture_of_the_trace_and_the_header_of_all_pages(client, spans):
+    page = client.get("/?length=20", headers={"Accept": "text/html"})
+    assert re.search(r'data-source="http://localhost:16686/trace/[0-9a-f]{32}/waterfall\.svg"', page.text)
+    assert 'value="20"' in page.text
+    created = len(spans())
+    files = re.findall(r'(?:href|src)="(/static/[^"]+)"', page.text)
+    assert len(files) == 3
+    for file in files:
+        assert "max-age=31536000" in client.get(file).headers["Cache-Control"]
+    assert len(spans()) == created  # files are not traced
+    assert "img-src 'self' data: http://*:16686" in page.headers["Content-Security-Policy"]
 
 
 def test_the_error_names_a_slow_service_that_another_service_called(client, slow, monkeypatch):
