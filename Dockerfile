@@ -1,4 +1,5 @@
-# One image for the services, load and promscale; each container runs one of them. .dockerignore lists its content.
+# One image for the services, load, promscale and the explorer; each container runs one of them. .dockerignore lists its
+# content.
 FROM python:3.13-slim AS packages
 COPY requirements/app.txt .
 RUN python3 -m venv --without-pip /venv \

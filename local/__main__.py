@@ -29,11 +29,11 @@ import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from local import CHECKOUT, CommandError, compose, environment, exit_code, health, postgres, stack
-from telemetry.services import PAGES, POSTGRES_PORT, SERVICES
+from telemetry.services import POSTGRES_PORT, SERVICES
 
 BENCHMARKS = ("ingest", "query", "start")
 CONNECTION = ["-h", "localhost", "-p", str(POSTGRES_PORT), "-d", "postgres", "-U", "postgres"]
@@ -44,6 +44,8 @@ class Stack(Protocol):
 
     @property
     def TITLE(self) -> str: ...
+    @property
+    def PAGES(self) -> Mapping[str, int]: ...
     @property
     def UNIT(self) -> str: ...
     def running(self) -> bool: ...
@@ -112,7 +114,7 @@ def start(chosen: Stack) -> int:
         f" from the start to the first trace in the database {seconds:.1f} s.\n"
         f"\n"
         f"  a password     http://{host}:{SERVICES['generator']}/\n"
-        + "".join(f"  {page:<15}http://{host}:{port}/\n" for page, port in PAGES.items())
+        + "".join(f"  {page:<15}http://{host}:{port}/\n" for page, port in chosen.PAGES.items())
         + f"  SQL on traces  psql {' '.join(CONNECTION)}       (or ./run.sh psql)\n"
         f"  the examples   ./run.sh psql -f queries/01-request-rates.sql ... 06-downstream-spans.sql\n"
         f"  more           ./run.sh status, ./run.sh logs, ./run.sh down, ./run.sh help"

@@ -10,13 +10,14 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar
 
 from local import CHECKOUT, CommandError, exclusive, health, usage
 from local.health import QUEUE_ON_DISK, State
-from telemetry.services import COLLECTOR_HEALTH_PORT, PAGES, POSTGRES_PORT, SERVICES
+from telemetry.services import BESIDE, COLLECTOR_HEALTH_PORT, PAGES, POSTGRES_PORT, SERVICES
 
 # The oldest version of which `config --format json` and `up` are known to do what this module needs.
 OLDEST_COMPOSE = (2, 24)
@@ -56,6 +57,7 @@ class Compose:
     """The stack of a Compose file."""
 
     TITLE: str
+    PAGES: Mapping[str, int]  # name and port
     file: str
     suffix: str  # of the project's name, so that each stack has volumes of its own
     UNIT: ClassVar = "containers"
@@ -212,8 +214,8 @@ class Compose:
         self._compose("build", "--quiet", action="building the image")
 
 
-DOCKER = Compose("full stack", "docker-compose.yaml", "")
-ORIGINAL = Compose("original stack", "docker-compose.original.yaml", "-original")
+DOCKER = Compose("full stack", PAGES | {"explorer": BESIDE["dashboards"]}, "docker-compose.yaml", "")
+ORIGINAL = Compose("original stack", PAGES, "docker-compose.original.yaml", "-original")
 
 
 def _docker(*arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:

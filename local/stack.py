@@ -30,6 +30,7 @@ from local.environment import PYTHON, package_folder
 from local.health import QUEUE_ON_DISK, State
 from local.postgres import Cluster, account
 from telemetry.services import (
+    BESIDE,
     COLLECTOR_HEALTH_PORT,
     OTLP_GRPC_PORT,
     OTLP_HTTP_PORT,
@@ -93,6 +94,9 @@ def parts(settings: Mapping[str, str] | None = None) -> list[Part]:
     settings = current_settings() if settings is None else settings
     bind = _bind_address(settings)
     host = health.reach_address(bind)
+    jaeger = shutil.which("jaeger", path=settings.get("PATH"))
+    explorer = PAGES | {"traces": BESIDE["traces"]} if jaeger else PAGES
+    links = {f"EXPLORER_{name.upper()}_PORT": str(port) for name, port in explorer.items()}
     return [
         Part(
             "postgres",
@@ -121,42 +125,43 @@ def parts(settings: Mapping[str, str] | None = None) -> list[Part]:
                 [sys.executable, "-m", "telemetry", name],
                 [(bind, port)],
                 partial(health.answers, f"http://{host}:{port}/healthz"),
-                environment={"BIND_ADDRESS": bind, "PORT": str(port)},
+                environment={"BIND_ADDRESS": bind, "PORT": str(port), **links},
             )
             for name, port in reversed(SERVICES.items())  # the generator after those that it calls
         ),
         Part("load", [sys.executable, "-m", "load"], [], lambda: "load" in _running()),
-        _page("dashboards", bind, host, {"EXPLORER_DB_URI": DATABASE.uri_of("explorer")}),
-        _traces(bind, host, settings),
+        *(
+            _page(name, bind, port, {"EXPLORER_STORE": f"{host}:{PROMSCALE_GRPC_PORT}", **links})
+            for name, port in explorer.items()
+        ),
+        *([_jaeger(jaeger, bind, host)] if jaeger else []),
     ]
 
 
-def _traces(bind: str, host: str, settings: Mapping[str, str]) -> Part:
-    """Jaeger if one is on the PATH; otherwise the explorer's pages with the same paths."""
-    jaeger = shutil.which("jaeger", path=settings.get("PATH"))
-    promscale = f"{host}:{PROMSCALE_GRPC_PORT}"
-    if not jaeger:
-        environment = {"EXPLORER_STORE": promscale, "EXPLORER_DB_URI": DATABASE.uri_of("explorer")}
-        return _page("traces", bind, host, environment)
+def _jaeger(program: str, bind: str, host: str) -> Part:
     port = PAGES["traces"]
     return Part(
         "jaeger",
-        [jaeger, "--config=jaeger/config.yaml"],
+        [program, "--config=jaeger/config.yaml"],
         [(bind, port), ("127.0.0.1", JAEGER_GRPC_PORT), (bind, JAEGER_HEALTH_PORT)],
         partial(health.answers, f"http://{host}:{port}/"),
-        environment={"JAEGER_LISTEN_HOST": bind, "PROMSCALE_ENDPOINT": promscale},
+        environment={"JAEGER_LISTEN_HOST": bind, "PROMSCALE_ENDPOINT": f"{host}:{PROMSCALE_GRPC_PORT}"},
     )
 
 
-def _page(name: str, bind: str, host: str, environment: dict[str, str]) -> Part:
+def _page(name: str, bind: str, port: int, environment: dict[str, str]) -> Part:
     """An app of explorer/."""
-    port = PAGES[name]
     return Part(
         name,
         [sys.executable, "-m", "explorer", name],
         [(bind, port)],
-        partial(health.answers, f"http://{host}:{port}/healthz"),
-        environment={"BIND_ADDRESS": bind, "PORT": str(port), **environment},
+        partial(health.answers, f"http://{health.reach_address(bind)}:{port}/healthz"),
+        environment={
+            "BIND_ADDRESS": bind,
+            "PORT": str(port),
+            "EXPLORER_DB_URI": DATABASE.uri_of("explorer"),
+            **environment,
+        },
     )
 
 

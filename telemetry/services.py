@@ -17,8 +17,8 @@ OTLP_GRPC_PORT, OTLP_HTTP_PORT = 4317, 4318
 PROMSCALE_HTTP_PORT, PROMSCALE_GRPC_PORT = 9201, 9202
 # Grafana and Jaeger in the full stack, the explorer's two apps of these names in the local one.
 PAGES = {"dashboards": 3000, "traces": 16686}
-# The explorer's apps: at the ports above, unless Grafana or Jaeger is there.
-BESIDE_GRAFANA_AND_JAEGER = {"dashboards": 3001, "traces": 16687}
+# Where the explorer's apps are beside Grafana and Jaeger, and where they are for this process.
+BESIDE = {"dashboards": 3001, "traces": 16687}
 EXPLORER = {name: int(os.environ.get(f"EXPLORER_{name.upper()}_PORT") or port) for name, port in PAGES.items()}
 # Published on loopback only, for the health checks of ./run.sh.
 COLLECTOR_HEALTH_PORT = 13133

@@ -11,6 +11,7 @@ import yaml
 
 from local import CHECKOUT
 from telemetry.services import (
+    BESIDE,
     CHARACTER_SERVICES,
     COLLECTOR_HEALTH_PORT,
     OTLP_GRPC_PORT,
@@ -31,6 +32,7 @@ PUBLISHED = {
     "collector": {OTLP_GRPC_PORT, OTLP_HTTP_PORT, COLLECTOR_HEALTH_PORT},
     "promscale": {PROMSCALE_HTTP_PORT, PROMSCALE_GRPC_PORT},
     "postgres": {POSTGRES_PORT},
+    **{name: {port} for name, port in BESIDE.items()},
     "grafana": {PAGES["dashboards"]},
     "jaeger": {PAGES["traces"]},
 }
@@ -71,6 +73,15 @@ def test_compose_starts_the_generator_after_the_services_that_it_calls(parts):
     assert healthy == set(CHARACTER_SERVICES)
 
 
+@pytest.mark.parametrize(("name", "port"), BESIDE.items())
+def test_compose_runs_the_explorer_beside_grafana_and_jaeger(parts, name, port):
+    environment = parts[name]["environment"]
+    assert parts[name]["command"] == f"python -m explorer {name}"
+    assert (environment["PORT"], environment["HEALTH"]) == (port, f"{port}/healthz")
+    for linking in (name, "generator"):
+        assert parts[linking]["environment"][f"EXPLORER_{name.upper()}_PORT"] == port
+
+
 def test_in_compose_the_services_answer_by_their_host_names(parts):
     allowed = parts["generator"]["environment"]["ALLOWED_HOSTS"].split(",")
     assert set(SERVICES) | {"promscale"} <= set(allowed)
@@ -87,11 +98,11 @@ def test_compose_publishes_the_ports_of_the_table(file):
         for port in ports:
             address = port.rsplit(":", 2)[0]
             assert address == ("127.0.0.1" if int(port.rsplit(":", 2)[1]) in LOOPBACK_ONLY else BIND), port
-    assert services.keys() >= {*PUBLISHED, "load"}
+    assert services.keys() >= {*PUBLISHED, "load"} - ({*BESIDE} if file.endswith("original.yaml") else set())
 
 
-@pytest.mark.parametrize("name", TRACED)
-def test_the_image_contains_each_service(name):
+@pytest.mark.parametrize("name", [*TRACED, "promscale", "explorer", "frame", "queries", "serving", "telemetry"])
+def test_the_image_contains_each_package(name):
     patterns = (CHECKOUT / ".dockerignore").read_text().splitlines()
     assert f"!{name}" in patterns
     assert not any(fnmatchcase(name, pattern) for pattern in patterns if pattern != "*")
