@@ -1,7 +1,7 @@
 -- name: service_health(time_from, time_to)
 -- For each service that is called: by minute, and in a row without a minute for the whole time range, the calls, the
--- failed calls, and the 95th percentile of their durations. The summaries count durations in logarithmic buckets, ten per
--- power of ten, so the percentile is interpolated within a bucket.
+-- failed calls, and the 95th percentile of their durations. The summaries count durations in logarithmic buckets, ten
+-- per power of ten, so the percentile is interpolated within a bucket.
 with calls as materialized (
     select service_name, minute, calls, errors, duration_buckets, duration_counts
     from operation_minute

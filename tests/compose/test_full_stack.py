@@ -107,6 +107,20 @@ def test_jaeger_shows_a_trace_and_who_calls_whom(stack):
     wait_until(lambda: {"generator", "lower"} <= callers(), "calls by generator and by lower")
 
 
+def test_the_pages_lead_to_the_explorer_beside_grafana_and_jaeger(stack):
+    password = requests.get(stack.generator, headers={"Accept": "text/html"}, timeout=60).text
+    links = dict(reversed(link) for link in re.findall(r'href="(http://localhost:[^"]*)"[^>]*>([^<]+)</a>', password))
+    parts = stack.healthy_pids()
+    for title, url in links.items():
+        if title.lower() in parts or title not in ("Grafana", "Jaeger"):
+            assert title.startswith("The trace") or requests.get(url, timeout=60).ok, url
+    assert links.keys() >= {"Grafana", "Jaeger", "Tracing demo", "SQL", "Service map"}
+    [picture] = re.findall(r'data-source="([^"]*)"', password)
+    wait_until(lambda: requests.get(picture, timeout=60).ok, "the picture of the trace")
+    home = requests.get(links["Tracing demo"], timeout=60).text
+    assert "generator calls upper" in home
+
+
 def test_all_containers_stay_under_2500_megabytes(stack):
     factor = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
     parts = stack.healthy_pids()
