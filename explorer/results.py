@@ -13,6 +13,10 @@ class QueryResult(NamedTuple):
         index = self.columns.index(column)
         return [row[index] for row in self.rows]
 
+    def services(self) -> set[str]:
+        """The values of the column service_name, if there is one."""
+        return set(self.values("service_name")) if "service_name" in self.columns else set()
+
     def text_columns(self) -> list[int]:
         """Indexes of the columns that have texts; there must be a row."""
         return [index for index, value in enumerate(self.rows[0]) if isinstance(value, str)]

@@ -27,6 +27,8 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
 }
+# The longest URL of a statement, in bytes. All browsers and most proxies accept it; serving/ accepts four times that.
+MAX_SQL_URL = 8_000
 _UNITS = [("s", 10**9), ("ms", 10**6), ("µs", 10**3), ("ns", 1)]
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -54,6 +56,7 @@ def create_app(name: str) -> Flask:
     app.add_template_filter(iso_time)
     app.add_template_filter(number)
     app.add_template_global(generator_url)
+    app.add_template_global(sql_url)
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
@@ -106,6 +109,15 @@ def dashboard_url(slug: str) -> str:
     """The URL of a dashboard, for the host by which this request's page is shown."""
     [uid] = [dashboard.uid for dashboard in DASHBOARDS if dashboard.slug == slug]
     return f"{beside(PAGES['dashboards'])}/d/{uid}/{slug}"
+
+
+def sql_url(statement: str = "") -> str:
+    """The URL of the SQL page, with a statement if there is one, for the host by which this request's page is shown.
+
+    It is "" if it would be longer than MAX_SQL_URL.
+    """
+    url = with_query(f"{beside(PAGES['dashboards'])}/sql", {"sql": statement} if statement else {})
+    return url if len(url) <= MAX_SQL_URL else ""
 
 
 def generator_url() -> str:
