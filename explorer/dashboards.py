@@ -134,11 +134,8 @@ def create_dashboards(uri: str) -> Flask:
         panel = dashboard.panels[number]
         try:
             results = [database.query(name, view._asdict()) for name in panel.statements]
-            colours = (
-                {}
-                if panel.kind == Kind.TABLE
-                else database.colours(name for result in results for name in result.services())
-            )
+            services = {name for result in results for name in result.services()}
+            colours = {} if panel.kind == Kind.TABLE else database.colours(services)
         except psycopg.Error as error:
             return render_template("panel_error.html", message=message(error)), 500
         if not results[0].rows:

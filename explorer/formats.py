@@ -5,8 +5,6 @@ import io
 import json
 import re
 
-import orjson
-
 from explorer.database import NUMBER_TYPES, RefusedStatement, TextResult
 
 _JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
@@ -63,9 +61,13 @@ def _may_nest(kind: str) -> bool:
 
 
 def _is_json(text: str) -> bool:
-    """A text in a jsonb column may only look like an array."""
+    """A text in a jsonb column may only look like an array or an object."""
     try:
-        orjson.loads(text)
-    except ValueError:
+        json.loads(text, parse_int=str, parse_constant=_refuse)
+    except (ValueError, RecursionError):
         return False
     return True
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is Python's, but not JSON's")

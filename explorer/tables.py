@@ -21,6 +21,7 @@ _MAX_NAME, _MAX_VALUE = 80, 300  # of a column's name and a value, as texts of a
 _SHOWN_OF_TRACE_ID = 8
 # The columns with ids of the views: of spans, of their parents, and of linked ones.
 _ID_COLUMN = re.compile(r"(linked_)?(?:trace_id|((?:parent_)?span_id))")
+_WORDS = ("timestamptz", "timestamp", "date", "uuid")  # types whose texts are shown on one line
 _TRACE_ID = re.compile("[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BIGINT = re.compile(r"-?\d{1,19}")
 
@@ -61,7 +62,10 @@ def table(panel: Panel, result: QueryResult, zone: tzinfo, time_range: TimeRange
 
 def text_table(result: TextResult) -> Table:
     """A table of the result of a user's statement. Trace ids and span ids are links."""
-    classes = ["number" if is_number else "" for is_number in result.numbers]
+    classes = [
+        "number" if is_number else "word" if kind in _WORDS else ""
+        for kind, is_number in zip(result.types, result.numbers, strict=True)
+    ]
     heads = [Cell(cut(column, _MAX_NAME), kind) for column, kind in zip(result.columns, classes, strict=True)]
     makers = [_id_link(result.columns, column) for column in range(len(result.columns))]
     return Table(

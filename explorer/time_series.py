@@ -20,7 +20,7 @@ _END = "time_end"  # of a step, as in the statements of queries/
 _MICROSECOND = timedelta(microseconds=1)
 _ID = re.compile(r"(.*_)?id")
 _NO_NAMES = ("timestamptz", "uuid", "json", "jsonb")  # types of columns that do not name lines
-_LARGEST = 1e18  # of the values that are drawn
+_MOST = 1e-9, 1e18  # bounds of the greatest value of a chart, unless it is 0
 
 Columns = Sequence[int]  # by their numbers
 Names = tuple[str, ...]
@@ -43,7 +43,8 @@ class TimeSeries(NamedTuple):
 def time_series(result: TextResult) -> list[TimeSeries]:
     """The numbers of a result that has one column of times, and perhaps `time_end`, and at least two times.
 
-    Nothing if there are no numbers from 0 to 1e18, or more lines than a chart has room for.
+    Columns with negative numbers, or only with very small or very large ones, are left out, and so are charts with more
+    than MAX_LINES lines.
     """
     times = [column for column, kind in enumerate(result.types) if kind == "timestamptz"]
     if len(times) == 2:
@@ -132,4 +133,4 @@ def _number(text: str | None) -> float | None:
 
 def _can_be_drawn(texts: Sequence[str | None]) -> bool:
     values = [value for value in map(_number, texts) if value is not None]
-    return bool(values) and min(values) >= 0 and max(values) <= _LARGEST
+    return bool(values) and min(values) >= 0 and (not any(values) or _MOST[0] <= max(values) <= _MOST[1])
