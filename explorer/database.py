@@ -200,11 +200,15 @@ def _fetch_texts(cursor: psycopg.Cursor[Any], max_rows: int) -> TextResult:
     """The result of show or explain, whose columns are texts, XML or JSON: the same bytes in the binary format."""
     columns, result = _columns(cursor), cursor.pgresult
     assert result is not None  # which has the columns
-    values = [
-        [result.get_value(row, column) for column in range(result.nfields)]
+    rows = [
+        [_decoded(result.get_value(row, column)) for column in range(result.nfields)]
         for row in range(min(result.ntuples, max_rows))
     ]
-    return _text_result(columns, [[value and value.decode() for value in row] for row in values])
+    return _text_result(columns, rows)
+
+
+def _decoded(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()
 
 
 def _text_result(columns: list[psycopg.Column], rows: list[list[str | None]]) -> TextResult:

@@ -33,7 +33,7 @@ from queries.dashboards import DASHBOARDS
 SHOWN_ROWS = 1_000
 FILE_ROWS = 100_000
 # The widths for which a chart is drawn, in pixels: sql.css shows the one that fits. PostgreSQL's texts are in UTC.
-CHART_WIDTHS = {"narrow": 340, "medium": 720, "wide": 1_100}
+CHART_WIDTHS = {"narrow": 300, "medium": 720, "wide": 1_100}
 _ZONE = ZoneInfo("UTC")
 _MIMETYPES = {"csv": "text/csv", "json": "application/json"}
 _FIRST_SENTENCE = re.compile(r".*?[.?](?=\s|$)", re.DOTALL)
@@ -159,7 +159,7 @@ def _charts(database: Database, result: TextResult) -> Iterator[TimeChart]:
 def _examples() -> dict[str, list[Example]]:
     """The statements of queries/, by the titles of the dashboards that show them."""
     titles = {name: board.title for board in DASHBOARDS for panel in board.panels for name in panel.statements}
-    groups: dict[str, list[Example]] = {board.title: [] for board in DASHBOARDS} | {"Others": []}
+    groups: dict[str, list[Example]] = {title: [] for title in (*(board.title for board in DASHBOARDS), "Others")}
     for name, (sql, description) in queries.statements().items():
         words = _FIRST_SENTENCE.match(description)
         example = Example(name, words[0] if words else name, queries.substitute(sql, _EXAMPLE_VALUES))

@@ -14,6 +14,7 @@ from explorer.links import TimeRange
 from explorer.results import QueryResult
 from queries import Unit, label, unit
 
+MAX_CHARTS = 6
 MAX_LINES = 20  # of a chart
 MAX_STEPS = 1_000
 _END = "time_end"  # of a step, as in the statements of queries/
@@ -43,8 +44,8 @@ class TimeSeries(NamedTuple):
 def time_series(result: TextResult) -> list[TimeSeries]:
     """The numbers of a result that has one column of times, and perhaps `time_end`, and at least two times.
 
-    Columns with negative numbers, or only with very small or very large ones, are left out, and so are charts with more
-    than MAX_LINES lines.
+    Columns with negative numbers, or only with very small or very large ones, are left out. If texts name more than
+    MAX_LINES lines, there is no chart.
     """
     times = [column for column, kind in enumerate(result.types) if kind == "timestamptz"]
     if len(times) == 2:
@@ -54,16 +55,20 @@ def time_series(result: TextResult) -> list[TimeSeries]:
         return []
     names = [column for column, kind in enumerate(result.types) if kind not in _NO_NAMES and not result.numbers[column]]
     try:
-        rows = [(datetime.fromisoformat(row[times[0]]), row) for row in result.rows if row[times[0]] is not None]
+        rows = [(datetime.fromisoformat(time), row) for row in result.rows if (time := row[times[0]]) is not None]
         steps = _steps(sorted({time for time, _ in rows}))
     except (ValueError, OverflowError):  # infinity, before Christ, or after the year 9999
         return []
-    if steps is None:
+    lines = {_names(row, names) for _, row in rows}
+    if steps is None or len(lines) > MAX_LINES:
         return []
     drawn = [column for column in numbers if _can_be_drawn([row[column] for _, row in rows])]
     groups = [[column] for column in drawn] if names else _by_unit(result, drawn)
-    made = [_series(result, rows, steps, names, group) for group in groups]
-    return [series for series in made if len({row[2:-1] for row in series.result.rows}) <= MAX_LINES or not names]
+    return [_series(result, rows, steps, names, group[:MAX_LINES]) for group in groups[:MAX_CHARTS]]
+
+
+def _names(row: Row, columns: Columns) -> Names:
+    return tuple("null" if (text := row[column]) is None else text for column in columns)
 
 
 class _Steps(NamedTuple):
@@ -91,16 +96,16 @@ def _series(
     values: dict[tuple[datetime, Names], list[float | None]] = {}
     is_reduced = False
     for time, row in rows:
-        key = steps.start(time), tuple("null" if (text := row[column]) is None else text for column in names)
+        key = steps.start(time), _names(row, names)
         found = [_number(row[column]) for column in numbers]
         known = values.get(key, [None] * len(numbers))
         is_reduced |= any(None not in pair for pair in zip(known, found, strict=True))
-        values[key] = [max(filter(_is_there, pair), default=None) for pair in zip(known, found, strict=True)]
+        values[key] = [_greater(*pair) for pair in zip(known, found, strict=True)]
     columns = ["time", _END, *(result.columns[column] for column in (*names, *numbers))]
     made = [
         (start, start + steps.length, *texts, *found)
         for (start, texts), found in values.items()
-        if any(map(_is_there, found))
+        if any(value is not None for value in found)
     ]
     title = ", ".join(label(result.columns[column]) for column in numbers)
     return TimeSeries(
@@ -108,8 +113,10 @@ def _series(
     )
 
 
-def _is_there(value: float | None) -> bool:
-    return value is not None
+def _greater(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return max(one, other)
 
 
 def _is_id(result: TextResult, column: int) -> bool:

@@ -30,8 +30,8 @@ def open_page(chromium):
     """A function that opens a URL in a new window. The test fails if a page reports an error."""
     contexts, problems = [], []
 
-    def open_page(url: str, width: int = 1280, scheme: str = "light", height: int = 900):
-        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    def open_page(url: str, width: int = 1280, scheme: str = "light", height: int = 900, **options):
+        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **options)
         context.set_default_timeout(120_000)
         contexts.append(context)
         page = context.new_page()

@@ -503,6 +503,14 @@ def test_extreme_times_numbers_and_names_are_drawn(client, sql):
     assert "<b>" not in page and "<i>_ms" not in page
 
 
+def test_the_number_of_charts_and_lines_is_limited(client):
+    columns = ", ".join(f"n as n{number}" for number in range(200))
+    statement = f"select {AT} as t, {columns} from generate_series(0, 3) as n"
+    assert [len(chart) for chart in lines(get(client, statement).text)] == [20]
+    statement = f"select {AT} as t, 'a' as name, {columns} from generate_series(0, 3) as n"
+    assert [len(chart) for chart in lines(get(client, statement).text)] == 6 * [1]
+
+
 def test_the_statement_of_a_panel_is_drawn_as_its_panel(client, promscale):
     for minutes in range(1, 4):
         promscale.export(request(span("GET /", start_time_unix_nano=time.time_ns() - minutes * 60 * 10**9)))
