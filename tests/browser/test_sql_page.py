@@ -9,6 +9,7 @@ from psycopg.conninfo import make_conninfo
 
 from explorer.dashboards import create_dashboards
 from explorer.traces import create_traces
+from telemetry.services import PAGES
 from tests.store.otlp_messages import add_service, child, request, span
 
 BY_SERVICE = "select service_name, count(*) as spans\nfrom span\ngroup by service_name"
@@ -30,8 +31,15 @@ def roots(promscale):
 
 
 @pytest.fixture
-def explorer(dsn, roots, serve):
-    return serve(create_dashboards(make_conninfo(dsn, user="explorer")))
+def explorer(dsn, promscale, roots, serve, monkeypatch):
+    """The URL of the dashboards' pages; they and the pages of traces link to each other."""
+    urls = {
+        "dashboards": serve(create_dashboards(make_conninfo(dsn, user="explorer"))),
+        "traces": serve(create_traces(f"127.0.0.1:{promscale.server.port}")),
+    }
+    for name, url in urls.items():
+        monkeypatch.setitem(PAGES, name, int(url.rpartition(":")[2]))
+    return urls["dashboards"]
 
 
 def open_sql(open_page, explorer, sql: str = "", **window):
@@ -150,30 +158,23 @@ def test_open_in_sql_runs_the_statement_of_a_panel(explorer, open_page):
     panel = page.locator(".panel", has=page.get_by_role("heading", name="Error rate by operation", exact=True))
     panel.get_by_text("SQL", exact=True).click()
     sql = panel.locator("pre").inner_text()
-    link = panel.get_by_role("link", name="Open in SQL")
-    target = urlsplit(link.get_attribute("href"))
-    assert (target.port, target.path) == (3000, "/sql")
-    # The explorer of this test has another port.
-    page.goto(f"{explorer}{target.path}?{target.query}")
+    panel.get_by_role("link", name="Open in SQL").click()
+    page.wait_for_url("**/sql?sql=*")
     assert editor(page).input_value() == sql
     assert sorted(column(page, 1)) == ["generator", "lower"]
 
 
-def test_ids_open_the_trace_with_the_span_selected(explorer, open_page, promscale, serve, roots):
-    page = open_sql(
-        open_page, explorer, "select trace_id, span_id from span where is_root_span order by start_time limit 1"
-    )
-    trace, spans = page.locator(".result td a").all()
-    url = urlsplit(spans.get_attribute("href"))
-    assert trace.get_attribute("href").endswith(f":16686/trace/{roots[0].trace_id.hex()}")
-    traces = serve(create_traces(f"127.0.0.1:{promscale.server.port}"))
-    page.goto(f"{traces}{url.path}#{url.fragment}")
+def test_ids_open_the_trace_with_the_span_selected(explorer, open_page, roots):
+    statement = "select trace_id, span_id from span where is_root_span order by start_time limit 1"
+    page = open_sql(open_page, explorer, statement)
+    trace, selected = page.locator(".result td a").all()
+    assert urlsplit(trace.get_attribute("href")).path == f"/trace/{roots[0].trace_id.hex()}"
+    selected.click()
     details = page.get_by_role("complementary", name="Details of the selected span")
-    assert roots[0].span_id.hex() in details.inner_text()
+    details.get_by_text(roots[0].span_id.hex()).wait_for()
     # And from there back to SQL.
-    link = urlsplit(details.get_by_role("link", name="Open in SQL").get_attribute("href"))
-    assert (link.port, link.path) == (3000, "/sql")
-    page.goto(f"{explorer}{link.path}?{link.query}")
+    details.get_by_role("link", name="Open in SQL").click()
+    page.wait_for_url("**/sql?sql=*")
     assert page.get_by_role("status").first.inner_text().startswith("1 row ")
 
 
