@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiosql
 import psycopg
@@ -15,7 +15,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from werkzeug.exceptions import ServiceUnavailable
 
 import queries
-from explorer.results import QueryResult
+from explorer.results import QueryResult, TextResult
 from promscale.database import deadline
 from telemetry.services import POSTGRES_PORT
 
@@ -29,7 +29,6 @@ CONNECTIONS = 6
 USER_STATEMENTS = 2
 USER_STATEMENT_WAIT_SECONDS = 3
 MAX_RESULT_BYTES = 16 * 2**20
-NUMBER_TYPES = {"int2", "int4", "int8", "float4", "float8", "numeric", "oid"}
 
 _SETTINGS = {
     "search_path": "public,ps_trace",
@@ -58,23 +57,6 @@ class RefusedStatement(Exception):
         super().__init__(message)
         self.message = message
         self.position = position
-
-
-class TextResult(NamedTuple):
-    """The result of a user's statement: each value as text or None.
-
-    `types` are PostgreSQL's names, as int8 or int8[]: of a domain that of its base type, and of types that users have
-    made the number of the type. Arrays, records, json and jsonb are texts in JSON.
-    """
-
-    columns: list[str]
-    types: list[str]
-    rows: list[list[str | None]]
-
-    @property
-    def numbers(self) -> list[bool]:
-        """Which columns have numbers."""
-        return [name in NUMBER_TYPES for name in self.types]
 
 
 class Database:

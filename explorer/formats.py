@@ -5,7 +5,8 @@ import io
 import json
 import re
 
-from explorer.database import NUMBER_TYPES, RefusedStatement, TextResult
+from explorer.database import RefusedStatement
+from explorer.results import NUMBER_TYPES, TextResult
 
 _JSON_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
 

@@ -20,10 +20,10 @@ from explorer.database import (
     STATEMENT_SECONDS,
     Database,
     RefusedStatement,
-    TextResult,
     error_line,
 )
 from explorer.query import bad_parameter
+from explorer.results import TextResult
 from explorer.schema import read_views
 from explorer.time_series import time_series
 from explorer.web import MAX_SQL_URL
@@ -60,11 +60,12 @@ class TimeChart(NamedTuple):
 
 
 def sql_pages(database: Database) -> Blueprint:
+    """The page /sql and the files /sql.csv and /sql.json."""
     pages = Blueprint("sql", __name__)
     pages.before_request(_refuse_other_sites)
 
     @pages.route("/sql", methods=["GET", "POST"])
-    def show() -> str | BaseResponse | tuple[str, int]:
+    def show() -> str | BaseResponse:
         if "csv" in request.form:
             return download("csv")
         text = request.values.get("sql", "")

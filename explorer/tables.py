@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from explorer import links
-from explorer.database import TextResult
 from explorer.links import TimeRange
-from explorer.results import QueryResult, Row
+from explorer.results import QueryResult, Row, TextResult
 from explorer.waterfall import cut
 from explorer.web import clock, quantity, traces_url
 from queries import PERCENT, Panel, Unit, label, unit
 
 _MAX_LENGTH = 120  # of a text
 _MAX_NAME, _MAX_VALUE = 80, 300  # of a column's name and a value, as texts of a user's statement
+_LONG = 60  # a longer value needs several lines
 _SHOWN_OF_TRACE_ID = 8
 # The columns with ids of the views: of spans, of their parents, and of linked ones.
 _ID_COLUMN = re.compile(r"(linked_)?(?:trace_id|((?:parent_)?span_id))")
@@ -72,12 +72,16 @@ def text_table(result: TextResult) -> Table:
         heads,
         [
             [
-                _NULL._replace(classes=kind) if text is None else make(Cell(cut(text, _MAX_VALUE), kind), row)
+                _NULL._replace(classes=kind) if text is None else make(_text_cell(text, kind), row)
                 for text, kind, make in zip(row, classes, makers, strict=True)
             ]
             for row in result.rows
         ],
     )
+
+
+def _text_cell(text: str, kind: str) -> Cell:
+    return Cell(cut(text, _MAX_VALUE), kind or ("long" if len(text) > _LONG else ""))
 
 
 def _id_link(columns: Sequence[str], column: int) -> Callable[[Cell, Sequence[str | None]], Cell]:

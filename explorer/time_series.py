@@ -9,9 +9,8 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import NamedTuple
 
-from explorer.database import TextResult
 from explorer.links import TimeRange
-from explorer.results import QueryResult
+from explorer.results import QueryResult, TextResult
 from queries import Unit, label, unit
 
 MAX_CHARTS = 6

@@ -191,7 +191,7 @@ def test_files_have_the_result_of_the_statement(explorer, open_page):
     assert json.loads(contents["JSON"]) == [{"n": 12345678901234567890, "span_tags": {}}]
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (800, "light"), (360, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (1250, "dark"), (800, "light"), (360, "dark")])
 def test_a_chart_fits_into_the_window_and_shows_times_in_utc(explorer, open_page, screenshot, width, scheme):
     page = open_sql(open_page, explorer, OVER_TIME, width=width, scheme=scheme, timezone_id="Asia/Kathmandu")
     [chart] = page.get_by_role("img", name="calls, errors").all()
