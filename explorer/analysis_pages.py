@@ -14,7 +14,6 @@ import psycopg
 from flask import Blueprint, abort, render_template, request
 from werkzeug.datastructures import MultiDict
 
-import queries
 from explorer import links
 from explorer.analysis import questions
 from explorer.analysis.differences import Finding, Measure
@@ -171,8 +170,8 @@ def _differences(database: Database, sides: Sides) -> str:
         findings=findings,
         measure=_measure,
         url=lambda finding: _finding_url(finding, sides.first),
-        sql=lambda finding: questions.finding_sql(finding, sides.first, sides.second),
-        colours=_colours(database, (finding.service for finding in shown)),
+        statements=lambda finding: questions.finding_statements(finding, sides.first, sides.second),
+        colours=database.colours(finding.service for finding in shown),
     )
 
 
@@ -213,7 +212,7 @@ def _compare(database: Database, sides: Sides) -> str:
         samples=[_sample_link(result.baseline, sides.second), _sample_link(result.selected, sides.first)],
         paths=result.paths,
         largest=largest,
-        colours=_colours(database, (row.path[-1][0] for row in result.paths)),
+        colours=database.colours(row.path[-1][0] for row in result.paths),
     )
 
 
@@ -237,7 +236,7 @@ def _flame(database: Database, sides: Sides) -> str:
         rows=1 + max((box.depth for box in boxes), default=0),
         operations=_self_times(result.roots),
         total=total,
-        colours=_colours(database, (box.frame.operation[0] for box in boxes)),
+        colours=database.colours(box.frame.operation[0] for box in boxes),
     )
 
 
@@ -303,10 +302,6 @@ def _search_url(selection: Selection) -> str:
         "end": end,
     }
     return traces_url(with_query("search", {name: text for name, text in fields.items() if text}))
-
-
-def _colours(database: Database, services: Iterable[str]) -> dict[str, int]:
-    return queries.colour_numbers([*database.names("services"), *sorted(set(services))])
 
 
 QUESTIONS = {

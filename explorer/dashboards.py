@@ -1,16 +1,13 @@
-"""The explorer's port 3000: the dashboards of queries/dashboards.py under Grafana's paths, and a page for SQL."""
+"""The explorer's port 3000: the dashboards of queries/dashboards.py under Grafana's paths. Other pages of this port are
+blueprints."""
 
-import csv
-import io
-import time
-from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import psycopg
-from flask import Flask, Response, abort, redirect, render_template, request, url_for
+from flask import Flask, abort, redirect, render_template, request, url_for
 from psycopg import sql
 from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response as BaseResponse
@@ -19,20 +16,11 @@ import queries
 import queries.dashboards
 from explorer import charts, node_graph, ranges, svg, tables
 from explorer.analysis_pages import analysis_pages
-from explorer.database import (
-    DATABASE_URI,
-    MAX_RESULT_BYTES,
-    STATEMENT_SECONDS,
-    Database,
-    RefusedStatement,
-    TextResult,
-    error_line,
-    message,
-)
+from explorer.database import DATABASE_URI, Database, message
 from explorer.home import home_page
 from explorer.links import TimeRange
 from explorer.query import Parameters, bad_parameter, read_int, read_time
-from explorer.results import QueryResult
+from explorer.sql_pages import sql_pages
 from explorer.waterfall import cut
 from explorer.web import create_app, quantity, traces_url
 from frame import with_query
@@ -53,9 +41,6 @@ RANGES = {
 DEFAULT_RANGE = "now-15m"
 REFRESHES = {"": "off", "5s": "5 s", "10s": "10 s", "30s": "30 s"}
 DEFAULT_REFRESH = "10s"
-STEP = "1 second"  # the shortest step of a series; statements choose a longer one for a long time range
-SHOWN_ROWS = 1_000
-CSV_ROWS = 100_000
 # The rows in the table below a chart, which is for those who do not see the chart: the latest.
 CHART_ROWS = 60
 DEFAULT_WIDTH, MIN_WIDTH, MAX_WIDTH = 800, 160, 8_000  # of a chart, in pixels
@@ -71,7 +56,7 @@ class View(NamedTuple):
     time_to: datetime
     service: str
     operation: str
-    step: str = STEP
+    step: str = queries.SHORTEST_STEP
 
     @classmethod
     def read(cls, parameters: Parameters, dashboard: Dashboard) -> "View":
@@ -113,6 +98,7 @@ def create_dashboards(uri: str) -> Flask:
     app.add_template_filter(cut)
     app.register_blueprint(home_page(database))
     app.register_blueprint(analysis_pages(database))
+    app.register_blueprint(sql_pages(database))
 
     @app.get("/dashboards")
     def dashboard_list() -> str:
@@ -138,7 +124,7 @@ def create_dashboards(uri: str) -> Flask:
             refreshes=REFRESHES,
             services=database.names("services") if dashboard.variables else [],
             operations=database.names("operations", service=view.service) if dashboard.variables else [],
-            sql_of=lambda panel: "\n\n".join(_literal(name, view) for name in panel.statements),
+            sql_of=lambda panel: [_literal(name, view) for name in panel.statements],
         )
 
     @app.get("/d/<uid>/panels/<int:number>")
@@ -151,7 +137,8 @@ def create_dashboards(uri: str) -> Flask:
         panel = dashboard.panels[number]
         try:
             results = [database.query(name, view._asdict()) for name in panel.statements]
-            colours = {} if panel.kind == Kind.TABLE else _colours(database, results)
+            services = {name for result in results for name in result.services()}
+            colours = {} if panel.kind == Kind.TABLE else database.colours(services)
         except psycopg.Error as error:
             return render_template("panel_error.html", message=message(error)), 500
         if not results[0].rows:
@@ -174,36 +161,6 @@ def create_dashboards(uri: str) -> Flask:
             table=tables.table(panel, latest, screen.zone),
             row_count=len(results[0].rows),
         )
-
-    @app.route("/sql", methods=["GET", "POST"])
-    def sql_page() -> str | Response | tuple[str, int]:
-        text = request.form.get("sql", "")
-        page: dict[str, Any] = {
-            "sql": text,
-            "examples": _examples(),
-            "limit": SHOWN_ROWS,
-            "csv_limit": CSV_ROWS,
-            "seconds": STATEMENT_SECONDS,
-            "mebibytes": MAX_RESULT_BYTES // 2**20,
-        }
-        if not text.strip():
-            return render_template("sql.html", **page)
-        if "\0" in text:
-            raise bad_parameter("sql", "contains a NUL character, which PostgreSQL does not accept")
-        as_csv = "csv" in request.form
-        max_rows = CSV_ROWS if as_csv else SHOWN_ROWS
-        began = time.monotonic()
-        try:
-            result = database.run_user_statement(text, max_rows + 1)
-            if as_csv and len(result.rows) > max_rows:
-                raise RefusedStatement(f"The result has more than {max_rows:,} rows.")
-        except RefusedStatement as error:
-            place = error_line(error.position, text)
-            return render_template("sql.html", **page, error=error.message, place=place), 400
-        if as_csv:
-            return _csv(result)
-        page |= {"result": result._replace(rows=result.rows[:max_rows]), "more": len(result.rows) > max_rows}
-        return render_template("sql.html", **page, milliseconds=(time.monotonic() - began) * 1000)
 
     return app
 
@@ -228,45 +185,7 @@ def _headline(database: Database, dashboard: Dashboard) -> str:
 def _literal(statement: str, view: View) -> str:
     """A statement for psql: its parameters are literals."""
     literals = {name: sql.Literal(value).as_string() for name, value in view._asdict().items()}
-    return queries.substitute(queries.statements()[statement], literals)
-
-
-def _examples() -> dict[str, str]:
-    """The statements of queries/ for the last 15 minutes and an operation that every service has."""
-    values = {
-        "time_from": "now() - interval '15 minutes'",
-        "time_to": "now()",
-        "service": "'lower'",
-        "operation": "'GET /'",
-        "step": f"'{STEP}'",
-    }
-    return {name: queries.substitute(text, values) for name, text in queries.statements().items()}
-
-
-def _colours(database: Database, results: Iterable[QueryResult]) -> dict[str, int]:
-    """The colours of the services in these results, as indexes in COLOURS: the same as on the pages of traces."""
-    shown = {name for result in results if "service_name" in result.columns for name in result.values("service_name")}
-    # The colours of the demo's services are fixed; those of others depend on which services there are.
-    stored = [] if shown <= set(queries.SERVICES) else database.names("services")
-    return queries.colour_numbers([*stored, *sorted(shown)])
-
-
-def _csv(result: TextResult) -> Response:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(map(_without_formula, result.columns))
-    for row in result.rows:
-        writer.writerow(
-            value if is_number or value is None else _without_formula(value)
-            for value, is_number in zip(row, result.numbers, strict=True)
-        )
-    attachment = {"Content-Disposition": "attachment; filename=result.csv"}
-    return Response(text.getvalue(), mimetype="text/csv", headers=attachment)
-
-
-def _without_formula(text: str) -> str:
-    """A text that spreadsheets do not execute as a formula: https://owasp.org/www-community/attacks/CSV_Injection"""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return queries.substitute(queries.statements()[statement].sql, literals)
 
 
 app = create_dashboards(DATABASE_URI)

@@ -3,10 +3,10 @@
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiosql
 import psycopg
@@ -15,7 +15,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from werkzeug.exceptions import ServiceUnavailable
 
 import queries
-from explorer.results import QueryResult
+from explorer.results import QueryResult, TextResult
 from promscale.database import deadline
 from telemetry.services import POSTGRES_PORT
 
@@ -41,7 +41,7 @@ _LEADING_COMMENTS = re.compile(r"(?:\s+|--[^\n]*|/\*.*?\*/)*", re.DOTALL)
 _FIRST_WORD = re.compile(r"\(|[a-z]+", re.IGNORECASE)
 _CURSOR_WORDS = ("select", "with", "values", "table", "(")
 _OTHER_WORDS = ("show", "explain")
-_NUMBER_TYPES = {"int2", "int4", "int8", "float4", "float8", "numeric", "oid"}
+_TYPE_MODIFIER = re.compile(r"\(.*\)")
 
 _STATEMENTS = aiosql.from_path(queries.FOLDER, "psycopg", kwargs_only=True)
 _queries = aiosql.from_path(Path(__file__).with_name("database.sql"), "psycopg")
@@ -57,14 +57,6 @@ class RefusedStatement(Exception):
         super().__init__(message)
         self.message = message
         self.position = position
-
-
-class TextResult(NamedTuple):
-    """The result of a user's statement: each value as text or None, and which of the columns have numbers."""
-
-    columns: list[str]
-    numbers: list[bool]
-    rows: list[list[str | None]]
 
 
 class Database:
@@ -108,6 +100,13 @@ class Database:
     def names(self, statement: str, **values: str) -> list[str]:
         """The result of a statement of queries/ that has one column of texts. Raises psycopg.Error."""
         return [name for (name,) in self.query(statement, values).rows]
+
+    def colours(self, services: Iterable[str]) -> dict[str, int]:
+        """The colours of these services, as indexes in COLOURS: the same on all pages. Raises psycopg.Error."""
+        shown = set(services)
+        # The colours of the demo's services are fixed; those of others depend on which services there are.
+        stored = [] if shown <= set(queries.SERVICES) else self.names("services")
+        return queries.colour_numbers([*stored, *sorted(shown)])
 
     def run_user_statement(self, text: str, max_rows: int) -> TextResult:
         """The first `max_rows` rows of a user's statement, which may only read. Raises RefusedStatement.
@@ -176,15 +175,28 @@ def _columns(cursor: psycopg.Cursor[Any]) -> list[psycopg.Column]:
 def _fetch_page(connection: psycopg.Connection, max_rows: int) -> TextResult:
     columns = _columns(connection.execute(_queries.columns.sql))
     rows = [row for (row,) in _queries.page(connection, max_rows=max_rows, max_bytes=MAX_RESULT_BYTES)]
-    numbers = [column.type_display in _NUMBER_TYPES for column in columns]
-    return TextResult([column.name for column in columns], numbers, rows)
+    return _text_result(columns, rows)
 
 
 def _fetch_texts(cursor: psycopg.Cursor[Any], max_rows: int) -> TextResult:
-    """The result of show or explain, whose columns are texts."""
-    columns = _columns(cursor)
-    rows: list[list[str | None]] = [[str(value) for value in row] for row in cursor.fetchmany(max_rows)]
-    return TextResult([column.name for column in columns], [False] * len(columns), rows)
+    """The result of show or explain, whose columns are texts, XML or JSON: the same bytes in the binary format."""
+    columns, result = _columns(cursor), cursor.pgresult
+    assert result is not None  # which has the columns
+    rows = [
+        [_decoded(result.get_value(row, column)) for column in range(result.nfields)]
+        for row in range(min(result.ntuples, max_rows))
+    ]
+    return _text_result(columns, rows)
+
+
+def _decoded(value: bytes | None) -> str | None:
+    return None if value is None else value.decode()
+
+
+def _text_result(columns: list[psycopg.Column], rows: list[list[str | None]]) -> TextResult:
+    """Without the modifiers of types, as in numeric(10, 2)."""
+    types = [_TYPE_MODIFIER.sub("", column.type_display) for column in columns]
+    return TextResult([column.name for column in columns], types, rows)
 
 
 def _check(connection: psycopg.Connection) -> None:

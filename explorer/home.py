@@ -9,7 +9,6 @@ from typing import NamedTuple
 import aiosql
 from flask import Blueprint, render_template
 
-import queries
 from explorer import node_graph
 from explorer.database import Database
 from explorer.links import TimeRange
@@ -56,9 +55,7 @@ def home_page(database: Database) -> Blueprint:
         values = {"time_from": times[0], "time_to": times[1]}
         nodes, edges = (database.query(name, values) for name in _SERVICE_MAP.statements)
         health = database.run(_STATEMENTS.service_health.sql, values)
-        names = {*nodes.values("service_name"), *health.values("service_name")}
-        stored = [] if names <= set(queries.SERVICES) else database.names("services")
-        colours = queries.colour_numbers([*stored, *sorted(names)])
+        colours = database.colours([*nodes.values("service_name"), *health.values("service_name")])
         services = _services(health, colours, times)
         return render_template(
             "home.html",

@@ -1,8 +1,9 @@
-"""The result of a statement of queries/. No I/O."""
+"""The results of statements: of the project's own, and of those that users write. No I/O."""
 
 from typing import Any, NamedTuple
 
 Row = dict[str, Any]  # by column; the values are what psycopg makes of PostgreSQL's types
+NUMBER_TYPES = {"int2", "int4", "int8", "float4", "float8", "numeric", "oid"}
 
 
 class QueryResult(NamedTuple):
@@ -13,9 +14,30 @@ class QueryResult(NamedTuple):
         index = self.columns.index(column)
         return [row[index] for row in self.rows]
 
+    def services(self) -> set[str]:
+        """The values of the column service_name, if there is one."""
+        return set(self.values("service_name")) if "service_name" in self.columns else set()
+
     def text_columns(self) -> list[int]:
         """Indexes of the columns that have texts; there must be a row."""
         return [index for index, value in enumerate(self.rows[0]) if isinstance(value, str)]
 
     def as_dicts(self) -> list[Row]:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+class TextResult(NamedTuple):
+    """The result of a user's statement: each value as text or None.
+
+    `types` are PostgreSQL's names, as int8 or int8[]: of a domain that of its base type, and of types that users have
+    made the number of the type. Arrays, records, json and jsonb are texts in JSON.
+    """
+
+    columns: list[str]
+    types: list[str]
+    rows: list[list[str | None]]
+
+    @property
+    def numbers(self) -> list[bool]:
+        """Which columns have numbers."""
+        return [name in NUMBER_TYPES for name in self.types]

@@ -156,7 +156,7 @@ def _time_plot(
 ) -> Markup:
     x = frame.x(times.begin, times.end)
     axis = _x_axis(frame, x, time_ticks(times.begin, times.end, frame.inner[0] // _TIME_GAP, times.zone))
-    return _plot(frame, kind, x, y, axis + content, **steps._asdict(), unit=unit.text, is_time=True)
+    return _plot(frame, kind, x, y, axis + content, **steps._asdict(), unit=unit.text, zone=str(times.zone))
 
 
 def _plot(frame: Frame, kind: str, x: Scale, y: Scale, content: str, **data: Any) -> Markup:

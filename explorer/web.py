@@ -15,6 +15,8 @@ from queries.dashboards import DASHBOARDS
 from serving import beside
 from telemetry.services import EXPLORER, SERVICES
 
+# The longest URL of a statement, in bytes. All browsers and most proxies accept it; serving/ accepts four times that.
+MAX_SQL_URL = 8_000
 _UNITS = [("s", 10**9), ("ms", 10**6), ("µs", 10**3), ("ns", 1)]
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -38,6 +40,7 @@ def create_app(name: str) -> Flask:
     app.add_template_filter(number)
     app.add_template_global(generator_url)
     add_frame(app, name.removeprefix("explorer."), ranges.carried)
+    app.add_template_global(sql_url)
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
@@ -87,6 +90,15 @@ def dashboard_url(slug: str) -> str:
     """The URL of a dashboard, for the host by which this request's page is shown."""
     [uid] = [dashboard.uid for dashboard in DASHBOARDS if dashboard.slug == slug]
     return f"{beside(EXPLORER['dashboards'])}/d/{uid}/{slug}"
+
+
+def sql_url(statement: str = "") -> str:
+    """The URL of the SQL page, with a statement if there is one, for the host by which this request's page is shown.
+
+    It is "" if it would be longer than MAX_SQL_URL.
+    """
+    url = with_query(f"{beside(EXPLORER['dashboards'])}/sql", {"sql": statement} if statement else {})
+    return url if len(url) <= MAX_SQL_URL else ""
 
 
 def generator_url() -> str:

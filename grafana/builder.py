@@ -239,7 +239,7 @@ def describe(connection: psycopg.Connection) -> Statements:
     # An empty time range: only the columns are needed.
     parameters = {"time_from": now, "time_to": now, "service": "", "operation": "", "step": "1 second"}
     described = {}
-    for name, sql in queries.statements().items():
+    for name, (sql, _) in queries.statements().items():
         with getattr(executable, f"{name}_cursor")(connection, **parameters) as cursor:
             macros = queries.substitute(sql, PARAMETERS).rstrip().rstrip(";")
             described[name] = Statement(macros, {column.name: _column_type(column) for column in cursor.description})

@@ -18,6 +18,7 @@ from telemetry import services
 
 FOLDER = Path(__file__).parent
 PARAMETERS = ("time_from", "time_to", "service", "operation", "step")
+SHORTEST_STEP = "1 second"  # of a series; statements choose a longer step for a long time range
 
 # One colour per service, the same on every page. Each has a contrast of at least 3:1 with a light and with a dark
 # background, as WCAG 2.1 (success criterion 1.4.11) requires of graphics. The demo's own services have the first ones.
@@ -157,12 +158,18 @@ class Dashboard:
     variables: tuple[tuple[str, str], ...] = ()
 
 
+class Statement(NamedTuple):
+    sql: str  # with parameters as `:name`
+    description: str  # the comment above it: its first sentence says what it is for
+
+
 @functools.cache
-def statements() -> Mapping[str, str]:
-    """The SQL of each statement by its name, with parameters as `:name`."""
+def statements() -> Mapping[str, Statement]:
+    """The statements by their names."""
     # Of aiosql's adapters, sqlite3's is the one that leaves `:name` as it is.
     queries = aiosql.from_path(FOLDER, "sqlite3", kwargs_only=True)
-    return {name: getattr(queries, name).sql for name in queries.available_queries if not name.endswith("_cursor")}
+    names = (name for name in queries.available_queries if not name.endswith("_cursor"))
+    return {name: Statement(getattr(queries, name).sql, getattr(queries, name).__doc__ or "") for name in names}
 
 
 def substitute(statement: str, values: Mapping[str, str]) -> str:

@@ -48,14 +48,14 @@ def what_differs(database: Database, selection: Selection, baseline: Selection |
     return Differences(selected, other, findings)
 
 
-def finding_sql(finding: Finding, selection: Selection, baseline: Selection | None = None) -> str:
-    """SQL for psql that counts a finding in all traces of both sides, and not only in the samples."""
+def finding_statements(finding: Finding, selection: Selection, baseline: Selection | None = None) -> list[str]:
+    """Statements for psql that count a finding in all traces of both sides, and not only in the samples."""
     if finding.value is not None:
         condition = "has_attribute"
     else:
         condition = "has_key" if finding.measure == Measure.VALUE else "is_operation"
     sides = (selection, baseline) if baseline else (selection,)
-    return "\n\n".join(counts_sql(side, condition, finding.service, finding.name, finding.value) for side in sides)
+    return [counts_sql(side, condition, finding.service, finding.name, finding.value) for side in sides]
 
 
 def compare_traces(

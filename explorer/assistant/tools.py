@@ -25,6 +25,7 @@ from explorer.database import Database, RefusedStatement, error_line
 from explorer.links import micros
 from explorer.query import MAX_MICROS, Query, bad_parameter, read_time, read_trace_id
 from explorer.results import QueryResult
+from explorer.schema import read_views
 from explorer.store import Store
 from explorer.trace import Trace
 from explorer.waterfall import cut
@@ -185,12 +186,16 @@ class Tools:
         chosen = Selection.of_query(selection.query())
         other = Selection.of_query(baseline.query()) if baseline else None
         found = questions.what_differs(self._database, chosen, other)
-        return answer(comparison(found, limit, lambda finding: questions.finding_sql(finding, chosen, other)))
+        return answer(
+            comparison(found, limit, lambda finding: "\n\n".join(questions.finding_statements(finding, chosen, other)))
+        )
 
     def schema(self) -> str:
         """The views, columns, types and functions for run_sql, their meaning, and examples. Read this before SQL."""
-        views = self._database.run(_queries.views.sql, {}).rows
-        columns = "\n".join(f"- {view}: {columns}" for view, columns in views)
+        columns = "\n".join(
+            f"- {view.name}: {', '.join(f'{column.name} {column.type}' for column in view.columns)}"
+            for view in read_views(self._database)
+        )
         return f"# Columns\n\n{columns}\n\n{_SQL_MANUAL.read_text()}"
 
     def run_sql(

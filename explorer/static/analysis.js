@@ -1,5 +1,7 @@
 // The pages of explorer/analysis_pages.py: loads the answer, and enlarges frames of the flame graph.
 
+import { colourAll } from "./sql/highlight.js";
+
 const answer = document.getElementById("answer");
 
 async function load() {
@@ -10,6 +12,7 @@ async function load() {
     if (!isFragment) throw new Error(new DOMParser().parseFromString(text, "text/html").querySelector("main").innerText);
     answer.innerHTML = text;
     prepareFlame();
+    colourAll(answer);
   } catch (error) {
     const problem = document.createElement("p");
     problem.className = "empty";

@@ -8,6 +8,7 @@ const BOX_PIXELS = 10; // a drag on a heat map selects a box if it is at least t
 const MIN_RANGE = 1000; // milliseconds
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
+const panels = document.querySelector(".panels"); // of a page whose URL has a time range, for drags and links
 let cursor; // what the tooltip is about: { plot, at, height } in the units of the axes, and `pointer` or `isByKey`
 let drag; // { plot, from: a place, pointer, selection }
 const waiting = []; // functions to call when the drag has ended
@@ -82,8 +83,8 @@ function entriesAt(element, { at, height }) {
 
 const durations = ({ bounds }, first, last) => [bounds[first][0], bounds[last][1]].map((ms) => duration(ms * 1e6)).join(" to ");
 // Sweden's notation is that of ISO 8601, and of explorer.web.clock.
-const clock = (micros) => new Date(micros / 1000).toLocaleString("sv");
-const period = ({ start, end }) => `${clock(start)} to ${clock(end).slice(11)}`;
+const clock = ({ zone }, micros) => new Date(micros / 1000).toLocaleString("sv", { timeZone: zone });
+const period = (plot, { start, end }) => `${clock(plot, start)} to ${clock(plot, end).slice(11)}`;
 const number = (value) => value.toLocaleString("en", Number.isInteger(value) || Math.abs(value) >= 100
   ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: 3 });
 // As explorer.web.quantity.
@@ -101,8 +102,7 @@ function quantity(plot, value) {
 function urlOf({ url, bounds }, { start, end }, first, last) {
   if (!url) return "";
   const fields = { start: Math.round(start), end: Math.round(end) - 1, 0: bounds?.[first][0], 1: bounds?.[last][1] };
-  const traces = document.querySelector(".panels").dataset.traces;
-  return traces + url.replace(/\{(\w+)\}/g, (_, name) => fields[name]);
+  return panels.dataset.traces + url.replace(/\{(\w+)\}/g, (_, name) => fields[name]);
 }
 
 function open(url, event) {
@@ -127,7 +127,7 @@ function draw(element, name, path) {
 // The line of the cursor on all charts with a time axis, without other marks; without an argument there is none.
 function drawCursor(at) {
   for (const element of document.querySelectorAll(".plot")) {
-    const plot = model(element), isShown = plot.is_time && at >= plot.start && at <= plot.end;
+    const plot = model(element), isShown = plot.zone && at >= plot.start && at <= plot.end;
     draw(element, "cursor", isShown ? `M${across(plot, at)} ${plot.top}V${plot.bottom}` : "");
     draw(element, "spot", "");
     element.classList.remove("linked");
@@ -173,14 +173,14 @@ function tipRow(plot, { mark, name, value, isNear }) {
 
 function show() {
   const { plot: shown, at } = cursor, plot = model(shown), index = stepAt(plot, at), entries = entriesAt(shown, cursor);
-  drawCursor(plot.is_time ? at : undefined);
+  drawCursor(plot.zone ? at : undefined);
   const near = entries.find(({ isNear }) => isNear);
   if (near) {
     draw(shown, "spot", spot(plot, index, near));
     near.mark.mark.classList.add("near");
     shown.classList.toggle("linked", Boolean(near.mark.url));
   }
-  const head = plot.is_time ? [element("div", "time", entries.length ? period(timesOf(plot, index)) : clock(at))] : [];
+  const head = plot.zone ? [element("div", "time", entries.length ? period(plot, timesOf(plot, index)) : clock(plot, at))] : [];
   say([...head, ...entries.map((entry) => tipRow(plot, entry))]);
 }
 
@@ -228,7 +228,7 @@ function drawSelection(selection) {
     ? [up(plot, plot.low + selection.last + 1), up(plot, plot.low + selection.first)] : [plot.top, plot.bottom];
   draw(drag.plot, "selection", rectangle(clamp(left, plot.left, plot.right), top, clamp(right, plot.left, plot.right), bottom));
   const texts = [];
-  if (plot.is_time) texts.push(period(selection));
+  if (plot.zone) texts.push(period(plot, selection));
   if (selection.first !== undefined) {
     texts.push(durations(plot.marks[0], selection.first, selection.last), quantity(plot, selection.sum));
   }
@@ -271,7 +271,7 @@ addEventListener("pointermove", (event) => {
   cursor = { plot, ...placeOf(plot, event), pointer: event };
   show();
   const { clientX, clientY } = drag?.pointer ?? event;
-  if (drag && (drag.selection || Math.hypot(event.clientX - clientX, event.clientY - clientY) >= CLICK_PIXELS)) {
+  if (drag && panels && (drag.selection || Math.hypot(event.clientX - clientX, event.clientY - clientY) >= CLICK_PIXELS)) {
     drag.selection = selectionOf(cursor);
     drawSelection(drag.selection);
   }

@@ -104,10 +104,3 @@ form.addEventListener("submit", () => {
   custom.value = String(new Date(customFrom.value).getTime());
   form.elements.to.value = String(new Date(customTo.value).getTime());
 });
-
-for (const button of document.querySelectorAll(".copy")) {
-  button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(button.parentElement.querySelector("pre").textContent);
-    button.textContent = "Copied";
-  });
-}

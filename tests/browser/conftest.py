@@ -33,12 +33,12 @@ def open_page(chromium):
     """
     contexts, problems = [], []
 
-    def open_page(url: str, width: int = 1280, scheme: str = "light", height: int = 900, status: int = 200):
+    def open_page(url: str, width: int = 1280, scheme: str = "light", height: int = 900, status: int = 200, **options):
         def report(message) -> None:
             if message.type == "error" and (status == 200 or message.location["url"] != url):
                 problems.append(message.text)
 
-        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **options)
         context.set_default_timeout(120_000)
         contexts.append(context)
         page = context.new_page()

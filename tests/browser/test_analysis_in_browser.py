@@ -48,8 +48,11 @@ def test_from_a_search_to_what_differs_and_to_the_traces_that_have_it(open_page,
     finding = page.get_by_role("region", name="Values of attributes").get_by_role("row").nth(1)
     finding.wait_for()
     assert finding.inner_text().split("\t")[:2] == ["load char = ?", "\N{BLACK UP-POINTING TRIANGLE} more often"]
-    finding.get_by_text("SQL").click()
+    finding.get_by_text("SQL", exact=True).click()
     assert "jaeger_span" in finding.locator("pre").inner_text()
+    finding.get_by_role("link", name="Open in SQL").click()
+    page.get_by_role("row", name="selection 20 20").wait_for()
+    page.go_back()
     finding.get_by_role("link", name="traces").click()
     page.get_by_text("20 traces, newest first").wait_for()
     page.go_back()

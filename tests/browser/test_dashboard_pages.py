@@ -423,7 +423,9 @@ def test_the_home_page_and_sql(explorer, open_page, screenshot, width, scheme):
     screenshot(page, f"dashboards-{width}")
     page.get_by_role("navigation").get_by_role("link", name="SQL").click()
     page.wait_for_url("**/sql")
-    page.get_by_label("Start from").select_option("error_rate_by_operation")
+    if width < 1000:
+        page.get_by_text("Examples", exact=True).click()
+    page.get_by_role("button", name="error_rate_by_operation").click()
     page.get_by_role("button", name="Run").click()
     page.get_by_role("cell", name="generator").first.wait_for()
     page.wait_for_load_state()  # the style sheets are loaded

@@ -9,7 +9,7 @@ from psycopg.conninfo import make_conninfo
 
 from explorer.analysis import sample
 from explorer.analysis.differences import Measure
-from explorer.analysis.questions import aggregate_flame_graph, compare_traces, finding_sql, what_differs
+from explorer.analysis.questions import aggregate_flame_graph, compare_traces, finding_statements, what_differs
 from explorer.analysis.selection import Selection
 from explorer.database import Database
 from explorer.query import Query
@@ -97,9 +97,9 @@ def test_a_time_against_another(explorer):
 def test_the_sql_of_a_finding_counts_it_in_all_traces(explorer, stored, made):
     selection = Selection(**TIME, root=True, min_ms=600)
     for findings in what_differs(explorer, selection).findings:
-        finding = findings[0]
+        [statement] = finding_statements(findings[0], selection)
         with psycopg.connect(stored, user="explorer") as connection:
-            counts = connection.execute(finding_sql(finding, selection)).fetchall()
+            counts = connection.execute(statement).fetchall()
         assert [side for side, *_ in counts] == ["selection", "rest"]
         assert sum(traces for _, traces, *_ in counts) == COUNT
     slow_five = Selection(**TIME, service="digit", operation="process_digit", min_ms=60, tags={"char": "5"})

@@ -1,18 +1,13 @@
-"""The explorer's dashboards and SQL page (port 3000), on a real database."""
+"""The explorer's dashboards (port 3000), on a real database."""
 
-import csv
-import io
 import json
 import re
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from html import unescape
 from xml.etree import ElementTree
 
-import psycopg
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from psycopg.conninfo import make_conninfo
@@ -21,10 +16,8 @@ import queries
 from explorer import database as database_module
 from explorer.dashboards import DASHBOARDS, create_dashboards
 from explorer.traces import create_traces
-from promscale.store import Store
 from queries import Kind
 from tests.store.otlp_messages import add_service, child, request, span
-from tests.waiting import wait_until
 
 HOSTILE = "<script>alert('1')</script>"
 PANELS = [(dashboard, number, panel) for dashboard in DASHBOARDS for number, panel in enumerate(dashboard.panels)]
@@ -86,9 +79,8 @@ def test_a_dashboard_shows_its_panels_and_their_sql(client, traffic, dashboard, 
     for number, panel in enumerate(dashboard.panels):
         assert panel.title in page.text
         assert f'data-source="{url(dashboard, number)}"' in page.text
-    for text in page.text.split('<pre tabindex="0">')[1:]:
-        for statement in unescape(text.partition("</pre>")[0]).split(";\n\n"):
-            database.execute(statement)
+    for text in page.text.split('<pre class="sql" tabindex="0">')[1:]:
+        database.execute(unescape(text.partition("</pre>")[0]))
 
 
 @pytest.mark.parametrize(("dashboard", "number", "panel"), PANELS, ids=lambda value: getattr(value, "title", ""))
@@ -471,189 +463,6 @@ def test_a_service_has_the_same_colour_everywhere(client, browser, promscale):
     assert len({color for name, color in times.items() if name.startswith("lower ")}) == 4
 
 
-# The SQL page --------------------------------------------------------------------------------------------------------
-
-
-def ask(client, sql: str, **fields):
-    return client.post("/sql", data={"sql": sql} | fields, headers={"Origin": "http://localhost"})
-
-
-def test_sql_shows_rows(client, traffic):
-    page = ask(client, "select service_name, count(*) as spans from span group by 1 order by 1").text
-    assert '<th scope="col" class="number">spans</th>' in page
-    assert "<td>generator</td>" in page
-    assert "2 rows in" in page
-
-
-def test_every_example_runs(client, traffic):
-    examples = re.findall(r'<option data-sql="([^"]*)">(\w+)</option>', client.get("/sql").text)
-    assert {name for _, name in examples} == set(queries.statements())
-    for text, name in examples:
-        assert ask(client, unescape(text)).status_code == 200, name
-
-
-def test_sql_without_rows(client, traffic):
-    assert "0 rows in" in ask(client, "select * from span where false").text
-
-
-def test_sql_without_a_statement_is_refused(client):
-    answer = ask(client, "-- nothing")
-    assert answer.status_code == 400
-    assert "Only statements that read can run here" in answer.text
-
-
-def test_sql_shows_only_the_first_rows(client):
-    page = ask(client, "select generate_series(1, 100000000)").text
-    assert "There are more: only the first 1,000 are shown" in page
-    assert page.count("<td") == 1000
-
-
-def test_sql_as_csv(client):
-    answer = ask(client, "select n, 'a \"b\", c' as text from generate_series(1, 3) as n", csv="yes")
-    assert answer.mimetype == "text/csv"
-    assert answer.text.splitlines() == ["n,text", *(f'{n},"a ""b"", c"' for n in (1, 2, 3))]
-    assert ask(client, "select generate_series(1, 100000)", csv="yes").text.count("\n") == 100_001
-
-
-def test_a_csv_file_is_never_truncated(client):
-    answer = ask(client, "select generate_series(1, 100001)", csv="yes")
-    assert answer.status_code == 400
-    assert "The result has more than 100,000 rows." in answer.text
-
-
-def test_no_csv_cell_is_a_formula(client):
-    texts = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "a=1", "'=1"]
-    values = ", ".join(f"('{text.replace(chr(39), 2 * chr(39))}', -1)" for text in texts)
-    answer = ask(client, f'select text, number as "=number" from (values {values}) as v (text, number)', csv="yes")
-    cells = list(csv.reader(io.StringIO(answer.text, newline="")))
-    assert cells == [["text", "'=number"], *([f"'{text}", "-1"] for text in texts[:6]), ["a=1", "-1"], ["'=1", "-1"]]
-
-
-def test_sql_shows_postgresqls_error_and_its_position(client):
-    answer = ask(client, "select service_name\nfrom spam")
-    assert answer.status_code == 400
-    assert "relation &#34;spam&#34; does not exist" in answer.text
-    assert "Line 2" in answer.text
-    assert "from <mark>spam</mark>" in answer.text
-
-
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "select 1",
-        "  /* a comment */ -- and another\nselect 1;",
-        "with one as (values (1)) select * from one;\n-- the end",
-        "values (1), (2)",
-        "table ps_trace.operation",
-        "(select 1) union (select 2)",
-        "show search_path",
-        "/* why */ explain (analyze, format json) select count(*) from span",
-        "SELECT '%s %', ':name', '{}'",
-    ],
-)
-def test_sql_accepts_every_statement_that_reads(client, traffic, sql):
-    answer = ask(client, sql)
-    assert answer.status_code == 200, answer.text
-    assert "<td" in answer.text
-
-
-def test_sql_shows_values_in_postgresqls_notation(client):
-    page = ask(client, "select 1.50, null, true, array[1, 2], 'NaN'::float8, interval '1 day', 1 as a, 2 as a").text
-    for shown in ("1.50", "<i>null</i>", "true", "[1,2]", "NaN", "1 day"):
-        assert f"{shown}</td>" in page
-
-
-def test_sql_leaves_connections_to_the_dashboards(client):
-    with ThreadPoolExecutor(6) as users:
-        slow = [users.submit(ask, client, "select pg_sleep(8)") for _ in range(6)]
-        assert [client.get("/").status_code for _ in range(3)] == [200] * 3
-    answers = [future.result() for future in slow]
-    assert {answer.status_code for answer in answers} == {200, 503}
-    assert all("2 statements are running already" in answer.text for answer in answers if answer.status_code == 503)
-    assert ask(client, "select 1").status_code == 200
-
-
-def test_a_stopped_postgresql_is_reported(own_cluster):
-    Store(own_cluster.uri).migrate()
-    client = create_dashboards(own_cluster.uri_of("explorer")).test_client()
-    assert client.get("/").status_code == 200
-    stopped = own_cluster.processes()
-    for process in stopped:
-        process.suspend()
-    try:
-        for answer in (client.get("/"), client.get(url(DASHBOARDS[0], 0)), ask(client, "select 1")):
-            assert answer.status_code == 503
-            assert f"PostgreSQL at 127.0.0.1:{own_cluster.port} does not answer" in answer.text
-    finally:
-        for process in stopped:
-            process.resume()
-    wait_until(lambda: client.get("/").status_code == 200, "the home page")
-
-
-def test_a_postgresql_that_stops_during_a_statement_is_reported(own_cluster, monkeypatch):
-    monkeypatch.setattr(database_module, "STATEMENT_SECONDS", 2)
-    Store(own_cluster.uri).migrate()
-    client = create_dashboards(own_cluster.uri_of("explorer")).test_client()
-    answers = []
-    user = threading.Thread(target=lambda: answers.append(ask(client, "select pg_sleep(1.5)")))
-    user.start()
-    busy = "select true from pg_stat_activity where query like '%fetch_text%' and usename = 'explorer'"
-    with psycopg.connect(own_cluster.uri, autocommit=True) as connection:
-        wait_until(lambda: connection.execute(busy).fetchone(), "the statement")
-    stopped = own_cluster.processes()
-    for process in stopped:
-        process.suspend()
-    user.join()
-    for process in stopped:
-        process.resume()
-    assert answers[0].status_code == 503
-    assert "does not answer" in answers[0].text
-
-
-def test_settings_of_a_statement_do_not_outlive_it(client):
-    ask(client, "select set_config('statement_timeout', '0', false), set_config('search_path', 'nowhere', false)")
-    # The statement fails if search_path is still changed.
-    statement = "select current_setting('statement_timeout') from span right join (select) on true limit 1"
-    for _ in range(5):
-        assert "<td>10s</td>" in ask(client, statement).text
-
-
-def test_sql_has_a_timeout(client, monkeypatch, dsn):
-    monkeypatch.setattr(database_module, "STATEMENT_SECONDS", 1)
-    client = create_dashboards(dsn).test_client()
-    assert "canceling statement due to statement timeout" in ask(client, "select pg_sleep(60)").text
-    # On a slow machine, the home page's statements may reach the shortened timeout as well.
-    wait_until(lambda: client.get("/").status_code == 200, "the home page")
-
-
-# Browsers do not send Sec-Fetch-Site to plain HTTP on an address other than loopback.
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({"Origin": "http://192.0.2.1:3000"}, 200),
-        ({"Origin": "http://192.0.2.1:3000", "Sec-Fetch-Site": "same-origin"}, 200),
-        ({"Sec-Fetch-Site": "same-origin"}, 200),
-        ({}, 403),
-        ({"Origin": "null"}, 403),
-        ({"Origin": ""}, 403),
-        ({"Origin": "http://evil.example"}, 403),
-        ({"Origin": "http://192.0.2.1"}, 403),
-        ({"Origin": "http://192.0.2.1:5050"}, 403),
-        ({"Origin": "https://192.0.2.1:3000"}, 403),
-        ({"Origin": "http://192.0.2.1:3000.evil.example"}, 403),
-        ({"Sec-Fetch-Site": "cross-site"}, 403),
-        ({"Sec-Fetch-Site": "same-site"}, 403),
-        ({"Sec-Fetch-Site": "none"}, 403),
-        ({"Origin": "http://192.0.2.1:3000", "Sec-Fetch-Site": "cross-site"}, 403),
-    ],
-)
-def test_only_the_explorers_own_pages_may_post(client, headers, status):
-    answer = client.post("/sql", data={"sql": "select 6 * 7"}, headers={"Host": "192.0.2.1:3000"} | headers)
-    assert answer.status_code == status
-    assert ('<td class="number">42</td>' in answer.text) == (status == 200)
-    assert ("header Origin: http://192.0.2.1:3000" in answer.text) == (status == 403)
-
-
 @pytest.mark.parametrize(
     ("host", "traces"),
     [
@@ -666,9 +475,3 @@ def test_only_the_explorers_own_pages_may_post(client, headers, status):
 )
 def test_links_to_traces_have_the_host_of_the_request(client, host, traces):
     assert f'href="http://{traces}:16686/search"' in client.get("/", headers={"Host": host}).text
-
-
-def test_sql_with_a_nul_character_is_refused(client):
-    answer = ask(client, "select '\0'")
-    assert answer.status_code == 400
-    assert "Parameter sql:" in answer.text

@@ -3,10 +3,11 @@
 import { count, nameOf, page, serviceOf, spans, sum } from "./data.js";
 import { button, element, link } from "./dom.js";
 import * as tree from "./tree.js";
+import { colour } from "../sql/highlight.js";
 import { duration } from "../units.js";
 
 const panel = document.getElementById("details");
-const { traceId, upstream, downstream, earlier } = panel.dataset;
+const { traceId, upstream, downstream, earlier, sql } = panel.dataset;
 
 const VALUE_CHARACTERS = 300; // shown of a value before it is expanded
 const URL_CHARACTERS = 2_000; // a link that would be longer is left out, as in explorer/links.py
@@ -146,7 +147,9 @@ function sqlOf(number) {
     await navigator.clipboard?.writeText(code.textContent);
     copy.textContent = navigator.clipboard ? "Copied" : "Selected";
   });
-  return [element("h3", "", "SQL "), element("pre", "", code), copy];
+  colour(code);
+  const page = link("Open in SQL", `${sql}?${new URLSearchParams({ sql: code.textContent })}`);
+  return [element("h3", "", "SQL "), element("pre", "", code), element("p", "statement", copy, " ", page)];
 }
 
 // "slower than 97 % of 1,234 calls": the comparison with the operation's calls in the hour before the span.
