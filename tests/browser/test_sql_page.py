@@ -47,7 +47,7 @@ def open_sql(open_page, explorer, sql: str = "", **window):
 
 
 def editor(page):
-    return page.get_by_role("textbox")
+    return page.get_by_label("One statement that only reads")
 
 
 def shown_sql(page) -> str:
