@@ -5,12 +5,16 @@ no library does it: docs/architecture.md.
 """
 
 import itertools
+import textwrap
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
 NODE_WIDTH, NODE_HEIGHT = 168, 48
+LINE_HEIGHT = 16
+MAX_NAME = 60  # characters; the title has all
+_LINE_LENGTH = 22  # characters of a node's width
 GAP_X, GAP_Y = 28, 76
 _BEND_WIDTH = 40  # of a long edge in each layer that it passes through
 _MARGIN = 36
@@ -31,14 +35,64 @@ class Layout(NamedTuple):
     labels: dict[Connection, Point]  # points on the edges
 
 
+class Failures(NamedTuple):
+    """The failed calls of a node or an edge; without `url` they are not a link."""
+
+    share: float  # of the calls, from 0 to 1
+    title: str
+    url: str = ""
+    text: str = ""  # "" for a bar only
+
+
+class Box(NamedTuple):
+    """A node, for templates/graph.html; without `url` it is not a link."""
+
+    id: Node
+    name: str
+    figures: str
+    title: str
+    colour: int  # index in COLOURS
+    url: str = ""
+    failures: Failures | None = None
+
+    @property
+    def lines(self) -> list[str]:
+        name = self.name if len(self.name) <= MAX_NAME else self.name[: MAX_NAME - 1] + "…"
+        return textwrap.wrap(name, _LINE_LENGTH) or [name]
+
+
 class Edge(NamedTuple):
-    """An arrow with a number of calls, for templates/graph.html; without `url` it is not a link."""
+    """An arrow with a text, for templates/graph.html; without `url` it is not a link."""
 
     source: Node
     target: Node
-    calls: int
+    text: str
     title: str
     url: str = ""
+    failures: Failures | None = None
+
+
+class Drawing(NamedTuple):
+    """A graph for templates/graph.html. All boxes have the same size, in pixels."""
+
+    boxes: list[Box]
+    edges: list[Edge]
+    layout: Layout
+    box_width: float
+    box_height: float
+
+
+def draw(boxes: Sequence[Box], edges: Sequence[Edge]) -> Drawing:
+    """The ends of all edges must be in `boxes`."""
+    rows = max((_rows(box) for box in boxes), default=0)
+    height = NODE_HEIGHT + max(rows - 2, 0) * LINE_HEIGHT
+    placed = layout([box.id for box in boxes], [(edge.source, edge.target) for edge in edges], height)
+    return Drawing(list(boxes), list(edges), placed, NODE_WIDTH, height)
+
+
+def _rows(box: Box) -> int:
+    """The lines of text in a box."""
+    return len(box.lines) + bool(box.figures) + bool(box.failures and box.failures.text)
 
 
 class _Bend(NamedTuple):
@@ -52,7 +106,7 @@ _Neighbours = Mapping[Node, list[Node]]
 _Layers = list[list[Node]]  # nodes and bends
 
 
-def layout(nodes: Iterable[Node], edges: Iterable[Connection]) -> Layout:
+def layout(nodes: Iterable[Node], edges: Iterable[Connection], node_height: float = NODE_HEIGHT) -> Layout:
     """Callers are above callees except in cycles. The ends of all edges must be in `nodes`."""
     nodes, edges = list(dict.fromkeys(nodes)), list(dict.fromkeys(edges))
     layer_of = _assign_layers(nodes, _without_cycles(nodes, edges))
@@ -74,14 +128,14 @@ def layout(nodes: Iterable[Node], edges: Iterable[Connection]) -> Layout:
     left = min((center - _width(node) / 2 for node, center in x.items()), default=0) - _MARGIN
     right = max((center + _width(node) / 2 for node, center in x.items()), default=0) + _MARGIN
     points = {
-        node: (round(x[node] - left, 1), _MARGIN + NODE_HEIGHT / 2 + number * (NODE_HEIGHT + GAP_Y))
+        node: (round(x[node] - left, 1), _MARGIN + node_height / 2 + number * (node_height + GAP_Y))
         for number, layer in enumerate(layers)
         for node in layer
     }
-    drawn = {edge: _draw([points[node] for node in chain]) for edge, chain in chains.items()}
+    drawn = {edge: _draw([points[node] for node in chain], node_height) for edge, chain in chains.items()}
     return Layout(
         width=round(right - left, 1),
-        height=2 * _MARGIN + max(len(layers) * (NODE_HEIGHT + GAP_Y) - GAP_Y, 0),
+        height=2 * _MARGIN + max(len(layers) * (node_height + GAP_Y) - GAP_Y, 0),
         nodes={node: points[node] for node in nodes},
         paths={edge: path for edge, (path, _) in drawn.items()},
         labels={edge: label for edge, (_, label) in drawn.items()},
@@ -192,10 +246,10 @@ def _width(node: Node) -> float:
     return _BEND_WIDTH if isinstance(node, _Bend) else NODE_WIDTH
 
 
-def _draw(points: list[Point]) -> tuple[str, Point]:
+def _draw(points: list[Point], node_height: float) -> tuple[str, Point]:
     """An SVG path from the border of the first node to that of the last, and the point for its label."""
     (x, y), (last_x, last_y) = points[0], points[-1]
-    half_width, half_height = NODE_WIDTH / 2, NODE_HEIGHT / 2
+    half_width, half_height = NODE_WIDTH / 2, node_height / 2
     if len(points) == 2 and (x, y) == (last_x, last_y):
         # A self-loop at the right side of the node.
         edge = x + half_width

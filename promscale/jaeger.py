@@ -79,7 +79,7 @@ class Attribute(NamedTuple):
 
     @classmethod
     def of(cls, key: str, value: object) -> "Attribute":
-        """An attribute as Jaeger's search box sends it, texts only: 123 matches the number too, and true the boolean."""
+        """Jaeger's search box sends texts only: 123 matches the number as well, and true the boolean."""
         values = [value]
         if isinstance(value, str):
             values = [value.replace("\0", "\ufffd")]

@@ -1,4 +1,5 @@
--- The statements of explorer/analysis/. `matches` is a condition of all statements about a selection, `sides` is the beginning of `sample` and `counts`.
+-- The statements of explorer/analysis/. `matches` is a condition of all statements about a selection, and `sides` is the
+-- beginning of `sample` and `counts`.
 -- For conditions on attributes they read the views jaeger_*, as Jaeger's searches do: spans share sets of attributes
 -- there, and each set is looked at once. In the view span the attributes of each span are put together, which takes ten
 -- times as long.
