@@ -33,7 +33,7 @@ with traces as materialized (
     from traces
     order by uuid_hash_extended(trace_id, 0), trace_id
     limit :most
-), spans as materialized (
+), spans as (
     select span.trace_id, span.span_id, span.parent_span_id, span.service_name, span.duration_ms, span.status_code
     from chosen
     cross join lateral (
@@ -43,16 +43,25 @@ with traces as materialized (
             and start_time >= cast(:time_from as timestamptz) - interval '30 minutes'
             and start_time < cast(:time_to as timestamptz) + interval '30 minutes'
     ) as span
+), linked as (
+    -- Each span next to its parent, by sorting: without statistics of new partitions, the planner joins by nested loops.
+    select
+        service_name as callee,
+        duration_ms,
+        status_code,
+        is_callee,
+        max(service_name) filter (where not is_callee) over (partition by trace_id, link_id) as caller
+    from spans
+    cross join lateral (values (parent_span_id, true), (span_id, false)) as link (link_id, is_callee)
 )
 select
-    caller.service_name as caller,
-    callee.service_name as callee,
-    grouping(caller.service_name) = 1 as of_all,
+    caller,
+    callee,
+    grouping(caller) = 1 as of_all,
     count(*) as calls,
-    count(*) filter (where callee.status_code = 'error') as errors,
-    percentile_cont(0.95) within group (order by callee.duration_ms) as p95_ms,
+    count(*) filter (where status_code = 'error') as errors,
+    percentile_cont(0.95) within group (order by duration_ms) as p95_ms,
     (select count(*) from traces) as traces
-from spans as callee
-left join spans as caller on caller.trace_id = callee.trace_id and caller.span_id = callee.parent_span_id
-where caller.service_name is distinct from callee.service_name
-group by grouping sets ((caller.service_name, callee.service_name), (callee.service_name))
+from linked
+where is_callee and caller is distinct from callee
+group by grouping sets ((caller, callee), (callee))

@@ -26,7 +26,7 @@ _STATEMENTS = aiosql.from_path(Path(__file__).with_name("trace_list.sql"), "psyc
 
 
 class Order(NamedTuple):
-    """An order of traces: its name, and those of its pages on both sides of a page."""
+    """An order of traces: its name, and the names of the pages on both sides of a page."""
 
     name: str
     previous: str
@@ -34,10 +34,10 @@ class Order(NamedTuple):
 
 
 ORDERS = {
-    "newest": Order("newest first", "Newer", "Older"),
-    "longest": Order("longest first", "Longer", "Shorter"),
-    "spans": Order("most spans first", "More spans", "Fewer spans"),
-    "errors": Order("most errors first", "More errors", "Fewer errors"),
+    "newest": Order("newest first", "Newer traces", "Older traces"),
+    "longest": Order("longest first", "Longer traces", "Shorter traces"),
+    "spans": Order("most spans first", "Traces with more spans", "Traces with fewer spans"),
+    "errors": Order("most errors first", "Traces with more errors", "Traces with fewer errors"),
 }
 
 

@@ -17,6 +17,11 @@ function start() {
     svg.setAttribute("viewBox", `${x} ${y} ${graph.clientWidth / scale} ${graph.clientHeight / scale}`);
   }
 
+  // The area is as high as the drawing, if the window has room for it.
+  const first = Math.min(Math.max(graph.clientWidth / width, READABLE), 1);
+  graph.classList.add("zoomable");
+  graph.style.maxHeight = `${height * first}px`;
+
   // Shows all, or with a least scale, the upper part.
   function fit(least = MIN_SCALE) {
     const fitting = Math.min(graph.clientWidth / width, graph.clientHeight / height, 1);
@@ -90,7 +95,6 @@ function start() {
   const actions = { in: () => zoom(STEP), out: () => zoom(1 / STEP), fit: () => fit() };
   buttons.addEventListener("click", (event) => actions[event.target.dataset.zoom]?.());
   buttons.hidden = false;
-  graph.classList.add("zoomable");
   new ResizeObserver(show).observe(graph);
   fit(READABLE);
 }
