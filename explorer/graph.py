@@ -256,9 +256,12 @@ def _width(node: Node) -> float:
 
 
 def _place_labels(places: Mapping[Connection, list[Point]], height: float) -> dict[Connection, Point]:
-    """Each label at the first of its places that no other label covers, or else at the first."""
+    """Each label at the first of its places that no other label covers, or else at the first.
+
+    Those with few places come first.
+    """
     labels: dict[Connection, Point] = {}
-    for edge, points in places.items():
+    for edge, points in sorted(places.items(), key=lambda item: len(item[1])):
         labels[edge] = next((point for point in points if not _covered(point, labels.values(), height)), points[0])
     return labels
 
