@@ -261,13 +261,21 @@ def _place_labels(places: Mapping[Connection, list[Point]], height: float) -> di
     Those with few places come first.
     """
     labels: dict[Connection, Point] = {}
+    cells: dict[tuple[int, int], list[Point]] = defaultdict(list)  # of the size of a label
+
+    def cell(point: Point) -> tuple[int, int]:
+        return int(point[0] // _LABEL_WIDTH), int(point[1] // height)
+
+    def is_covered(point: Point) -> bool:
+        column, row = cell(point)
+        near = itertools.product((column - 1, column, column + 1), (row - 1, row, row + 1))
+        others = itertools.chain.from_iterable(cells.get(key, ()) for key in near)
+        return any(abs(point[0] - x) < _LABEL_WIDTH and abs(point[1] - y) < height for x, y in others)
+
     for edge, points in sorted(places.items(), key=lambda item: len(item[1])):
-        labels[edge] = next((point for point in points if not _covered(point, labels.values(), height)), points[0])
+        labels[edge] = next((point for point in points if not is_covered(point)), points[0])
+        cells[cell(labels[edge])].append(labels[edge])
     return labels
-
-
-def _covered(point: Point, others: Iterable[Point], height: float) -> bool:
-    return any(abs(point[0] - x) < _LABEL_WIDTH and abs(point[1] - y) < height for x, y in others)
 
 
 def _draw(points: list[Point], node_height: float) -> tuple[str, list[Point]]:
