@@ -1,5 +1,5 @@
--- The statements of service_map.py. A call is a span whose parent span belongs to another service, the caller, or a span
--- without a parent, whose caller is null.
+-- The statements of service_map.py. A call is a span whose parent span belongs to another service, the caller, or a
+-- span without a parent, whose caller is null.
 
 -- name: calls(time_from, time_to)
 -- All calls of whole minutes, from summaries and from the index of root spans.

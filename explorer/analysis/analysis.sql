@@ -1,11 +1,12 @@
--- The statements of explorer/analysis/. `matches` is a condition of all statements about a selection, and `sides` is the
--- beginning of `sample` and `counts`.
+-- The statements of explorer/analysis/. `matches` is a condition of all statements about a selection, and `sides` is
+-- the beginning of `sample` and `counts`.
 -- For conditions on attributes they read the views jaeger_*, as Jaeger's searches do: spans share sets of attributes
 -- there, and each set is looked at once. In the view span the attributes of each span are put together, which takes ten
 -- times as long.
 
 -- name: matches#
--- A span fulfils the conditions of a selection, but for its time. {attributes} is Jaeger's condition for each attribute.
+-- A span fulfils the conditions of a selection, but for its time. {attributes} is Jaeger's condition for each of the
+-- attributes.
 (
     (cast(:service as text) = '' or service_name = :service)
     and (cast(:operation as text) = '' or span_name = :operation)

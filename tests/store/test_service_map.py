@@ -3,6 +3,7 @@
 import re
 import time
 from html import unescape
+from typing import Any
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -42,7 +43,7 @@ def shopping(promscale) -> dict[str, str]:
     return traces | {"minute": str(minute // 1000)}
 
 
-def of_minute(shopping) -> dict[str, str]:
+def of_minute(shopping) -> dict[str, Any]:
     start = int(shopping["minute"])
     return {"lookback": "custom", "start": str(start + 7_000), "end": str(start + 59_000_000)}
 
