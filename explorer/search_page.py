@@ -49,6 +49,9 @@ class View(NamedTuple):
     call: Call | None
 
 
+_NEWEST = View("newest", Place(), [], None)
+
+
 class Results(NamedTuple):
     """A page of traces, and their attributes by trace id and key. `problem` says why there are none."""
 
@@ -63,7 +66,7 @@ def search_page(store: Store, database: Database | None) -> Blueprint:
 
     @page.get("/search")
     def show() -> tuple[str, int]:
-        query, view = read_query(request.args), read_view(request.args)
+        query, view = read_query(request.args), read_view(request.args) if database else _NEWEST
         services = store.services()
         results = _read(database, query, view) if database else Results(Page(store.summaries(query), None, None))
         traces = results.page.traces

@@ -257,3 +257,15 @@ def test_a_search_that_takes_too_long_says_what_to_do(browser, promscale, dsn):
         for page in pages:
             assert "Choose a shorter range" in page.result()
             assert 'http-equiv="refresh"' not in page.result()
+
+
+@pytest.mark.parametrize("path", ["/search", "/search?sort=longest", "/dependencies"])
+def test_any_range_of_time_can_be_searched(browser, promscale, path):
+    made = span()
+    promscale.export(request(made, service="shop"))
+    last = 253_402_300_799_000_000
+    everything = get(browser, f"{path}{'&' if '?' in path else '?'}lookback=custom&start=0&end={last}")
+    assert "shop" in everything.partition("</form>")[2]
+    for start, end in ((0, 0), (last, last)):
+        page = get(browser, f"{path}{'&' if '?' in path else '?'}lookback=custom&start={start}&end={end}")
+        assert "Choose a longer range" in page
