@@ -48,7 +48,7 @@ def jaeger_api(store: Store) -> Blueprint:
         if ids := request.args.getlist("traceID"):
             traces = store.traces([read_trace_id(text) for text in ids])
         else:
-            traces = store.find(read_query(request.args))
+            traces = store.find(read_query(request.args, default_unit=""))
         return _response([trace_json(chunks) for chunks in traces.values()])
 
     @api.get("/traces/<trace_id>")

@@ -18,59 +18,41 @@ class _Target(NamedTuple):
     url: str
 
 
-class _Node(NamedTuple):
-    id: str
-    name: str
-    title: str
-    calls: str
-    mean: str  # duration, or "" without calls
-    colour: int  # index in COLOURS
-    failed: float  # share of the calls, from 0 to 1
-    url: str  # "" for no link
-    failed_title: str
-    failed_url: str
-
-
 def template_values(
     panel: Panel, nodes: QueryResult, edges: QueryResult, colours: Mapping[str, int], time_range: TimeRange
 ) -> dict[str, Any]:
-    shown = {row["id"]: _node(panel, row, colours, time_range) for row in nodes.as_dicts()}
+    boxes = {row["id"]: _box(panel, row, colours, time_range) for row in nodes.as_dicts()}
     # Both statements have a limit, so that an edge can be there without its nodes.
-    rows = [row for row in edges.as_dicts() if row["source"] in shown and row["target"] in shown]
-    return {
-        "nodes": shown.values(),
-        "edges": [_edge(panel, row, shown, time_range) for row in rows],
-        "layout": graph.layout(shown, [(row["source"], row["target"]) for row in rows]),
-        "graph": graph,
-    }
+    rows = [row for row in edges.as_dicts() if row["source"] in boxes and row["target"] in boxes]
+    return {"drawing": graph.draw([*boxes.values()], [_edge(panel, row, boxes, time_range) for row in rows])}
 
 
-def _node(panel: Panel, row: Row, colours: Mapping[str, int], time_range: TimeRange) -> _Node:
+def _box(panel: Panel, row: Row, colours: Mapping[str, int], time_range: TimeRange) -> graph.Box:
     name = " ".join(row[column] for column in ("service_name", "span_name") if column in row)
-    calls = row["calls"]
+    calls, mean = row["calls"], _mean(row)
     target = _target(panel, row, time_range, failed=False)
     failed_target = _target(panel, row, time_range, failed=True)
-    return _Node(
+    share = row["errors"] / calls if calls else 0
+    return graph.Box(
         id=row["id"],
         name=name,
+        figures=number(calls) + (f" \N{MULTIPLICATION SIGN} {mean}" if mean else ""),
         title=f"{cut(name, 200)}: {_facts(row)}{target.title}",
-        calls=number(calls),
-        mean=_mean(row),
         colour=colours[row["service_name"]],
-        failed=row["errors"] / calls if calls else 0,
         url=target.url,
-        failed_title=f"{count(row['errors'], 'error')}{failed_target.title}",
-        failed_url=failed_target.url,
+        failures=graph.Failures(share, f"{count(row['errors'], 'error')}{failed_target.title}", failed_target.url)
+        if share
+        else None,
     )
 
 
-def _edge(panel: Panel, row: Row, nodes: Mapping[str, _Node], time_range: TimeRange) -> graph.Edge:
+def _edge(panel: Panel, row: Row, boxes: Mapping[str, graph.Box], time_range: TimeRange) -> graph.Edge:
     target = _target(panel, row, time_range, failed=False)
-    caller, callee = (cut(nodes[row[end]].name, 60) for end in ("source", "target"))
+    caller, callee = (cut(boxes[row[end]].name, 60) for end in ("source", "target"))
     return graph.Edge(
         source=row["source"],
         target=row["target"],
-        calls=row["calls"],
+        text=number(row["calls"]),
         title=f"{caller} calls {callee}: {_facts(row)}{target.title}",
         url=target.url,
     )

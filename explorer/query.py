@@ -28,7 +28,8 @@ Parameters = MultiDict[str, str]
 _UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _LONG_UNITS = {"d": 24 * 3600 * 10**9, "w": 7 * 24 * 3600 * 10**9}
 # One number and its unit, as 1.5h: https://pkg.go.dev/time#ParseDuration
-_DURATION_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([a-zµμ]+)")
+_NUMBER = re.compile(r"[0-9]+\.?[0-9]*|\.[0-9]+")
+_DURATION_PART = re.compile(rf"({_NUMBER.pattern})([a-zµμ]+)")
 _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _AGO = re.compile(r"now(?:-(\d{1,6})([smhd]))?")  # Grafana's relative times: now-15m
 _AGO_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -53,15 +54,16 @@ def bad_parameter(name: str, problem: str) -> BadRequest:
     return BadRequest(f"Parameter {name}: {problem}")
 
 
-def read_query(parameters: Parameters) -> Query:
+def read_query(parameters: Parameters, default_unit: str = "ms") -> Query:
     """The search that the parameters describe. Raises BadRequest, which names the parameter.
 
     Parameters: `service`, `operation`, `tags` (JSON, or logfmt as in Jaeger's search box), `tag` (key:value),
     `minDuration`, `maxDuration`, `limit`. The time range ends at `end` (default: now) and begins at `start` or
-    `lookback` before its end; `start` and `end` are microseconds since 1970.
+    `lookback` before its end; `start` and `end` are microseconds since 1970. Durations without a unit have the default
+    unit; without one ("", as in Jaeger), they are refused.
     """
     start, end = read_range(parameters)
-    shortest, longest = _optional_duration(parameters, "minDuration"), _optional_duration(parameters, "maxDuration")
+    shortest, longest = (_optional_duration(parameters, name, default_unit) for name in ("minDuration", "maxDuration"))
     if shortest is not None and longest is not None and shortest > longest:
         raise bad_parameter("minDuration", "is longer than maxDuration")
     return Query(
@@ -114,26 +116,32 @@ def _json_tags(text: str) -> dict[str, str]:
 
 
 def _logfmt_tags(text: str) -> dict[str, str]:
+    tags = {}
+    for word in read_words("tags", text):
+        key, equals, value = word.partition("=")
+        if not (key and equals):
+            raise bad_parameter("tags", f"{word[:_QUOTED_LENGTH]!r} is not of the form key=value")
+        tags[key] = value
+    return tags
+
+
+def read_words(name: str, text: str) -> list[str]:
+    """The words of a parameter, separated by spaces; quotation marks keep a word together. Raises BadRequest."""
     words = shlex.shlex(text, posix=True)
     words.whitespace_split, words.quotes, words.commenters = True, '"', ""
-    tags = {}
     try:
-        for word in words:
-            key, equals, value = word.partition("=")
-            if not (key and equals):
-                raise bad_parameter("tags", f"{word[:_QUOTED_LENGTH]!r} is not of the form key=value")
-            tags[key] = value
+        return list(words)
     except ValueError:
-        raise bad_parameter("tags", "a quotation mark is not closed") from None
-    return tags
+        raise bad_parameter(name, "a quotation mark is not closed") from None
 
 
 def logfmt(tags: dict[str, str]) -> str:
     """The tags in the notation that `read_tags` reads."""
-    return " ".join(f"{_logfmt_word(key)}={_logfmt_word(value)}" for key, value in tags.items())
+    return " ".join(f"{quoted_word(key)}={quoted_word(value)}" for key, value in tags.items())
 
 
-def _logfmt_word(text: str) -> str:
+def quoted_word(text: str) -> str:
+    """A word as `read_words` reads it."""
     if re.fullmatch(r'[^\s"\\]+', text):  # needs no quotes
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -183,8 +191,10 @@ def read_span_id(parameters: Parameters) -> bytes:
     return bytes.fromhex(text)
 
 
-def _optional_duration(parameters: Parameters, name: str) -> int | None:
+def _optional_duration(parameters: Parameters, name: str, default_unit: str) -> int | None:
     text = parameters.get(name, "").strip()
+    if _NUMBER.fullmatch(text):
+        text += default_unit
     return read_duration(name, text, _UNITS) if text else None
 
 

@@ -82,7 +82,7 @@ class Store:
         """A summary of each trace that matches, the newest first."""
         request = messages.FindTraceSummariesRequest(query=_parameters(query))
         responses = self._call("FindTraceSummaries", request)
-        summaries = [_summary(message) for response in responses for message in response.summaries]
+        summaries = [trace_summary(message) for response in responses for message in response.summaries]
         return sorted(summaries, key=lambda summary: summary.start, reverse=True)
 
     def find(self, query: Query) -> dict[bytes, list[TracesData]]:
@@ -134,7 +134,7 @@ def _http_error(error: grpc.RpcError, address: str) -> HTTPException:
             raise error
 
 
-def _summary(message: messages.TraceSummary) -> TraceSummary:
+def trace_summary(message: messages.TraceSummary) -> TraceSummary:
     start = message.min_start_time_unix_nano
     return TraceSummary(
         id=message.trace_id.hex(),

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import resources
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, LiteralString, NamedTuple, TypeVar
 from uuid import UUID
 
 import aiosql
@@ -62,6 +62,9 @@ _Item = TypeVar("_Item")
 _SearchRequest = messages.FindTracesRequest | messages.FindTraceIDsRequest | messages.FindTraceSummariesRequest
 
 _queries = aiosql.from_str((resources.files("promscale") / "sql" / "jaeger.sql").read_text(), "psycopg")
+# For other readers of the views jaeger_*, so that their searches and Jaeger's have the same results.
+HAS_ATTRIBUTE: LiteralString = _queries.has_attribute.sql
+TRACE_SUMMARIES: LiteralString = _queries.trace_summaries.sql
 
 
 class BadRequest(ValueError):
@@ -73,6 +76,26 @@ class Attribute(NamedTuple):
 
     key: str
     values: list[object]
+
+    @classmethod
+    def of(cls, key: str, value: object) -> "Attribute":
+        """Jaeger's search box sends texts only: 123 matches the number as well, and true the boolean."""
+        values = [value]
+        if isinstance(value, str):
+            values = [value.replace("\0", "\ufffd")]
+            with contextlib.suppress(orjson.JSONDecodeError):
+                parsed = orjson.loads(value)
+                values += [parsed] if isinstance(parsed, (bool, int, float)) else []
+        return cls(key.replace("\0", "\ufffd"), values)
+
+    def parameters(self) -> dict[str, object]:
+        """The values of the placeholders in `HAS_ATTRIBUTE`."""
+        return {
+            "key": self.key,
+            "values": [_jsonb(value) for value in self.values],
+            "events": [_jsonb([[{self.key: value}]]) for value in self.values],
+            "links": [_jsonb([{"a": {self.key: value}}]) for value in self.values],
+        }
 
 
 class Search(NamedTuple):
@@ -265,23 +288,12 @@ def _attribute(data: bytes, number: int) -> Attribute:
         attribute = KeyValue.FromString(data)
     except DecodeError:
         raise BadRequest(f"query.attributes[{number}] is not a valid KeyValue") from None
-    values = [otlp.plain(attribute.value)]
-    if isinstance(values[0], str):
-        # Jaeger's search box sends texts only: 123 matches the number as well, and true the boolean.
-        with contextlib.suppress(orjson.JSONDecodeError):
-            parsed = orjson.loads(values[0])
-            values += [parsed] if isinstance(parsed, (bool, int, float)) else []
-    return Attribute(attribute.key.replace("\0", "\ufffd"), values)
+    return Attribute.of(attribute.key, otlp.plain(attribute.value))
 
 
-def _has_attribute(attribute: Attribute) -> sql.Composable:
-    key, values = attribute
-    return sql.SQL(_queries.has_attribute.sql).format(
-        key=key,
-        values=[_jsonb(value) for value in values],
-        events=[_jsonb([[{key: value}]]) for value in values],
-        links=[_jsonb([{"a": {key: value}}]) for value in values],
-    )
+def attributes_of_times(attributes: Iterable[Attribute]) -> Jsonb:
+    """Those attributes by which jaeger_times can skip minutes, as its last argument."""
+    return _jsonb([list(attribute) for attribute in attributes if attribute.key not in FIELDS_AS_ATTRIBUTES])
 
 
 def _jsonb(value: object) -> Jsonb:
@@ -400,12 +412,12 @@ def _find_trace_ids(connection: psycopg.Connection, search: Search) -> messages.
 def _find_summaries(connection: psycopg.Connection, search: Search) -> Iterator[bytes]:
     for trace_ids in _batches(_find(connection, search), lambda trace_id: 1, SUMMARIES_PER_MESSAGE):
         rows = {row[0]: row for row in _queries.trace_summaries(connection, trace_ids=trace_ids)}
-        response = messages.FindTraceSummariesResponse(summaries=[_summary(rows[trace_id]) for trace_id in trace_ids])
+        response = messages.FindTraceSummariesResponse(summaries=[summary(rows[trace_id]) for trace_id in trace_ids])
         yield response.SerializeToString()
 
 
-def _summary(row: tuple[Any, ...]) -> messages.TraceSummary:
-    """A row of the statement trace_summaries as a message."""
+def summary(row: tuple[Any, ...]) -> messages.TraceSummary:
+    """A row of `TRACE_SUMMARIES` as a message."""
     trace_id, service_name, span_name, start, end, spans, errors, orphans, *services = row
     return messages.TraceSummary(
         trace_id=trace_id.bytes,
@@ -441,7 +453,7 @@ def _find(connection: psycopg.Connection, search: Search) -> list[UUID]:
         names = {"service_name": search.service_name, "operation_name": search.operation_name}
         origin_ids = [origin_id for (origin_id,) in _queries.origin_ids(connection, **names)]
     times = _times_to_search(connection, search, origin_ids)
-    conditions = [_has_attribute(attribute) for attribute in search.attributes]
+    conditions = [sql.SQL(HAS_ATTRIBUTE).format(**attribute.parameters()) for attribute in search.attributes]
     statement = sql.SQL(_queries.matching_spans.sql).format(
         starts=[start for start, _ in times],
         ends=[end for _, end in times],
@@ -464,8 +476,8 @@ def _times_to_search(
 ) -> list[tuple[datetime | str, datetime | str]]:
     """The parts of the search's time range that may have matching spans, both ends included, the latest first."""
     first, last = search.start_time_min or "-infinity", search.start_time_max or "infinity"
-    attributes = [list(attribute) for attribute in search.attributes if attribute.key not in FIELDS_AS_ATTRIBUTES]
-    if origin_ids is None and search.duration_min is None and not attributes:
+    attributes = attributes_of_times(search.attributes)
+    if origin_ids is None and search.duration_min is None and not attributes.obj:
         return [(first, last)]
     candidates = _queries.times(
         connection,
@@ -473,7 +485,7 @@ def _times_to_search(
         start_time_max=last,
         origin_ids=origin_ids,
         duration_min=search.duration_min,
-        attributes=_jsonb(attributes),
+        attributes=attributes,
     )
     times: list[tuple[datetime | str, datetime | str]] = []
     for start, end in candidates:

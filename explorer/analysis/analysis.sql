@@ -1,22 +1,30 @@
--- The statements of explorer/analysis/. `sides` is the beginning of `sample` and `counts`.
+-- The statements of explorer/analysis/. `matches` is a condition of all statements about a selection, and `sides` is
+-- the beginning of `sample` and `counts`.
 -- For conditions on attributes they read the views jaeger_*, as Jaeger's searches do: spans share sets of attributes
 -- there, and each set is looked at once. In the view span the attributes of each span are put together, which takes ten
 -- times as long.
 
+-- name: matches#
+-- A span fulfils the conditions of a selection, but for its time. {attributes} is Jaeger's condition for each of the
+-- attributes.
+(
+    (cast(:service as text) = '' or service_name = :service)
+    and (cast(:operation as text) = '' or span_name = :operation)
+    and (not cast(:root as boolean) or parent_span_id is null)
+    and (not cast(:failed as boolean) or status_code = 'error')
+    and (cast(:min_ms as double precision) is null or duration_ms >= :min_ms)
+    and (cast(:max_ms as double precision) is null or duration_ms <= :max_ms)
+    and {attributes}
+)
+
 -- name: sides#
 -- The traces of a selection (selected), and the others. If the selection narrows an operation's spans down, the others
 -- are those that have the operation, too: base_service, base_operation and base_root are its own.
--- {attributes} is has_attribute for each attribute of the selection; a span must fulfil all.
+-- {matches} is the condition of matching.py.
 spans as (
     select
         trace_id,
-        (cast(:service as text) = '' or service_name = :service)
-        and (cast(:operation as text) = '' or span_name = :operation)
-        and (not cast(:root as boolean) or parent_span_id is null)
-        and (not cast(:failed as boolean) or status_code = 'error')
-        and (cast(:min_ms as double precision) is null or duration_ms >= :min_ms)
-        and (cast(:max_ms as double precision) is null or duration_ms <= :max_ms)
-        and {attributes} as selected
+        {matches} as selected
     from jaeger_span
     where start_time >= cast(:time_from as timestamptz) and start_time < cast(:time_to as timestamptz)
         and (cast(:base_service as text) = '' or service_name = :base_service)

@@ -14,6 +14,7 @@ import aiosql
 from psycopg import sql
 
 from explorer.analysis import spans
+from explorer.analysis.matching import matching
 from explorer.analysis.selection import Selection
 from explorer.analysis.spans import Span, Trace
 from explorer.database import Database
@@ -78,13 +79,9 @@ def counts_sql(selection: Selection, condition: str, service: str, key: str, val
 
 def _with_sides(statement: str, selection: Selection) -> tuple[str, dict[str, Any]]:
     """A statement of analysis.sql that begins with `sides`, and its parameters for the selection."""
-    values = selection.parameters()
-    conditions = []
-    for number, (key, value) in enumerate(selection.tags.items()):
-        conditions.append(_condition("has_attribute", f"tag_{number}", 8))
-        values |= {f"tag_{number}_key": key, f"tag_{number}_value": value}
-    attributes = "\n        and ".join(conditions) or "true"
-    return f"with {_STATEMENTS.sides.sql.replace('{attributes}', attributes)}\n{_text(statement)}", values
+    matches = matching(selection)
+    sides = _STATEMENTS.sides.sql.replace("{matches}", matches.indented(8))
+    return f"with {sides}\n{_text(statement)}", matches.parameters
 
 
 def _condition(name: str, parameter: str, indent: int) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from explorer.query import Query, logfmt
+from promscale.otlp import truncated_name
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -13,8 +14,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Selection:
     """The traces with a span that starts in the time range and fulfils all conditions, as in a search.
 
-    The time range ends before `time_to`. "" is any service or any operation. Tags are attributes of the span or of its
-    resource, with their values as texts.
+    The time range ends before `time_to`. "" is any service or any operation. Tags are attributes as in Jaeger's search
+    box, with their values as texts.
     """
 
     time_from: datetime
@@ -33,8 +34,8 @@ class Selection:
         return cls(
             time_from=_time(query.start),
             time_to=_time(query.end) + timedelta(microseconds=1),  # a search includes its end
-            service=query.service,
-            operation=query.operation,
+            service=truncated_name(query.service),
+            operation=truncated_name(query.operation),
             min_ms=None if query.min_duration is None else query.min_duration / 1e6,
             max_ms=None if query.max_duration is None else query.max_duration / 1e6,
             failed=query.tags.get("error") == "true",
@@ -45,6 +46,11 @@ class Selection:
     def narrows(self) -> bool:
         """The selection has conditions besides an operation, so that its rest is about the same operation."""
         return bool(self.failed or self.tags or self.by_duration)
+
+    @property
+    def is_all(self) -> bool:
+        """The selection has all traces of the time range."""
+        return not (self.narrows or self.service or self.operation or self.root)
 
     @property
     def by_duration(self) -> bool:

@@ -1,4 +1,4 @@
-// The search page: a custom range in the browser's time zone, and the operations of the chosen service.
+// The form of a search: a custom range in the browser's time zone, and the operations of the chosen service.
 
 const form = document.querySelector("form.search");
 const lookback = document.getElementById("lookback");
@@ -6,6 +6,12 @@ const customRange = document.getElementById("custom-range");
 const operation = document.getElementById("operation");
 
 const MINUTE = 60_000;
+const TIMES = [["from", "start"], ["to", "end"]]; // each input, and the parameter that it sets
+
+// What the form has for the page's URL.
+const operations = [...operation.options];
+const urlTimes = TIMES.map(([, name]) => form.elements[name].value);
+let omitted = [];
 
 // The value of a datetime-local input is in the browser's time zone.
 function localText(millis) {
@@ -19,25 +25,32 @@ function chooseRange() {
   for (const input of customRange.querySelectorAll("input")) input.disabled = !isCustom;
 }
 
-for (const [id, name, initial] of [["from", "start", Date.now() - 60 * MINUTE], ["to", "end", Date.now()]]) {
-  const micros = form.elements[name].value;
-  document.getElementById(id).value = localText(micros ? micros / 1000 : initial);
+function showUrl() {
+  for (const input of omitted) input.disabled = false;
+  omitted = [];
+  operation.replaceChildren(...operations);
+  form.reset();
+  TIMES.forEach(([id, name], index) => {
+    form.elements[name].value = urlTimes[index];
+    const initial = Date.now() - (id === "from" ? 60 * MINUTE : 0);
+    document.getElementById(id).value = localText(urlTimes[index] ? urlTimes[index] / 1000 : initial);
+  });
+  chooseRange();
 }
+
 form.addEventListener("submit", () => {
-  for (const [id, name] of [["from", "start"], ["to", "end"]]) {
+  for (const [id, name] of TIMES) {
     const text = document.getElementById(id).value;
     form.elements[name].value = text ? new Date(text).getTime() * 1000 : "";
   }
   // Keep empty parameters out of the URL.
-  for (const input of form.elements) input.disabled ||= !input.value;
+  omitted = [...form.elements].filter((input) => !input.disabled && !input.value && input.name);
+  for (const input of omitted) input.disabled = true;
 });
-// A page from the back/forward cache still has the inputs disabled that were empty when it was left.
-addEventListener("pageshow", () => {
-  for (const input of form.elements) input.disabled = false;
-  chooseRange();
-});
+// Browsers restore what was typed into a page that is shown again.
+addEventListener("pageshow", showUrl);
 lookback.addEventListener("change", chooseRange);
-chooseRange();
+showUrl();
 
 document.getElementById("service").addEventListener("change", async (event) => {
   const service = event.target.value;
@@ -46,7 +59,3 @@ document.getElementById("service").addEventListener("change", async (event) => {
   const response = await (await fetch(`/api/services/${encodeURIComponent(service)}/operations`)).json();
   if (event.target.value === service) operation.append(...(response.data ?? []).map((name) => new Option(name, name)));
 });
-
-for (const text of document.querySelectorAll("text[data-time]")) {
-  text.textContent = new Date(Number(text.dataset.time)).toLocaleTimeString();
-}

@@ -62,7 +62,7 @@ def test_a_failed_password_says_what_failed_and_leads_to_its_trace(open_page, ur
 
 def test_a_trace_id_in_the_header_opens_the_trace_from_another_port(open_page, url, trace):
     page = open_page(url)
-    page.get_by_label("Id of a trace").fill(trace.trace_id.hex().upper())
+    page.get_by_label("Trace id").fill(trace.trace_id.hex().upper())
     page.get_by_role("button", name="Open").click()
     page.wait_for_url(f"**/trace/{trace.trace_id.hex()}")
     assert page.get_by_role("navigation", name="Pages").get_by_role("link", name="Traces").get_attribute("aria-current")

@@ -10,6 +10,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from psycopg.conninfo import make_conninfo
 
 from explorer.dashboards import DASHBOARDS, create_dashboards
+from explorer.query import quoted_word
 from explorer.traces import create_traces
 from tests.hostile import outcomes
 from tests.store.otlp_messages import attributes, child, request, span
@@ -90,15 +91,31 @@ def hostile(promscale):
     return trace_ids
 
 
-def test_traces(hostile, promscale):
-    browser = create_traces(f"127.0.0.1:{promscale.server.port}").test_client()
+@pytest.mark.parametrize("with_database", [False, True])
+def test_traces(hostile, promscale, dsn, with_database):
+    uri = make_conninfo(dsn, user="explorer") if with_database else ""
+    browser = create_traces(f"127.0.0.1:{promscale.server.port}", uri).test_client()
     pages = [("/search", {}), ("/dependencies", {})]
     pages += [(f"/trace/{trace_id}", {}) for trace_id in hostile]
     for text in TEXTS:
         pages.append(("/search", {"service": text, "operation": text, "tags": json.dumps({text: text})}))
-        pages += [
-            ("/search", {name: text}) for name in ("tags", "tag", "minDuration", "limit", "start", "lookback", "end")
-        ]
+        names = (
+            "tags",
+            "tag",
+            "minDuration",
+            "limit",
+            "start",
+            "lookback",
+            "end",
+            "sort",
+            "after",
+            "columns",
+            "callee",
+        )
+        pages += [("/search", {name: text}) for name in names]
+        pages.append(("/search", {"columns": quoted_word(text), "sort": "longest"}))
+        pages.append(("/search", {"caller": text, "callee": f"{text} 2", "service": text}))
+        pages.append(("/dependencies", {"service": text, "tags": json.dumps({text: text}), "operation": text}))
         pages.append((f"/trace/{text}", {}))
     for path, parameters in pages:
         answer = browser.get(path, query_string=parameters)

@@ -2,7 +2,7 @@
 
 from itertools import combinations
 
-from explorer.graph import NODE_HEIGHT, NODE_WIDTH, layout
+from explorer.graph import NODE_HEIGHT, NODE_WIDTH, Box, Edge, Failures, draw, layout
 
 
 def test_callers_are_above_callees():
@@ -36,3 +36,25 @@ def test_components_are_side_by_side():
 
 def test_an_empty_graph_has_no_nodes():
     assert layout([], []).nodes == {}
+
+
+def test_labels_of_edges_do_not_cover_each_other():
+    # A long edge and a short one lead to the same node, and others from the same one.
+    edges = [("a", "b"), ("a", "c"), ("b", "c"), ("a", "d"), ("a", "e")]
+    for rows in (1, 2):
+        labels = layout("abcde", edges, label_rows=rows).labels
+        for (x, y), (other_x, other_y) in combinations(labels.values(), 2):
+            assert abs(x - other_x) >= 120 or abs(y - other_y) >= 16 * rows
+
+
+def test_boxes_have_room_for_their_texts():
+    name = "checkout-service-of-the-european-region.production.example"
+    failures = Failures(0.5, "one failed call", text="50 % failed")
+    short, long = Box("a", "a", "1/s", "a", 0), Box("b", name, "1/s", "b", 0, failures=failures)
+    assert "".join(long.lines) == name
+    assert Box("c", "c" * 61, "", "", 0).lines[-1].endswith("…")
+    small, large = draw([short], []), draw([short, long], [Edge("a", "b", "1/s", "a calls b", failures=failures)])
+    assert small.box_height == NODE_HEIGHT
+    assert large.box_height >= NODE_HEIGHT + 16 * len(long.lines)
+    (_, top), (_, bottom) = large.layout.nodes["a"], large.layout.nodes["b"]
+    assert bottom - top > large.box_height

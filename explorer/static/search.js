@@ -1,0 +1,74 @@
+// The search page: live results.
+
+import { showTimes } from "./explorer.js";
+
+const live = document.getElementById("live");
+const MILLIS = 3000;
+let shown; // the results as the server sent them
+let timer;
+
+const results = () => document.getElementById("results");
+
+function showClock(root) {
+  for (const text of root.querySelectorAll("text[data-time]")) {
+    text.textContent = new Date(Number(text.dataset.time)).toLocaleTimeString();
+  }
+}
+
+// The row at the top of the window, or the focused one.
+function anchorRow() {
+  const rows = [...results().querySelectorAll("tr[data-trace]")];
+  const focused = rows.find((row) => row.contains(document.activeElement));
+  return focused ?? rows.find((row) => row.getBoundingClientRect().bottom > 0);
+}
+
+// The page does not move under the reader, and the focus stays on its link.
+function replace(fresh) {
+  const anchor = anchorRow();
+  const before = anchor?.getBoundingClientRect().top;
+  const link = results().contains(document.activeElement) && document.activeElement.getAttribute("href");
+  const scrolled = scrollY > 0;
+  results().replaceWith(fresh);
+  showTimes(fresh);
+  showClock(fresh);
+  const same = anchor && fresh.querySelector(`tr[data-trace="${anchor.dataset.trace}"]`);
+  if (same && scrolled) scrollBy({ top: same.getBoundingClientRect().top - before, behavior: "instant" });
+  if (link) fresh.querySelector(`a[href="${CSS.escape(link)}"]`)?.focus({ preventScroll: true });
+}
+
+async function reload() {
+  if (!document.hidden) {
+    try {
+      const response = await fetch(location.href);
+      const page = new DOMParser().parseFromString(await response.text(), "text/html");
+      const fresh = page.getElementById("results");
+      if (!fresh) throw new Error(response.statusText);
+      if (live.checked && fresh.innerHTML !== shown) {
+        shown = fresh.innerHTML;
+        replace(document.adoptNode(fresh));
+      } else {
+        showTimes(results());
+        results().classList.remove("stale");
+      }
+    } catch {
+      results().classList.add("stale"); // the server does not answer
+    }
+  }
+  if (live.checked) timer = setTimeout(reload, MILLIS);
+}
+
+function start() {
+  clearTimeout(timer);
+  if (live.checked && !live.disabled) timer = setTimeout(reload, MILLIS);
+}
+
+live.addEventListener("change", () => {
+  const url = new URL(location);
+  if (live.checked) url.searchParams.set("live", "1");
+  else url.searchParams.delete("live");
+  history.replaceState(history.state, "", url);
+  live.defaultChecked = live.checked;
+  start();
+});
+addEventListener("pageshow", start);
+showClock(document);
