@@ -97,7 +97,7 @@ coalesce(found.trace_id in (
 -- span that has it.
 with spans as materialized (
     select
-        trace_id, span_id, start_time, origin_id, tag_set_id, own_tags,
+        trace_id, span_id, parent_span_id, start_time, origin_id, tag_set_id, own_tags,
         coalesce(
             start_time >= cast(:time_from as timestamptz) and start_time < cast(:time_to as timestamptz) and {matches},
             false
@@ -115,4 +115,10 @@ inner join jaeger_origin as origin on origin.id = spans.origin_id
 left join jaeger_tag_set as shared on shared.id = spans.tag_set_id
 cross join unnest(cast(:keys as text[])) as wanted (key)
 where spans.own_tags ? wanted.key or shared.tags ? wanted.key or origin.resource_tags ? wanted.key
-order by spans.trace_id, wanted.key, spans.matches desc, spans.start_time, spans.span_id
+order by
+    spans.trace_id,
+    wanted.key,
+    spans.matches desc,
+    spans.start_time,
+    spans.parent_span_id is not null, -- the root span first
+    spans.span_id
