@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import psycopg
-from flask import Blueprint, abort, render_template, request
+from flask import Blueprint, abort, redirect, render_template, request, url_for
 from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import ServiceUnavailable
+from werkzeug.wrappers import Response as BaseResponse
 
 import queries
 from explorer import links
 from explorer.analysis import questions
 from explorer.analysis.differences import Finding, Measure
 from explorer.analysis.paths import Frame
-from explorer.analysis.sample import Sample
+from explorer.analysis.sample import Sample, slow_ms
 from explorer.analysis.selection import Selection
 from explorer.database import Database, message
 from explorer.query import (
@@ -33,6 +35,7 @@ from explorer.query import (
     read_trace_id,
 )
 from explorer.web import traces_url, with_query
+from queries.dashboards import DASHBOARDS
 
 AGAINST = {
     "rest": "the other traces",
@@ -87,7 +90,22 @@ def analysis_pages(database: Database) -> Blueprint:
             against=AGAINST,
             other=_words_of_other(sides),
             kept=[(key, value) for key, value in parameters.items(multi=True) if key.startswith(_OTHER)],
+            dashboards=DASHBOARDS,
+            same_range=_dashboard_parameters(parameters),
+            search=_own_parameters(parameters),
         )
+
+    @pages.get("/analysis/slow")
+    def slow() -> BaseResponse:
+        """Leads to what differs in the traces with the slowest tenth of an operation's spans."""
+        parameters: dict[str, object] = {**request.args.to_dict(flat=False)}
+        try:
+            limit_ms = slow_ms(database, Selection.of_query(read_query(request.args)))
+        except psycopg.Error as error:
+            raise ServiceUnavailable(message(error)) from error
+        if limit_ms is not None:
+            parameters["minDuration"] = f"{links.url_text(float(f'{limit_ms:.3g}'))}ms"
+        return redirect(with_query(url_for(".show", name="differences"), parameters))
 
     @pages.get("/analysis/<name>/answer")
     def answer(name: str) -> str | tuple[str, int]:
@@ -145,6 +163,18 @@ def _other_parameters(parameters: Parameters) -> Parameters:
         replaced.add("trace")
     same = {name: values for name, values in parameters.lists() if name not in replaced}
     return MultiDict(same | other)
+
+
+def _own_parameters(parameters: Parameters) -> dict[str, list[str]]:
+    """The parameters that a search has, too."""
+    return {name: values for name, values in parameters.lists() if not name.startswith(_OTHER) and name != "against"}
+
+
+def _dashboard_parameters(parameters: Parameters) -> dict[str, str]:
+    """The parameters of dashboards for the time of an analysis, and for its operation."""
+    service, operation = parameters.get("service"), parameters.get("operation")
+    variables = {"var-service": service, "var-operation": operation} if service and operation else {}
+    return links.dashboard_range(parameters) | variables
 
 
 def _previous(selection: Selection) -> Selection:

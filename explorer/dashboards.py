@@ -2,8 +2,9 @@
 
 import csv
 import io
+import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 import queries
 import queries.dashboards
-from explorer import charts, node_graph, svg, tables
+from explorer import charts, links, node_graph, svg, tables
 from explorer.analysis_pages import analysis_pages
 from explorer.database import (
     DATABASE_URI,
@@ -35,6 +36,7 @@ from explorer.results import QueryResult
 from explorer.waterfall import cut
 from explorer.web import create_app, quantity, traces_url, with_query
 from queries import Dashboard, Kind
+from queries.dashboards import REQUESTS
 
 # Without panels of one trace, for which the explorer has a page.
 DASHBOARDS = tuple(
@@ -59,6 +61,7 @@ CHART_ROWS = 60
 DEFAULT_WIDTH, MIN_WIDTH, MAX_WIDTH = 800, 160, 8_000  # of a chart, in pixels
 DEFAULT_ZONE = "UTC"
 
+_KEPT = ("from", "to", "refresh", "var-service", "var-operation")  # by links between dashboards
 _BY_UID = {dashboard.uid: dashboard for dashboard in DASHBOARDS}
 
 
@@ -107,7 +110,9 @@ def create_dashboards(uri: str) -> Flask:
     """The Flask app that shows the database at `uri`, whose user must be a member of prom_reader and no more."""
     app = create_app("explorer.dashboards")
     database = Database(uri)
-    app.jinja_env.globals.update(traces_url=traces_url, hint=charts.hint, levels=svg.LEVELS, opacity=svg.opacity)
+    app.jinja_env.globals.update(
+        traces_url=traces_url, with_query=with_query, hint=charts.hint, levels=svg.LEVELS, opacity=svg.opacity
+    )
     app.add_template_filter(cut)
     app.register_blueprint(analysis_pages(database))
 
@@ -124,13 +129,19 @@ def create_dashboards(uri: str) -> Flask:
             path = url_for("show", uid=uid, slug=dashboard.slug)
             return redirect(with_query(path, request.args.to_dict(flat=False)))
         view = View.read(request.args, dashboard)
+        begin, end = request.args.get("from") or DEFAULT_RANGE, request.args.get("to") or "now"
+        search = _search(dashboard, view) | links.search_range(begin, end, view.time_range)
         return render_template(
             "dashboard.html",
             dashboard=dashboard,
             dashboards=DASHBOARDS,
             view=view,
-            begin=request.args.get("from") or DEFAULT_RANGE,
-            ranges=RANGES,
+            begin=begin,
+            end=end,
+            search=search,
+            compared_url={kind: _compared_url(kind, search) for kind in ("slow", "failed")}.get,
+            same_range={name: text for name, text in request.args.items() if name in _KEPT},
+            ranges=RANGES if search["lookback"] == "custom" else {begin: f"last {search['lookback']}"} | RANGES,
             refresh=request.args.get("refresh", DEFAULT_REFRESH),
             refreshes=REFRESHES,
             services=database.names("services") if dashboard.variables else [],
@@ -148,7 +159,7 @@ def create_dashboards(uri: str) -> Flask:
         panel = dashboard.panels[number]
         try:
             results = [database.query(name, view._asdict()) for name in panel.statements]
-            colours = {} if panel.kind == Kind.TABLE else _colours(database, results)
+            colours = _colours(database, results)
         except psycopg.Error as error:
             return render_template("panel_error.html", message=message(error)), 500
         if not results[0].rows:
@@ -156,7 +167,7 @@ def create_dashboards(uri: str) -> Flask:
         data = charts.ChartData(results[0], colours, view.time_range, screen)
         match panel.kind, results:
             case Kind.TABLE, [rows]:
-                table = tables.table(panel, rows, screen.zone, view.time_range)
+                table = tables.table(panel, rows, colours, screen.zone, view.time_range)
                 return render_template("panel_table.html", panel=panel, table=table)
             case Kind.NODE_GRAPH, [nodes, edges]:
                 values = node_graph.template_values(panel, nodes, edges, colours, view.time_range)
@@ -168,7 +179,7 @@ def create_dashboards(uri: str) -> Flask:
             "panel_chart.html",
             panel=panel,
             chart=charts.chart(panel, data),
-            table=tables.table(panel, latest, screen.zone),
+            table=tables.table(panel, latest, colours, screen.zone),
             row_count=len(results[0].rows),
         )
 
@@ -203,6 +214,21 @@ def create_dashboards(uri: str) -> Flask:
         return render_template("sql.html", **page, milliseconds=(time.monotonic() - began) * 1000)
 
     return app
+
+
+def _search(dashboard: Dashboard, view: View) -> dict[str, str]:
+    """The parameters by which a search finds the traces of a dashboard, without their time."""
+    return {"service": view.service, "operation": view.operation} if dashboard.variables else {}
+
+
+def _compared_url(compared: str, search: Mapping[str, str]) -> str:
+    """The URL of what differs between the slow or failed traces of a search and the others."""
+    if compared == "failed":
+        return with_query(
+            url_for("analysis.show", name="differences"), {**search, "tags": json.dumps({"error": "true"})}
+        )
+    requests = {"service": REQUESTS.service, "operation": REQUESTS.operation}
+    return with_query(url_for("analysis.slow"), requests | dict(search))
 
 
 def _dashboard(uid: str) -> Dashboard:
@@ -242,7 +268,8 @@ def _examples() -> dict[str, str]:
 
 def _colours(database: Database, results: Iterable[QueryResult]) -> dict[str, int]:
     """The colours of the services in these results, as indexes in COLOURS: the same as on the pages of traces."""
-    shown = {name for result in results if "service_name" in result.columns for name in result.values("service_name")}
+    columns = ((result, name) for result in results for name in queries.SERVICE_COLUMNS if name in result.columns)
+    shown = {service for result, column in columns for service in result.values(column)}
     # The colours of the demo's services are fixed; those of others depend on which services there are.
     stored = [] if shown <= set(queries.SERVICES) else database.names("services")
     return queries.colour_numbers([*stored, *sorted(shown)])

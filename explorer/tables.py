@@ -10,7 +10,7 @@ from explorer.links import TimeRange
 from explorer.results import QueryResult, Row
 from explorer.waterfall import cut
 from explorer.web import clock, quantity, traces_url
-from queries import PERCENT, Panel, Unit, label, unit
+from queries import PERCENT, SERVICE_COLUMNS, Panel, Unit, label, unit
 
 _MAX_LENGTH = 120  # of a text
 _SHOWN_OF_TRACE_ID = 8
@@ -22,6 +22,7 @@ class Cell(NamedTuple):
     title: str = ""
     url: str = ""
     time: str = ""  # of a cell with a time, in ISO 8601
+    colour: int | None = None  # of a service, as an index in COLOURS
 
 
 class Table(NamedTuple):
@@ -29,10 +30,15 @@ class Table(NamedTuple):
     rows: list[list[Cell]]
 
 
-def table(panel: Panel, result: QueryResult, zone: tzinfo, time_range: TimeRange | None = None) -> Table:
-    """A table of a result with at least one row. With a time range, its cells have the panel's links."""
+def table(
+    panel: Panel, result: QueryResult, colours: Mapping[str, int], zone: tzinfo, time_range: TimeRange | None = None
+) -> Table:
+    """A table of a result with at least one row. With a time range, its cells have the panel's links.
+
+    `colours` are those of the services, as indexes in COLOURS.
+    """
     columns, rows = result
-    cells = [_cells(panel, column, zone) for column in columns]
+    cells = [_cells(panel, column, colours, zone) for column in columns]
     plain = [[make(value) for make, value in zip(cells, row, strict=True)] for row in rows]
     heads = [
         Cell(label(column), "number" if isinstance(value, (int, float)) else "")
@@ -47,8 +53,10 @@ def table(panel: Panel, result: QueryResult, zone: tzinfo, time_range: TimeRange
     return Table(heads, linked)
 
 
-def _cells(panel: Panel, column: str, zone: tzinfo) -> Callable[[Any], Cell]:
+def _cells(panel: Panel, column: str, colours: Mapping[str, int], zone: tzinfo) -> Callable[[Any], Cell]:
     """What makes the cells of a column."""
+    if column in SERVICE_COLUMNS:
+        return lambda value: Cell(cut(value, _MAX_LENGTH), colour=colours[value])
     if column == "trace_id":
         return lambda value: Cell(value[:_SHOWN_OF_TRACE_ID], "code")
     return partial(_cell, unit=unit(column), thresholds=panel.thresholds, zone=zone)

@@ -135,6 +135,20 @@ def test_a_page_repeats_its_parameters_in_the_form_and_the_answer(client, questi
     }
 
 
+def test_an_analysis_links_to_other_pages_about_the_same_time(client):
+    page = client.get("/analysis/flame", query_string={"service": "load", "operation": "load.request", **HOUR}).text
+    times = {"from": [f"{HOUR['start'] // 1000}"], "to": [f"{HOUR['end'] // 1000}"]}
+    parameters = parse_qs(urlsplit(link(page, "03 Request durations")).query)
+    assert parameters == times | {"var-service": ["load"], "var-operation": ["load.request"]}
+    service_map = parse_qs(urlsplit(link(page, "Service map")).query)
+    assert {name: service_map[name] for name in HOUR} == {name: [f"{time}"] for name, time in HOUR.items()}
+
+
+def test_slow_spans_of_an_operation_without_spans(client):
+    response = client.get("/analysis/slow?service=nobody")
+    assert response.location == "/analysis/differences?service=nobody"
+
+
 @pytest.mark.parametrize(
     ("path", "status", "problem"),
     [
