@@ -33,6 +33,7 @@ from explorer.query import (
     read_query,
     read_tags,
     read_trace_id,
+    read_zone,
 )
 from explorer.web import traces_url, with_query
 from queries.dashboards import DASHBOARDS
@@ -196,7 +197,7 @@ def _differences(database: Database, sides: Sides) -> str:
     shown = [*findings.attributes, *findings.numbers, *findings.operations]
     return render_template(
         "analysis_differences.html",
-        samples=[_sample_link(result.selected, sides.first), _sample_link(result.baseline, sides.second)],
+        samples=[_Shown.of(result.selected, sides.first), _Shown.of(result.baseline, sides.second, sides.first)],
         findings=findings,
         measure=_measure,
         url=lambda finding: _finding_url(finding, sides.first),
@@ -239,7 +240,7 @@ def _compare(database: Database, sides: Sides) -> str:
     largest = max((abs(row.self_difference) for row in result.paths), default=0)
     return render_template(
         "analysis_compare.html",
-        samples=[_sample_link(result.baseline, sides.second), _sample_link(result.selected, sides.first)],
+        samples=[_Shown.of(result.baseline, sides.second, sides.first), _Shown.of(result.selected, sides.first)],
         paths=result.paths,
         largest=largest,
         colours=_colours(database, (row.path[-1][0] for row in result.paths)),
@@ -261,7 +262,7 @@ def _flame(database: Database, sides: Sides) -> str:
     boxes = list(_boxes(result.roots, total))
     return render_template(
         "analysis_flame.html",
-        samples=[_sample_link(result.sample, sides.first)],
+        samples=[_Shown.of(result.sample, sides.first)],
         boxes=boxes,
         rows=1 + max((box.depth for box in boxes), default=0),
         operations=_self_times(result.roots),
@@ -307,15 +308,23 @@ def _self_times(roots: Iterable[Frame]) -> list[_SelfTime]:
     return sorted(sums.values(), key=lambda row: -row.self_ms)
 
 
-def _sample_link(sample: Sample, chosen: Chosen | None) -> tuple[Sample, str]:
-    """A sample, and the URL of its traces; "" if a search cannot find these."""
-    match chosen:
-        case Selection():
-            return sample, _search_url(chosen)
-        case str():
-            return sample, traces_url(f"trace/{chosen}")
-        case None:
-            return sample, ""
+class _Shown(NamedTuple):
+    """A sample; its traces in words, with times in the browser's zone; and their URL, or "" if no search finds them."""
+
+    sample: Sample
+    words: str
+    url: str
+
+    @classmethod
+    def of(cls, sample: Sample, chosen: Chosen | None, other: Chosen = "") -> "_Shown":
+        """Without `chosen`, the sample is of the rest of `other`."""
+        zone = read_zone(request.args)
+        match chosen, other:
+            case Selection(), _:
+                return cls(sample, chosen.words(zone), _search_url(chosen))
+            case None, Selection():
+                return cls(sample, other.rest_in_words(zone), "")
+        return cls(sample, sample.words, traces_url(f"trace/{chosen}"))
 
 
 def _search_url(selection: Selection) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import psycopg
 from flask import Flask, Response, abort, redirect, render_template, request, url_for
@@ -31,7 +30,7 @@ from explorer.database import (
     message,
 )
 from explorer.links import TimeRange
-from explorer.query import Parameters, bad_parameter, read_int, read_time
+from explorer.query import Parameters, bad_parameter, read_int, read_time, read_zone
 from explorer.results import QueryResult
 from explorer.waterfall import cut
 from explorer.web import create_app, quantity, traces_url, with_query
@@ -59,7 +58,6 @@ CSV_ROWS = 100_000
 # The rows in the table below a chart, which is for those who do not see the chart: the latest.
 CHART_ROWS = 60
 DEFAULT_WIDTH, MIN_WIDTH, MAX_WIDTH = 800, 160, 8_000  # of a chart, in pixels
-DEFAULT_ZONE = "UTC"
 
 _KEPT = ("from", "to", "refresh", "var-service", "var-operation")  # by links between dashboards
 _BY_UID = {dashboard.uid: dashboard for dashboard in DASHBOARDS}
@@ -99,11 +97,7 @@ class View(NamedTuple):
 def _screen(parameters: Parameters) -> charts.Screen:
     """Raises BadRequest, which names the parameter."""
     width = read_int(parameters, "width", DEFAULT_WIDTH, MIN_WIDTH, MAX_WIDTH)
-    name = parameters.get("zone") or DEFAULT_ZONE
-    try:
-        return charts.Screen(width, ZoneInfo(name))
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # unknown, no name of a zone, or that of a folder of zones
-        raise bad_parameter("zone", f"{cut(name, 40)!r} is not an IANA time zone, as Europe/Berlin") from None
+    return charts.Screen(width, read_zone(parameters))
 
 
 def create_dashboards(uri: str) -> Flask:
