@@ -195,6 +195,7 @@ def _differences(database: Database, sides: Sides) -> str:
     result = questions.what_differs(database, sides.first, sides.second)
     findings = result.findings
     shown = [*findings.attributes, *findings.numbers, *findings.operations]
+    shown += [other for finding in findings.attributes for other in finding.also]
     return render_template(
         "analysis_differences.html",
         samples=[_Shown.of(result.selected, sides.first), _Shown.of(result.baseline, sides.second, sides.first)],
