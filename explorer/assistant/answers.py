@@ -82,9 +82,7 @@ class Difference(BaseModel):
         " self time in a trace, in ms."
     )
     operations: list[str] = Field(description="In which operations spans are slow, or errors begin.")
-    also: list[str] = Field(
-        description="Other attributes that say the same: they are found in the same traces."
-    )
+    also: list[str] = Field(description="Other attributes that say the same: they are found in the same traces.")
     selected: str
     baseline: str
     score: float = Field(

@@ -41,7 +41,7 @@ def hour(promscale):
     export = Export()
     for number in range(60):
         failed = number % 3 == 0
-        tags = {"char": HOSTILE if failed else "a"}
+        tags = {"char": HOSTILE if failed else "a", "kind": "special" if failed else "lower"}
         time = NOON + timedelta(minutes=number)
         export.add_trace(PASSWORD, time, failed=FAILED if failed else (), tags=tags)
     promscale.export(export.message)
@@ -66,6 +66,9 @@ def test_an_attribute_of_failed_traces_is_found_with_its_counts_and_links(client
     row = page[page.index("&lt;script&gt;") :]
     row = row[: row.index("</tr>")]
     assert "20 of 20 (100 %)" in row and "0 of 40 (0 %)" in row
+    # Another attribute says the same.
+    assert re.search("also in the same traces:.*kind = <code>special</code>", row, re.DOTALL)
+    assert page.count("<code>special</code>") == 1
     found = searches.get(link(row, "traces")).text
     assert "20 traces, newest first" in found
     [statement, *_] = re.findall(r"<pre[^>]*>(.*?)</pre>", row, re.DOTALL)
