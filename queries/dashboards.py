@@ -85,7 +85,6 @@ DASHBOARDS = (
                 " on to it.",
                 kind=Kind.PIE,
                 statements=("error_origins_by_service",),
-                width=8,
                 links=(_FAILED_SERVICE,),
                 compared="failed",
             ),
@@ -95,7 +94,6 @@ DASHBOARDS = (
                 " the trace.",
                 kind=Kind.TABLE,
                 statements=("error_origins",),
-                width=16,
                 links=(replace(_FAILED_SPANS, column="errors"), _TRACE),
             ),
             Panel(
