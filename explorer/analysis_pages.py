@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import psycopg
-from flask import Blueprint, abort, render_template, request
+from flask import Blueprint, abort, redirect, render_template, request, url_for
 from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import ServiceUnavailable
+from werkzeug.wrappers import Response as BaseResponse
 
 from explorer import links
 from explorer.analysis import questions
 from explorer.analysis.differences import Finding, Measure
 from explorer.analysis.paths import Frame
-from explorer.analysis.sample import Sample
+from explorer.analysis.sample import Sample, slow_ms
 from explorer.analysis.selection import Selection
 from explorer.database import Database, message
 from explorer.query import (
@@ -30,9 +32,11 @@ from explorer.query import (
     read_query,
     read_tags,
     read_trace_id,
+    read_zone,
 )
 from explorer.web import traces_url
 from frame import with_query
+from queries.dashboards import DASHBOARDS
 
 AGAINST = {
     "rest": "the other traces",
@@ -87,7 +91,22 @@ def analysis_pages(database: Database) -> Blueprint:
             against=AGAINST,
             other=_words_of_other(sides),
             kept=[(key, value) for key, value in parameters.items(multi=True) if key.startswith(_OTHER)],
+            dashboards=DASHBOARDS,
+            same_range=_dashboard_parameters(parameters),
+            search=_own_parameters(parameters),
         )
+
+    @pages.get("/analysis/slow")
+    def slow() -> BaseResponse:
+        """Leads to what differs in the traces with the slowest tenth of an operation's spans."""
+        parameters: dict[str, object] = {**request.args.to_dict(flat=False)}
+        try:
+            limit_ms = slow_ms(database, Selection.of_query(read_query(request.args)))
+        except psycopg.Error as error:
+            raise ServiceUnavailable(message(error)) from error
+        if limit_ms is not None:
+            parameters["minDuration"] = f"{links.url_text(float(f'{limit_ms:.3g}'))}ms"
+        return redirect(with_query(url_for(".show", name="differences"), parameters))
 
     @pages.get("/analysis/<name>/answer")
     def answer(name: str) -> str | tuple[str, int]:
@@ -147,6 +166,18 @@ def _other_parameters(parameters: Parameters) -> Parameters:
     return MultiDict(same | other)
 
 
+def _own_parameters(parameters: Parameters) -> dict[str, list[str]]:
+    """The parameters that a search has, too."""
+    return {name: values for name, values in parameters.lists() if not name.startswith(_OTHER) and name != "against"}
+
+
+def _dashboard_parameters(parameters: Parameters) -> dict[str, str]:
+    """The parameters of dashboards for the time of an analysis, and for its operation."""
+    service, operation = parameters.get("service"), parameters.get("operation")
+    variables = {"var-service": service, "var-operation": operation} if service and operation else {}
+    return links.dashboard_range(parameters) | variables
+
+
 def _previous(selection: Selection) -> Selection:
     length = selection.time_to - selection.time_from
     return dataclasses.replace(selection, time_from=selection.time_from - length, time_to=selection.time_from)
@@ -164,9 +195,10 @@ def _differences(database: Database, sides: Sides) -> str:
     result = questions.what_differs(database, sides.first, sides.second)
     findings = result.findings
     shown = [*findings.attributes, *findings.numbers, *findings.operations]
+    shown += [other for finding in findings.attributes for other in finding.also]
     return render_template(
         "analysis_differences.html",
-        samples=[_sample_link(result.selected, sides.first), _sample_link(result.baseline, sides.second)],
+        samples=[_Shown.of(result.selected, sides.first), _Shown.of(result.baseline, sides.second, sides.first)],
         findings=findings,
         measure=_measure,
         url=lambda finding: _finding_url(finding, sides.first),
@@ -209,7 +241,7 @@ def _compare(database: Database, sides: Sides) -> str:
     largest = max((abs(row.self_difference) for row in result.paths), default=0)
     return render_template(
         "analysis_compare.html",
-        samples=[_sample_link(result.baseline, sides.second), _sample_link(result.selected, sides.first)],
+        samples=[_Shown.of(result.baseline, sides.second, sides.first), _Shown.of(result.selected, sides.first)],
         paths=result.paths,
         largest=largest,
         colours=database.colours(row.path[-1][0] for row in result.paths),
@@ -231,7 +263,7 @@ def _flame(database: Database, sides: Sides) -> str:
     boxes = list(_boxes(result.roots, total))
     return render_template(
         "analysis_flame.html",
-        samples=[_sample_link(result.sample, sides.first)],
+        samples=[_Shown.of(result.sample, sides.first)],
         boxes=boxes,
         rows=1 + max((box.depth for box in boxes), default=0),
         operations=_self_times(result.roots),
@@ -277,15 +309,23 @@ def _self_times(roots: Iterable[Frame]) -> list[_SelfTime]:
     return sorted(sums.values(), key=lambda row: -row.self_ms)
 
 
-def _sample_link(sample: Sample, chosen: Chosen | None) -> tuple[Sample, str]:
-    """A sample, and the URL of its traces; "" if a search cannot find these."""
-    match chosen:
-        case Selection():
-            return sample, _search_url(chosen)
-        case str():
-            return sample, traces_url(f"trace/{chosen}")
-        case None:
-            return sample, ""
+class _Shown(NamedTuple):
+    """A sample; its traces in words, with times in the browser's zone; and their URL, or "" if no search finds them."""
+
+    sample: Sample
+    words: str
+    url: str
+
+    @classmethod
+    def of(cls, sample: Sample, chosen: Chosen | None, other: Chosen = "") -> "_Shown":
+        """Without `chosen`, the sample is of the rest of `other`."""
+        zone = read_zone(request.args)
+        match chosen, other:
+            case Selection(), _:
+                return cls(sample, chosen.words(zone), _search_url(chosen))
+            case None, Selection():
+                return cls(sample, other.rest_in_words(zone), "")
+        return cls(sample, sample.words, traces_url(f"trace/{chosen}"))
 
 
 def _search_url(selection: Selection) -> str:

@@ -23,9 +23,9 @@ from queries import COLOURS, MILLISECONDS, NO_UNIT, Kind, Panel, Unit, label, un
 
 SHOWN_SHARES = 50
 _BUCKET_COLUMNS = ("duration_from_ms", "duration_to_ms")
-# Shares of white (positive) or black (negative) that are mixed into a colour, small enough to stay visible on a white
-# and on a black background.
-_SHADES = (0, 0.35, -0.3, 0.55, -0.45, 0.18, -0.15)
+# Percentages of the text's colour that are mixed into a service's colour: this can only add to its contrast, in a light
+# and in a dark page. Consecutive ones are far apart.
+SHADES = (0, 48, 24, 72, 36, 60, 12)
 _TINTS = 4  # of one hue, for lines without a service: --tint-0, the palest, to --tint-3 in static/charts.css
 _THRESHOLDS = ("warning", "bad")
 _UNIT_HEIGHT = 26  # pixels of a chart per unit of `Panel.height`
@@ -93,11 +93,9 @@ def hint(panel: Panel) -> str:
 
 
 def shade(colour: str, number: int) -> str:
-    """A shade of a colour: number 0 is the colour itself; there are seven, and then they repeat."""
-    share = _SHADES[number % len(_SHADES)]
-    target = 255 if share > 0 else 0
-    channels = (int(colour[index : index + 2], 16) for index in (1, 3, 5))
-    return "#" + "".join(f"{round(channel + (target - channel) * abs(share)):02x}" for channel in channels)
+    """A shade of a colour, in CSS: number 0 is the colour itself; there are seven, and then they repeat."""
+    share = SHADES[number % len(SHADES)]
+    return f"color-mix(in srgb, var(--text) {share}%, {colour})" if share else colour
 
 
 def shares(panel: Panel, data: ChartData) -> list[Share]:

@@ -1,10 +1,11 @@
 """The explorer's port 3000: the dashboards of queries/dashboards.py under Grafana's paths. Other pages of this port are
 blueprints."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import psycopg
 from flask import Flask, abort, redirect, render_template, request, url_for
@@ -14,17 +15,18 @@ from werkzeug.wrappers import Response as BaseResponse
 
 import queries
 import queries.dashboards
-from explorer import charts, node_graph, ranges, svg, tables
+from explorer import charts, links, node_graph, ranges, svg, tables
 from explorer.analysis_pages import analysis_pages
 from explorer.database import DATABASE_URI, Database, message
 from explorer.home import home_page
 from explorer.links import TimeRange
-from explorer.query import Parameters, bad_parameter, read_int, read_time
+from explorer.query import Parameters, bad_parameter, read_int, read_time, read_zone
 from explorer.sql_pages import sql_pages
 from explorer.waterfall import cut
 from explorer.web import create_app, quantity, traces_url
 from frame import with_query
 from queries import Dashboard, Kind
+from queries.dashboards import REQUESTS
 
 # Without panels of one trace, for which the explorer has a page.
 DASHBOARDS = tuple(
@@ -44,8 +46,8 @@ DEFAULT_REFRESH = "10s"
 # The rows in the table below a chart, which is for those who do not see the chart: the latest.
 CHART_ROWS = 60
 DEFAULT_WIDTH, MIN_WIDTH, MAX_WIDTH = 800, 160, 8_000  # of a chart, in pixels
-DEFAULT_ZONE = "UTC"
 
+_KEPT = ("from", "to", "refresh", "var-service", "var-operation")  # by links between dashboards
 _BY_UID = {dashboard.uid: dashboard for dashboard in DASHBOARDS}
 
 
@@ -83,18 +85,16 @@ class View(NamedTuple):
 def _screen(parameters: Parameters) -> charts.Screen:
     """Raises BadRequest, which names the parameter."""
     width = read_int(parameters, "width", DEFAULT_WIDTH, MIN_WIDTH, MAX_WIDTH)
-    name = parameters.get("zone") or DEFAULT_ZONE
-    try:
-        return charts.Screen(width, ZoneInfo(name))
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # unknown, no name of a zone, or that of a folder of zones
-        raise bad_parameter("zone", f"{cut(name, 40)!r} is not an IANA time zone, as Europe/Berlin") from None
+    return charts.Screen(width, read_zone(parameters))
 
 
 def create_dashboards(uri: str) -> Flask:
     """The Flask app that shows the database at `uri`, whose user must be a member of prom_reader and no more."""
     app = create_app("explorer.dashboards")
     database = Database(uri)
-    app.jinja_env.globals.update(traces_url=traces_url, hint=charts.hint, levels=svg.LEVELS, opacity=svg.opacity)
+    app.jinja_env.globals.update(
+        traces_url=traces_url, with_query=with_query, hint=charts.hint, levels=svg.LEVELS, opacity=svg.opacity
+    )
     app.add_template_filter(cut)
     app.register_blueprint(home_page(database))
     app.register_blueprint(analysis_pages(database))
@@ -113,13 +113,19 @@ def create_dashboards(uri: str) -> Flask:
             path = url_for("show", uid=uid, slug=dashboard.slug)
             return redirect(with_query(path, request.args.to_dict(flat=False)))
         view = View.read(request.args, dashboard)
+        begin, end = request.args.get("from") or DEFAULT_RANGE, request.args.get("to") or "now"
+        search = _search(dashboard, view) | links.search_range(begin, end, view.time_range)
         return render_template(
             "dashboard.html",
             dashboard=dashboard,
             dashboards=DASHBOARDS,
             view=view,
-            begin=request.args.get("from") or DEFAULT_RANGE,
-            ranges=RANGES,
+            begin=begin,
+            end=end,
+            search=search,
+            compared_url={kind: _compared_url(kind, search) for kind in ("slow", "failed")}.get,
+            same_range={name: text for name, text in request.args.items() if name in _KEPT},
+            ranges=RANGES if search["lookback"] == "custom" else {begin: f"last {search['lookback']}"} | RANGES,
             refresh=request.args.get("refresh", DEFAULT_REFRESH),
             refreshes=REFRESHES,
             services=database.names("services") if dashboard.variables else [],
@@ -137,8 +143,7 @@ def create_dashboards(uri: str) -> Flask:
         panel = dashboard.panels[number]
         try:
             results = [database.query(name, view._asdict()) for name in panel.statements]
-            services = {name for result in results for name in result.services()}
-            colours = {} if panel.kind == Kind.TABLE else database.colours(services)
+            colours = database.colours({name for result in results for name in result.services()})
         except psycopg.Error as error:
             return render_template("panel_error.html", message=message(error)), 500
         if not results[0].rows:
@@ -146,7 +151,7 @@ def create_dashboards(uri: str) -> Flask:
         data = charts.ChartData(results[0], colours, view.time_range, screen)
         match panel.kind, results:
             case Kind.TABLE, [rows]:
-                table = tables.table(panel, rows, screen.zone, view.time_range)
+                table = tables.table(panel, rows, colours, screen.zone, view.time_range)
                 return render_template("panel_table.html", panel=panel, table=table)
             case Kind.NODE_GRAPH, [nodes, edges]:
                 values = node_graph.template_values(panel, nodes, edges, colours, view.time_range)
@@ -158,11 +163,26 @@ def create_dashboards(uri: str) -> Flask:
             "panel_chart.html",
             panel=panel,
             chart=charts.chart(panel, data),
-            table=tables.table(panel, latest, screen.zone),
+            table=tables.table(panel, latest, colours, screen.zone),
             row_count=len(results[0].rows),
         )
 
     return app
+
+
+def _search(dashboard: Dashboard, view: View) -> dict[str, str]:
+    """The parameters by which a search finds the traces of a dashboard, without their time."""
+    return {"service": view.service, "operation": view.operation} if dashboard.variables else {}
+
+
+def _compared_url(compared: str, search: Mapping[str, str]) -> str:
+    """The URL of what differs between the slow or failed traces of a search and the others."""
+    if compared == "failed":
+        return with_query(
+            url_for("analysis.show", name="differences"), {**search, "tags": json.dumps({"error": "true"})}
+        )
+    requests = {"service": REQUESTS.service, "operation": REQUESTS.operation}
+    return with_query(url_for("analysis.slow"), requests | dict(search))
 
 
 def _dashboard(uid: str) -> Dashboard:

@@ -6,6 +6,7 @@ import shlex
 import time
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import BadRequest
@@ -170,6 +171,15 @@ def read_time(name: str, text: str) -> datetime:
             name,
             f"{text[:_QUOTED_LENGTH]!r} is not a time: write now-15m, milliseconds since 1970, or 2026-01-31T12:00:00Z",
         ) from None
+
+
+def read_zone(parameters: Parameters) -> ZoneInfo:
+    """The time zone of the parameter `zone`, an IANA name; UTC without it. Raises BadRequest."""
+    name = parameters.get("zone") or "UTC"
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # unknown, no name of a zone, or that of a folder of zones
+        raise bad_parameter("zone", f"{name[:_QUOTED_LENGTH]!r} is not an IANA time zone, as Europe/Berlin") from None
 
 
 def read_trace_id(text: str) -> bytes:

@@ -9,8 +9,8 @@ from contextlib import suppress
 from flask import request
 from werkzeug.exceptions import BadRequest
 
-from explorer.links import search_times
-from explorer.query import LOOKBACKS, read_range, read_time
+from explorer import links
+from explorer.query import read_time
 
 _DASHBOARDS = "/dashboards"
 _SEARCHES = ("/search", "/dependencies", "/analysis/differences")
@@ -24,9 +24,11 @@ def carried(path: str) -> dict[str, str]:
     of_dashboard, of_search = _given("from", "to"), _given("lookback", "start", "end")
     with suppress(BadRequest):  # the page itself reports it
         if path == _DASHBOARDS:
-            return of_dashboard or (_as_dashboard(of_search) if of_search else {})
+            return of_dashboard or (links.dashboard_range(request.args) if of_search else {})
         if path in _SEARCHES:
-            return of_search or (_as_search(of_dashboard) if of_dashboard else {})
+            return of_search or (
+                _search_range(of_dashboard.get("from", ""), of_dashboard.get("to", "now")) if of_dashboard else {}
+            )
     return {}
 
 
@@ -34,17 +36,5 @@ def _given(*names: str) -> dict[str, str]:
     return {name: value for name in names if (value := request.args.get(name))}
 
 
-def _as_dashboard(given: dict[str, str]) -> dict[str, str]:
-    if [*given] == ["lookback"] and given["lookback"] in LOOKBACKS:
-        return {"from": f"now-{given['lookback']}", "to": "now"}
-    start, end = read_range(request.args)
-    return {"from": str(start // 10**6), "to": str(end // 10**6)}
-
-
-def _as_search(given: dict[str, str]) -> dict[str, str]:
-    begin, end = given.get("from", ""), given.get("to", "now")
-    lookback = begin.removeprefix("now-")
-    if end == "now" and lookback in LOOKBACKS:
-        return {"lookback": lookback}
-    start, end = search_times((read_time("from", begin), read_time("to", end)))
-    return {"lookback": "custom", "start": start, "end": end}
+def _search_range(begin: str, end: str) -> dict[str, str]:
+    return links.search_range(begin, end, (read_time("from", begin), read_time("to", end)))

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from queries import SERVICE_COLUMNS
+
 Row = dict[str, Any]  # by column; the values are what psycopg makes of PostgreSQL's types
 NUMBER_TYPES = {"int2", "int4", "int8", "float4", "float8", "numeric", "oid"}
 
@@ -15,8 +17,8 @@ class QueryResult(NamedTuple):
         return [row[index] for row in self.rows]
 
     def services(self) -> set[str]:
-        """The values of the column service_name, if there is one."""
-        return set(self.values("service_name")) if "service_name" in self.columns else set()
+        """The names of services in all columns that have such names."""
+        return {name for column in SERVICE_COLUMNS if column in self.columns for name in self.values(column)}
 
     def text_columns(self) -> list[int]:
         """Indexes of the columns that have texts; there must be a row."""

@@ -13,7 +13,7 @@ from explorer.links import TimeRange
 from explorer.results import QueryResult, Row, TextResult
 from explorer.waterfall import cut
 from explorer.web import clock, quantity, traces_url
-from queries import PERCENT, Panel, Unit, label, unit
+from queries import PERCENT, SERVICE_COLUMNS, Panel, Unit, label, unit
 
 _MAX_LENGTH = 120  # of a text
 _MAX_NAME, _MAX_VALUE = 80, 300  # of a column's name and a value, as texts of a user's statement
@@ -32,6 +32,7 @@ class Cell(NamedTuple):
     title: str = ""
     url: str = ""
     time: str = ""  # of a cell with a time, in ISO 8601
+    colour: int | None = None  # of a service, as an index in COLOURS
 
 
 _NULL = Cell(Markup("<i>null</i>"))
@@ -42,10 +43,15 @@ class Table(NamedTuple):
     rows: list[list[Cell]]
 
 
-def table(panel: Panel, result: QueryResult, zone: tzinfo, time_range: TimeRange | None = None) -> Table:
-    """A table of a result with at least one row. With a time range, its cells have the panel's links."""
+def table(
+    panel: Panel, result: QueryResult, colours: Mapping[str, int], zone: tzinfo, time_range: TimeRange | None = None
+) -> Table:
+    """A table of a result with at least one row. With a time range, its cells have the panel's links.
+
+    `colours` are those of the services, as indexes in COLOURS.
+    """
     columns, rows = result
-    cells = [_cells(panel, column, zone) for column in columns]
+    cells = [_cells(panel, column, colours, zone) for column in columns]
     plain = [[make(value) for make, value in zip(cells, row, strict=True)] for row in rows]
     heads = [
         Cell(label(column), "number" if isinstance(value, (int, float)) else "")
@@ -104,8 +110,10 @@ def _id_link(columns: Sequence[str], column: int) -> Callable[[Cell, Sequence[st
     return linked
 
 
-def _cells(panel: Panel, column: str, zone: tzinfo) -> Callable[[Any], Cell]:
+def _cells(panel: Panel, column: str, colours: Mapping[str, int], zone: tzinfo) -> Callable[[Any], Cell]:
     """What makes the cells of a column."""
+    if column in SERVICE_COLUMNS:
+        return lambda value: Cell(cut(value, _MAX_LENGTH), colour=colours[value])
     if column == "trace_id":
         return lambda value: Cell(value[:_SHOWN_OF_TRACE_ID], "code")
     return partial(_cell, unit=unit(column), thresholds=panel.thresholds, zone=zone)

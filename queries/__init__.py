@@ -27,6 +27,7 @@ COLOURS = (
     *("#1c8c97", "#c14d7c", "#6a6fd0", "#6b8a22", "#a8644a", "#93683a"),
 )
 SERVICES = (*services.SERVICES, "load")
+SERVICE_COLUMNS = ("service_name", "caller", "callee")  # the columns of statements that have names of services
 
 
 class Unit(NamedTuple):
@@ -134,6 +135,8 @@ class Panel:
     thresholds: tuple[float, float] | None = None
     # Of every row, point, slice, node and edge. A click on a chart follows the first.
     links: tuple[Link, ...] = ()
+    # The traces that are compared with the others where the explorer's panel leads to what differs.
+    compared: Literal["", "slow", "failed"] = ""
 
 
 @dataclass(frozen=True, kw_only=True)

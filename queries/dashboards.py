@@ -9,10 +9,10 @@ _OPERATION = (("service", "lower"), ("operation", "GET /"))
 # Jaeger searches one service at a time. Every password takes a span of the generator, and nearly every one is
 # requested by load, whose root span lasts as long as the request.
 _PASSWORDS = Link(title="Traces in this time", service="generator", operation="GET /")
-_REQUESTS = Link(
+REQUESTS = Link(title="Traces of requests", service="load", operation="load.request")
+_REQUESTS = replace(
+    REQUESTS,
     title="Traces of about this duration",
-    service="load",
-    operation="load.request",
     min_duration="{duration_from_ms}ms",
     max_duration="{duration_to_ms}ms",
 )
@@ -85,17 +85,8 @@ DASHBOARDS = (
                 " on to it.",
                 kind=Kind.PIE,
                 statements=("error_origins_by_service",),
-                width=8,
                 links=(_FAILED_SERVICE,),
-            ),
-            Panel(
-                title="Error rate by operation",
-                description="The percentage of each operation's spans that have status error.",
-                kind=Kind.TABLE,
-                statements=("error_rate_by_operation",),
-                width=16,
-                thresholds=(1, 5),
-                links=(replace(_SPANS, column="calls"), replace(_FAILED_SPANS, column="errors")),
+                compared="failed",
             ),
             Panel(
                 title="Where errors begin, by operation",
@@ -106,6 +97,15 @@ DASHBOARDS = (
                 links=(replace(_FAILED_SPANS, column="errors"), _TRACE),
             ),
             Panel(
+                title="Error rate by operation",
+                description="The percentage of each operation's spans that have status error.",
+                kind=Kind.TABLE,
+                statements=("error_rate_by_operation",),
+                thresholds=(1, 5),
+                links=(replace(_SPANS, column="calls"), replace(_FAILED_SPANS, column="errors")),
+                compared="failed",
+            ),
+            Panel(
                 title="Error rate over time",
                 description="The percentage of each service's spans that have status error, by minute. Long time ranges"
                 " have longer steps.",
@@ -113,6 +113,7 @@ DASHBOARDS = (
                 statements=("error_rate_over_time",),
                 thresholds=(1, 5),
                 links=(_FAILED_SERVICE, _SERVICE),
+                compared="failed",
             ),
             Panel(
                 title="Failed traces",
@@ -120,6 +121,7 @@ DASHBOARDS = (
                 kind=Kind.TABLE,
                 statements=("failed_traces",),
                 links=(_TRACE,),
+                compared="failed",
             ),
             Panel(
                 title="One failed trace",
@@ -151,6 +153,7 @@ DASHBOARDS = (
                 width=14,
                 height=10,
                 links=(_REQUESTS,),
+                compared="slow",
             ),
             Panel(
                 title="Requests by duration",
@@ -160,6 +163,7 @@ DASHBOARDS = (
                 width=10,
                 height=10,
                 links=(_REQUESTS,),
+                compared="slow",
             ),
             Panel(
                 title="Duration percentiles",
@@ -167,6 +171,7 @@ DASHBOARDS = (
                 kind=Kind.SERIES,
                 statements=("duration_percentiles",),
                 links=(_PASSWORDS,),
+                compared="slow",
             ),
             Panel(
                 title="Slowest traces",
@@ -174,6 +179,7 @@ DASHBOARDS = (
                 kind=Kind.TABLE,
                 statements=("slowest_traces",),
                 links=(_TRACE,),
+                compared="slow",
             ),
             Panel(
                 title="One slow trace",
@@ -281,6 +287,7 @@ DASHBOARDS = (
                 width=14,
                 height=11,
                 links=(_SPANS,),
+                compared="slow",
             ),
             Panel(
                 title="Operations downstream, in numbers",

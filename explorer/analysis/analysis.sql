@@ -80,6 +80,14 @@ cross join lateral (
     limit :most
 ) as span
 
+-- name: slow#
+-- The duration that one in ten spans of an operation exceeds.
+select percentile_cont(0.9) within group (order by duration_ms) as slow_ms
+from jaeger_span
+where start_time >= cast(:time_from as timestamptz) and start_time < cast(:time_to as timestamptz)
+    and (cast(:service as text) = '' or service_name = :service)
+    and (cast(:operation as text) = '' or span_name = :operation)
+
 -- name: counts#
 -- How many traces of each side have spans that fulfil {condition}, how many such spans there are, how many of them have
 -- failed, and how long they take.

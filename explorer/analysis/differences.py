@@ -68,6 +68,7 @@ class Finding(NamedTuple):
     selected: Evidence
     baseline: Evidence
     score: float
+    also: tuple["Finding", ...] = ()  # other attributes that say the same: they are found in the same traces
 
 
 class Findings(NamedTuple):
@@ -89,17 +90,17 @@ class _Counts:
     __slots__ = ("operations", "share", "spans", "traces", "weight")
 
     def __init__(self) -> None:
-        self.traces = [0, 0, 0]
+        self.traces = [0, 0, 0]  # sets: a bit for each trace
         self.weight = [0.0, 0.0, 0.0]  # of these traces
         self.spans = [0, 0, 0]
         self.share = 0.0  # the weighted sum over traces of the share of spans, of those with the attribute at all
-        self.operations: Counter[tuple[int, str]] = Counter()  # of affected spans, by what they are affected by
+        self.operations: dict[tuple[int, str], int] = {}  # numbers of affected spans, by what they are affected by
 
-    def add(self, spans: Sequence[int], weight: float) -> None:
-        """Add the spans of one trace."""
+    def add(self, spans: Sequence[int], trace: int, weight: float) -> None:
+        """Add the spans of one trace, whose bit is given."""
         for measure, count in enumerate(spans):
             if count:
-                self.traces[measure] += 1
+                self.traces[measure] |= trace
                 self.weight[measure] += weight
                 self.spans[measure] += count
 
@@ -119,56 +120,75 @@ class _Side:
         self.numbers: dict[_Key, list[float]] = defaultdict(list)
         self.operations: dict[Operation, _Counts] = defaultdict(_Counts)
         self.self_times: dict[Operation, list[float]] = defaultdict(list)
-        for trace, weight in zip(traces, weights, strict=True):
-            self._add_attributes(trace, weight, thresholds)
-            self._add_operations(trace, weight)
+        for number, (trace, weight) in enumerate(zip(traces, weights, strict=True)):
+            self._add_attributes(trace, 1 << number, weight, thresholds)
+            self._add_operations(trace, 1 << number, weight)
 
-    def _add_attributes(self, trace: Trace, weight: float, thresholds: Mapping[Operation, float]) -> None:
+    def evidence(self, counts: _Counts, measure: int) -> Evidence:
+        return Evidence(counts.traces[measure].bit_count(), self.of)
+
+    def _add_attributes(self, trace: Trace, bit: int, weight: float, thresholds: Mapping[Operation, float]) -> None:
         # Many spans share their tags, which are one object then.
         groups: dict[tuple[str, int], tuple[dict[str, Any], list[int]]] = {}
         affected: list[tuple[Span, list[int]]] = []
         for span in trace.spans:
-            measures = _measured(span, thresholds)
+            if measures := _affected_by(span, thresholds):
+                affected.append((span, measures))
             for tags in (span.tags, span.resource_tags):
-                _, counts = groups.setdefault((span.service, id(tags)), (tags, [0, 0, 0]))
+                group = groups.get(key := (span.service, id(tags)))
+                if group is None:
+                    group = groups[key] = tags, [0, 0, 0]
+                counts = group[1]
+                counts[_OCCURS] += 1
                 for measure in measures:
                     counts[measure] += 1
-            if len(measures) > 1:
-                affected.append((span, measures[1:]))
-        values: dict[_Key, dict[str, list[int]]] = defaultdict(dict)
-        numbers: dict[_Key, list[tuple[float, int]]] = defaultdict(list)
+        values: dict[_Key, dict[str, list[int]]] = {}
+        numbers: dict[_Key, list[tuple[float, int]]] = {}
         for (service, _), (tags, counts) in groups.items():
             for name, value in tags.items():
-                by_value, text = values[service, name], _text(value)
-                known = by_value.get(text)
-                by_value[text] = [a + b for a, b in zip(known, counts, strict=True)] if known else counts
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    numbers[service, name].append((value, counts[_OCCURS]))
-        for key, by_value in values.items():
+                attribute, text = (service, name), value if type(value) is str else _text(value)
+                by_value = values.get(attribute)
+                if by_value is None:
+                    values[attribute] = {text: counts}
+                elif (known := by_value.get(text)) is None:
+                    by_value[text] = counts
+                else:
+                    by_value[text] = [a + b for a, b in zip(known, counts, strict=True)]
+                if type(value) is int or type(value) is float:
+                    numbers.setdefault(attribute, []).append((value, counts[_OCCURS]))
+        for attribute, by_value in values.items():
             sums = [sum(counts) for counts in zip(*by_value.values(), strict=True)]
-            self.keys[key].add(sums, weight)
-            if sum(count for _, count in numbers.get(key, ())) == sums[_OCCURS]:
-                self.numbers[key].append(math.fsum(value * count for value, count in numbers[key]) / sums[_OCCURS])
-            self._add_values(self.values[key], by_value, sums[_OCCURS], weight)
+            self.keys[attribute].add(sums, bit, weight)
+            if (found := numbers.get(attribute)) and sum(count for _, count in found) == sums[_OCCURS]:
+                self.numbers[attribute].append(math.fsum(value * count for value, count in found) / sums[_OCCURS])
+            self._add_values(self.values[attribute], by_value, sums[_OCCURS], bit, weight)
         for span, measures in affected:
             for name, value in chain(span.tags.items(), span.resource_tags.items()):
-                if found := self.values[span.service, name].get(_text(value)):
-                    found.operations.update((measure, span.name) for measure in measures)
+                if counted := self.values[span.service, name].get(_text(value)):
+                    for measure in measures:
+                        operation = measure, span.name
+                        counted.operations[operation] = counted.operations.get(operation, 0) + 1
 
     @staticmethod
-    def _add_values(known: dict[str, _Counts], by_value: dict[str, list[int]], spans: int, weight: float) -> None:
+    def _add_values(
+        known: dict[str, _Counts], by_value: dict[str, list[int]], spans: int, bit: int, weight: float
+    ) -> None:
         for value, counts in by_value.items():
-            if len(value) <= MAX_VALUE_LENGTH and (value in known or len(known) < MAX_VALUES):
-                known.setdefault(value, _Counts()).add(counts, weight)
-                known[value].share += weight * counts[_OCCURS] / spans
+            counted = known.get(value)
+            if counted is None:
+                if len(value) > MAX_VALUE_LENGTH or len(known) >= MAX_VALUES:
+                    continue
+                counted = known[value] = _Counts()
+            counted.add(counts, bit, weight)
+            counted.share += weight * counts[_OCCURS] / spans
 
-    def _add_operations(self, trace: Trace, weight: float) -> None:
+    def _add_operations(self, trace: Trace, bit: int, weight: float) -> None:
         by_operation: dict[Operation, list[Span]] = defaultdict(list)
         for span in trace.spans:
             by_operation[span.operation].append(span)
         for operation, spans in by_operation.items():
             errors = sum(span.begins_error for span in spans)
-            self.operations[operation].add((len(spans), 0, errors), weight)
+            self.operations[operation].add((len(spans), 0, errors), bit, weight)
             self.self_times[operation].append(sum(span.self_time for span in spans) / len(spans) / 1e6)
 
 
@@ -177,8 +197,9 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else str(value) if type(value) is int else json.dumps(value)
 
 
-def _measured(span: Span, thresholds: Mapping[Operation, float]) -> list[int]:
-    measures = [_OCCURS]
+def _affected_by(span: Span, thresholds: Mapping[Operation, float]) -> list[int]:
+    """What is measured of the span besides its occurrence."""
+    measures = []
     if span.self_time > thresholds.get(span.operation, math.inf):
         measures.append(_SLOW)
     if span.failed and span.begins_error:
@@ -245,16 +266,22 @@ def _slow_thresholds(baseline: Iterable[Trace]) -> dict[Operation, float]:
 
 def _ranked(findings: Iterable[Finding]) -> list[Finding]:
     found = [finding for finding in findings if finding.score]
-    found.sort(key=lambda finding: (finding.score < 0, -abs(finding.score), finding.service, finding.name))
-    return found[:MAX_FINDINGS]
+    return sorted(found, key=_rank)[:MAX_FINDINGS]
+
+
+def _rank(finding: Finding) -> tuple[bool, float, str, str, str]:
+    return finding.score < 0, -abs(finding.score), finding.service, finding.name, finding.value or ""
 
 
 def _attributes(selected: _Side, baseline: _Side, left_out: Collection[str]) -> Iterable[Finding]:
+    """Findings in the same traces of both sides are one."""
+    same: dict[tuple[int, int, int], list[Finding]] = defaultdict(list)
     candidates: list[tuple[_Key, str, _Counts, _Counts]] = []
+    none = _Counts()
     for key in selected.keys | baseline.keys:
         for value in selected.values[key] | baseline.values[key]:
-            ours, theirs = (side.values[key].get(value, _Counts()) for side in (selected, baseline))
-            if ours.traces[_OCCURS] + theirs.traces[_OCCURS] >= MIN_TRACES and key[1] not in left_out:
+            ours, theirs = (side.values[key].get(value, none) for side in (selected, baseline))
+            if _traces(ours, theirs) >= MIN_TRACES and key[1] not in left_out:
                 candidates.append((key, value, ours, theirs))
     z = z_of(len(candidates) * len(_MEASURES))
     for key, value, ours, theirs in candidates:
@@ -264,16 +291,27 @@ def _attributes(selected: _Side, baseline: _Side, left_out: Collection[str]) -> 
             difference = _trace_difference(ours, theirs, measure, selected, baseline, z)
             scores.append(max(difference, 0.0) * _concentration((ours, theirs), keys, measure, z))
         measure = max(range(3), key=lambda measure: abs(scores[measure]))
-        operations = (ours.operations + theirs.operations).most_common()
-        yield Finding(
+        if not scores[measure]:
+            continue
+        operations = (Counter(ours.operations) + Counter(theirs.operations)).most_common()
+        finding = Finding(
             *key,
             value,
             _MEASURES[measure],
             tuple(name for (affected, name), _ in operations if affected == measure),
-            Evidence(ours.traces[measure], selected.of),
-            Evidence(theirs.traces[measure], baseline.of),
+            selected.evidence(ours, measure),
+            baseline.evidence(theirs, measure),
             scores[measure],
         )
+        same[measure, ours.traces[measure], theirs.traces[measure]].append(finding)
+    for findings in same.values():
+        first, *others = sorted(findings, key=_rank)
+        yield first._replace(also=tuple(others))
+
+
+def _traces(ours: _Counts, theirs: _Counts) -> int:
+    """The traces of both sides."""
+    return sum(counts.traces[_OCCURS].bit_count() for counts in (ours, theirs))
 
 
 def _occurrence(
@@ -335,14 +373,14 @@ def _operations(selected: _Side, baseline: _Side) -> Iterable[Finding]:
     operations = [
         operation
         for operation in selected.operations | baseline.operations
-        if sum(side.operations[operation].traces[_OCCURS] for side in (selected, baseline)) >= MIN_TRACES
+        if _traces(selected.operations[operation], baseline.operations[operation]) >= MIN_TRACES
     ]
     z = z_of(len(operations) * 3)
     for operation in operations:
         ours, theirs = selected.operations[operation], baseline.operations[operation]
         for measure in (_OCCURS, _ERRORS):
             score = _trace_difference(ours, theirs, measure, selected, baseline, z)
-            evidence = Evidence(ours.traces[measure], selected.of), Evidence(theirs.traces[measure], baseline.of)
+            evidence = selected.evidence(ours, measure), baseline.evidence(theirs, measure)
             yield Finding(*operation, None, _MEASURES[measure], (operation[1],), *evidence, score)
         times = selected.self_times[operation], baseline.self_times[operation]
         score = rank_difference(*times, z)

@@ -66,6 +66,15 @@ def read_trace(database: Database, trace_id: str) -> Sample:
     return Sample(f"trace {trace_id}", traces, len(traces))
 
 
+def slow_ms(database: Database, selection: Selection) -> float | None:
+    """The duration that one in ten spans of the selection's operation exceeds, whatever its other conditions are.
+
+    None if there are no spans. Raises psycopg.Error.
+    """
+    [(duration,)] = database.run(_STATEMENTS.slow.sql, selection.parameters()).rows
+    return duration
+
+
 def counts_sql(selection: Selection, condition: str, service: str, key: str, value: str | None) -> str:
     """A statement for psql: how many traces of both sides have spans with a finding, of all traces and not of a sample.
 

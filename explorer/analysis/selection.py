@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from explorer.query import Query, logfmt
+from explorer.web import clock
 from promscale.otlp import truncated_name
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -65,13 +66,16 @@ class Selection:
             "base_root": self.root if self.narrows else False,
         }
 
-    def words(self) -> str:
-        """The selection in words: "traces with a failed span of upper, 2026-01-01 12:00:00 to ... UTC"."""
-        return f"traces{self._span_in_words(self.narrows)}, {self._time_range()}"
+    def words(self, zone: tzinfo = UTC) -> str:
+        """The selection in words: "traces with a failed span of upper, 2026-01-01 12:00:00 to ... UTC".
 
-    def rest_in_words(self) -> str:
+        In another zone than UTC, the times have no name of it.
+        """
+        return f"traces{self._span_in_words(self.narrows)}, {self._time_range(zone)}"
+
+    def rest_in_words(self, zone: tzinfo = UTC) -> str:
         """The traces that the selection is compared with where there is no other baseline."""
-        return f"the other traces{self._span_in_words(False) if self.narrows else ''}, {self._time_range()}"
+        return f"the other traces{self._span_in_words(False) if self.narrows else ''}, {self._time_range(zone)}"
 
     def _span_in_words(self, narrowed: bool) -> str:
         adjectives = (("failed ", narrowed and self.failed), ("root ", self.root))
@@ -86,9 +90,9 @@ class Selection:
             conditions += [f"with {logfmt(dict(self.tags))}"] if self.tags else []
         return f" with a {' '.join([span, *conditions])}" if conditions or span != "span" else ""
 
-    def _time_range(self) -> str:
-        begin, end = (f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S}" for time in (self.time_from, self.time_to))
-        return f"{begin} to {end} UTC"
+    def _time_range(self, zone: tzinfo) -> str:
+        begin, end = (clock(time, zone) for time in (self.time_from, self.time_to))
+        return f"{begin} to {end}{' UTC' if zone is UTC else ''}"
 
 
 def _time(nanos: int) -> datetime:

@@ -70,6 +70,8 @@ def _trace(trace_id: str, spans: list[Span]) -> Trace:
         parent = None if span.parent_span_id == span.span_id else by_id.get(span.parent_span_id or 0)
         (roots if parent is None else parent.children).append(span)
     for span in spans:
-        children = ((child.start, child.end) for child in span.children)
-        span.self_time = sum(end - start for start, end in uncovered(span.start, span.end, children))
+        span.self_time = span.duration
+        if span.children:
+            children = ((child.start, child.end) for child in span.children)
+            span.self_time = sum(end - start for start, end in uncovered(span.start, span.end, children))
     return Trace(trace_id, spans, roots)

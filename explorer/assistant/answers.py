@@ -82,6 +82,7 @@ class Difference(BaseModel):
         " self time in a trace, in ms."
     )
     operations: list[str] = Field(description="In which operations spans are slow, or errors begin.")
+    also: list[str] = Field(description="Other attributes that say the same: they are found in the same traces.")
     selected: str
     baseline: str
     score: float = Field(
@@ -202,6 +203,7 @@ def _difference(kind: str, finding: Finding, sql: str) -> Difference:
         value=finding.value,
         measure=finding.measure,
         operations=list(finding.operations[:MAX_NAMES]),
+        also=[f"{other.service} {other.name}={other.value}" for other in finding.also[:MAX_NAMES]],
         selected=_evidence(finding.selected),
         baseline=_evidence(finding.baseline),
         score=round(finding.score, 3),

@@ -6,7 +6,9 @@ const answer = document.getElementById("answer");
 
 async function load() {
   try {
-    const response = await fetch(answer.dataset.source);
+    const url = new URL(answer.dataset.source, location);
+    url.searchParams.set("zone", Intl.DateTimeFormat().resolvedOptions().timeZone);
+    const response = await fetch(url);
     const text = await response.text();
     const isFragment = text.trimStart().startsWith("<") && !text.includes("<!doctype");
     if (!isFragment) throw new Error(new DOMParser().parseFromString(text, "text/html").querySelector("main").innerText);

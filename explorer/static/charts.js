@@ -10,7 +10,7 @@ const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
 const panels = document.querySelector(".panels"); // of a page whose URL has a time range, for drags and links
 let cursor; // what the tooltip is about: { plot, at, height } in the units of the axes, and `pointer` or `isByKey`
-let drag; // { plot, from: a place, pointer, selection }
+let drag; // { plot, from: a place, pointer, selection, menu }; by keyboard there is no pointer
 const waiting = []; // functions to call when the drag has ended
 const models = new WeakMap();
 const hiddenNames = new WeakMap(); // of the lines that the user has hidden, by panel
@@ -97,12 +97,23 @@ function quantity(plot, value) {
 
 // Links --------------------------------------------------------------------------------------------------------------
 
-// The URL of a mark's traces in a time, and, for cells and bars, with durations from those of one row to another.
+// The path of a mark's traces in a time, and, for cells and bars, with durations from those of one row to another.
 // explorer/links.py documents the template.
-function urlOf({ url, bounds }, { start, end }, first, last) {
-  if (!url) return "";
+function pathOf({ url, bounds }, { start, end }, first, last) {
   const fields = { start: Math.round(start), end: Math.round(end) - 1, 0: bounds?.[first][0], 1: bounds?.[last][1] };
-  return panels.dataset.traces + url.replace(/\{(\w+)\}/g, (_, name) => fields[name]);
+  return url.replace(/\{(\w+)\}/g, (_, name) => fields[name]);
+}
+
+const tracesUrl = (path) => path && panels.dataset.traces + path;
+// The page of what differs has the parameters of a search.
+const differencesUrl = (path) => path && panels.dataset.differences + path.slice(path.indexOf("?"));
+
+// The page itself with another time range.
+function rangeUrl({ start, end }) {
+  const url = new URL(location), from = Math.floor(start / 1000);
+  url.searchParams.set("from", from);
+  url.searchParams.set("to", Math.max(Math.ceil(end / 1000), from + MIN_RANGE));
+  return url.href;
 }
 
 function open(url, event) {
@@ -113,7 +124,7 @@ function open(url, event) {
 
 function follow(element, place, event) {
   const plot = model(element), near = entriesAt(element, place).find(({ isNear }) => isNear);
-  if (near) open(urlOf(near.mark, timesOf(plot, stepAt(plot, place.at)), near.row, near.row), event);
+  if (near) open(tracesUrl(pathOf(near.mark, timesOf(plot, stepAt(plot, place.at)), near.row, near.row)), event);
 }
 
 // Cursor and tooltip -------------------------------------------------------------------------------------------------
@@ -186,16 +197,18 @@ function show() {
 
 // Show these elements in the tooltip, beside the pointer or the cursor. Only what the keyboard does is read aloud.
 function say(elements) {
-  const { plot: shown, at, pointer, isByKey } = cursor;
-  tip.setAttribute("aria-live", isByKey ? "polite" : "off");
+  tip.setAttribute("aria-live", cursor.isByKey ? "polite" : "off");
   tip.replaceChildren(...elements);
   tip.hidden = !elements.length;
-  const box = shown.getBoundingClientRect(), plot = model(shown), scale = box.width / plot.width;
-  const x = pointer?.clientX ?? box.left + across(plot, at) * scale, y = pointer?.clientY ?? box.top + 60;
-  const { width, height } = tip.getBoundingClientRect();
+  moveTo(tip, cornerOf(cursor.plot));
+}
+
+// Beside a place in the window, and within the window.
+function moveTo(box, [x, y]) {
+  const { width, height } = box.getBoundingClientRect();
   const left = x + 16 + width > document.documentElement.clientWidth ? x - 16 - width : x + 16;
-  tip.style.left = `${Math.max(left, 0)}px`;
-  tip.style.top = `${clamp(y - height / 2, 0, Math.max(innerHeight - height, 0))}px`;
+  box.style.left = `${Math.max(left, 0)}px`;
+  box.style.top = `${clamp(y - height / 2, 0, Math.max(innerHeight - height, 0))}px`;
 }
 
 function hide() {
@@ -206,20 +219,22 @@ function hide() {
 
 // Selection ----------------------------------------------------------------------------------------------------------
 
-// What a drag has selected: times, and for a box on a heat map or bars of a histogram the rows.
+// What a drag has selected: times, and for a box on a heat map or bars of a histogram the rows. The keyboard selects
+// whole steps, as boxes and bars are.
 function selectionOf(place) {
-  const { plot: dragged, from } = drag, plot = model(dragged);
+  const { plot: dragged, from } = drag, plot = model(dragged), { isByKey } = place;
   const [start, end] = [from.at, place.at].sort((a, b) => a - b);
-  const isBox = plot.kind === "heatmap" && Math.abs(place.y - from.y) >= BOX_PIXELS;
-  if (plot.kind === "lines" || (plot.kind === "heatmap" && !isBox)) return { start, end };
-  // Whole cells and bars.
-  const first = stepAt(plot, start), last = Math.max(Math.ceil((end - plot.begin) / plot.step) - 1, first);
-  const cells = { start: timesOf(plot, first).start, end: timesOf(plot, last).end };
+  const first = stepAt(plot, start);
+  const last = isByKey ? stepAt(plot, end) : Math.max(Math.ceil((end - plot.begin) / plot.step) - 1, first);
+  const steps = { start: timesOf(plot, first).start, end: timesOf(plot, last).end };
+  const isHigh = isByKey ? place.height !== from.height : Math.abs(place.y - from.y) >= BOX_PIXELS;
+  const isBox = plot.kind === "heatmap" && isHigh;
+  if (plot.kind !== "histogram" && !isBox) return isByKey ? steps : { start, end };
   const rows = isBox ? [from.height, place.height].map((height) => Math.floor(height) - plot.low) : [first, last];
   const [low, high] = rows.map((row) => clamp(row, 0, plot.marks[0].bounds.length - 1)).sort((a, b) => a - b);
   const columns = isBox ? [Math.max(first, 0), last + 1] : [];
   const counts = plot.marks[0].values.slice(low, high + 1).flatMap((row) => (isBox ? row.slice(...columns) : row));
-  return { ...cells, first: low, last: high, isBox, sum: counts.reduce((sum, count) => sum + count, 0) };
+  return { ...steps, first: low, last: high, isBox, sum: counts.reduce((sum, count) => sum + count, 0) };
 }
 
 function drawSelection(selection) {
@@ -227,27 +242,62 @@ function drawSelection(selection) {
   const [top, bottom] = selection.isBox
     ? [up(plot, plot.low + selection.last + 1), up(plot, plot.low + selection.first)] : [plot.top, plot.bottom];
   draw(drag.plot, "selection", rectangle(clamp(left, plot.left, plot.right), top, clamp(right, plot.left, plot.right), bottom));
-  const texts = [];
-  if (plot.zone) texts.push(period(plot, selection));
-  if (selection.first !== undefined) {
-    texts.push(durations(plot.marks[0], selection.first, selection.last), quantity(plot, selection.sum));
-  }
-  say(texts.map((text) => element("div", "", text)));
+  say(textsOf(selection).map((text) => element("div", "", text)));
 }
 
-// A time is the page's new range; a box or bars open their traces.
-function select({ start, end, first, last }, event) {
-  if (first !== undefined) return open(urlOf(model(drag.plot).marks[0], { start, end }, first, last), event);
-  const url = new URL(location), from = Math.floor(start / 1000);
-  url.searchParams.set("from", from);
-  url.searchParams.set("to", Math.max(Math.ceil(end / 1000), from + MIN_RANGE));
-  location.assign(url);
+function textsOf(selection) {
+  const plot = model(drag.plot), texts = plot.zone ? [period(plot, selection)] : [];
+  if (selection.first === undefined) return texts;
+  return [...texts, durations(plot.marks[0], selection.first, selection.last), quantity(plot, selection.sum)];
+}
+
+// Where a selection leads: a time is the page's new range; of a box or bars there is a choice.
+function select(selection, event) {
+  const { first, last } = selection;
+  if (first === undefined) {
+    open(rangeUrl(selection), event);
+    return endDrag();
+  }
+  const plot = model(drag.plot), path = pathOf(plot.marks[0], selection, first, last);
+  const choices = [["What differs", differencesUrl(path)], ["Show traces", tracesUrl(path)]];
+  if (plot.zone) choices.push(["Zoom in", rangeUrl(selection)]);
+  offer(selection, choices.filter(([, url]) => url));
+}
+
+// A menu of links at the end of the drag. The arrow keys move in it, and Escape closes it.
+function offer(selection, choices) {
+  const links = choices.map(([text, url]) => Object.assign(element("a", "", text), { href: url }));
+  const menu = element("nav", "menu", ...textsOf(selection).map((text) => element("div", "", text)), ...links);
+  menu.setAttribute("aria-label", "The selected requests");
+  menu.tabIndex = -1; // a click on its texts does not close it
+  drag.menu = menu;
+  document.body.append(menu);
+  moveTo(menu, cornerOf(drag.plot));
+  hide();
+  links[0]?.focus({ preventScroll: true });
+  menu.addEventListener("focusout", ({ relatedTarget }) => menu.contains(relatedTarget) || endDrag());
+  menu.addEventListener("keydown", (event) => {
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    links.at((links.indexOf(document.activeElement) + step) % links.length).focus();
+  });
+}
+
+// The pointer's place in the window, or that of the end of a selection by keyboard.
+function cornerOf(shown) {
+  if (cursor.pointer) return [cursor.pointer.clientX, cursor.pointer.clientY];
+  const box = shown.getBoundingClientRect(), plot = model(shown), scale = box.width / plot.width;
+  return [box.left + across(plot, cursor.at) * scale, box.top + 60];
 }
 
 function endDrag() {
-  if (drag) draw(drag.plot, "selection", "");
-  drag = undefined;
-  for (const ended of waiting.splice(0)) ended();
+  const ended = drag;
+  drag = undefined; // before the menu is removed, which takes its focus
+  if (ended) draw(ended.plot, "selection", "");
+  if (ended?.menu?.contains(document.activeElement)) ended.plot.focus({ preventScroll: true });
+  ended?.menu?.remove();
+  for (const resume of waiting.splice(0)) resume();
 }
 
 // Events -------------------------------------------------------------------------------------------------------------
@@ -255,6 +305,7 @@ function endDrag() {
 const plotOf = (event) => event.target.closest?.(".plot");
 
 addEventListener("pointerdown", (event) => {
+  if (drag?.menu && !drag.menu.contains(event.target)) endDrag();
   const plot = event.button === 0 && plotOf(event);
   if (!plot) return;
   // A finger cannot hover: its first tap on a place shows the tooltip, and the second one follows the link.
@@ -266,27 +317,33 @@ addEventListener("pointerdown", (event) => {
   show();
 });
 addEventListener("pointermove", (event) => {
+  if (drag?.menu) return;
   const plot = drag?.plot ?? plotOf(event);
   if (!plot) return cursor && !cursor.isByKey && hide();
   cursor = { plot, ...placeOf(plot, event), pointer: event };
   show();
   const { clientX, clientY } = drag?.pointer ?? event;
-  if (drag && panels && (drag.selection || Math.hypot(event.clientX - clientX, event.clientY - clientY) >= CLICK_PIXELS)) {
+  if (drag?.pointer && panels && (drag.selection || Math.hypot(event.clientX - clientX, event.clientY - clientY) >= CLICK_PIXELS)) {
     drag.selection = selectionOf(cursor);
     drawSelection(drag.selection);
   }
 });
 addEventListener("pointerup", (event) => {
-  if (!drag) return;
-  if (drag.selection) select(drag.selection, event);
-  else if (!drag.isFirstTap) follow(drag.plot, drag.from, event);
+  if (!drag?.pointer || drag.menu) return;
+  if (drag.selection) return select(drag.selection, event);
+  if (!drag.isFirstTap) follow(drag.plot, drag.from, event);
   endDrag();
 });
 addEventListener("pointercancel", endDrag);
+addEventListener("pagehide", endDrag);
 document.addEventListener("pointerleave", () => drag || hide());
-addEventListener("scroll", () => cursor && !cursor.isByKey && hide(), { passive: true });
+addEventListener("scroll", () => {
+  if (drag?.menu) endDrag();
+  else if (cursor && !cursor.isByKey && !drag) hide();
+}, { passive: true });
 
-// The arrow keys move the cursor to the next step with a value, and to the value above or below; Enter follows it.
+// The arrow keys move the cursor to the next step with a value, and to the value above or below; Enter follows it. With
+// Shift they select, as a drag does; Enter chooses what is selected.
 addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
     endDrag();
@@ -296,11 +353,20 @@ addEventListener("keydown", (event) => {
   if (!plot || !["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Enter"].includes(event.key)) return;
   event.preventDefault();
   const place = cursor?.plot === plot ? cursor : undefined;
-  if (event.key === "Enter") return place && follow(plot, place, event);
+  if (event.key === "Enter") return drag?.selection ? select(drag.selection, event) : place && follow(plot, place, event);
   cursor = { ...move(plot, place, event.key), plot, isByKey: true };
+  if (!event.shiftKey) endDrag();
   show();
+  if (!event.shiftKey) return;
+  drag ??= { plot, from: place ?? cursor };
+  drag.selection = selectionOf(cursor);
+  drawSelection(drag.selection);
 });
-addEventListener("focusout", (event) => cursor?.isByKey && plotOf(event) && hide());
+addEventListener("focusout", (event) => {
+  if (!cursor?.isByKey || !plotOf(event)) return;
+  hide();
+  if (!drag?.menu) endDrag();
+});
 
 function move(element, place, key) {
   const plot = model(element), sideways = { ArrowLeft: -1, ArrowRight: 1 }[key];

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from math import log10
 from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 from explorer.dashboards import DASHBOARDS, create_dashboards
 from explorer.web import clock, quantity
 from queries import COLOURS, MILLISECONDS, SERVICES, Kind
+from tests.store.known_traces import NOON, PASSWORD, Export
 from tests.store.otlp_messages import add_service, child, request, span
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
@@ -280,11 +281,17 @@ def test_dragging_chooses_the_time_range_and_back_restores_it(explorer, open_pag
     assert page.locator("[name=to]").input_value() == str(chosen["to"])
 
 
+def menu(page):
+    """What the traces of a selection can be asked."""
+    return page.get_by_role("navigation", name="The selected requests")
+
+
 def test_a_box_on_the_heat_map_opens_the_traces_of_its_time_and_durations(explorer, open_page):
     page = dashboard_page(open_page, explorer, "03-request-durations")
     heatmap = chart(page, "Requests by duration, over time")
     plot = json.loads(heatmap.get_attribute("data-plot"))
-    parameters = searched(page, lambda: drag(page, inside(heatmap, 0.25, 0.1), inside(heatmap, 0.5, 0.6)))
+    drag(page, inside(heatmap, 0.25, 0.1), inside(heatmap, 0.5, 0.6))
+    parameters = searched(page, menu(page).get_by_role("link", name="Show traces").click)
     assert (parameters["service"], parameters["operation"]) == ("load", "load.request")
     quarter = (plot["end"] - plot["start"]) / 4
     # Whole cells.
@@ -299,11 +306,107 @@ def test_a_box_on_the_heat_map_opens_the_traces_of_its_time_and_durations(explor
     assert longest == pytest.approx(plot["low"] + 0.9 * height, abs=1)
 
 
+def test_from_a_box_on_the_heat_map_to_what_differs_there(explorer, open_page, promscale):
+    export = Export()
+    for number in range(60):
+        is_slow = number % 3 == 0
+        time = NOON + timedelta(minutes=number)
+        export.add_trace(PASSWORD, time, slowness=20 if is_slow else 1, tags={"char": "?" if is_slow else "a"})
+    promscale.export(export.message)
+    begin = round(NOON.timestamp() * 1000)
+    page = dashboard_page(open_page, explorer, "03-request-durations", f"from={begin}&to={begin + 3_600_000}&refresh=")
+    heatmap = chart(page, "Requests by duration, over time")
+    # The upper half, where requests of 2 s are, of nearly the whole hour.
+    drag(page, inside(heatmap, 0.002, 0.01), inside(heatmap, 0.998, 0.5))
+    selected = menu(page).inner_text().splitlines()
+    assert selected[2] == "20 requests"
+    menu(page).get_by_role("link", name="What differs").click()
+    page.wait_for_url("**/analysis/differences?*")
+    selection = page.locator("p", has_text="Selection:")
+    selection.wait_for()
+    words = selection.inner_text()
+    assert re.search(r"traces with a span of load load\.request that takes at least \d+(\.\d+)? ms and at most", words)
+    zone = page.evaluate("Intl.DateTimeFormat().resolvedOptions().timeZone")
+    times = [clock(NOON + timedelta(hours=hours), ZoneInfo(zone)) for hours in (0, 1)]
+    assert selected[0] == f"{times[0]} to {times[1][11:]}"
+    assert words.endswith(f"{times[0]} to {times[1]}. 20 traces.")
+    finding = page.get_by_role("region", name="Values of attributes").get_by_role("row").nth(1)
+    assert finding.inner_text().startswith("load char = ?")
+    page.go_back()
+    wait_for_panels(page)
+    assert menu(page).count() == 0
+
+
+def test_a_box_can_be_zoomed_into_and_closed(explorer, open_page):
+    page = dashboard_page(open_page, explorer, "03-request-durations", "from=now-1h&refresh=5s")
+    heatmap = chart(page, "Requests by duration, over time")
+    heatmap.evaluate("chart => chart.dataset.old = 'yes'")
+    drag(page, inside(heatmap, 0.25, 0.1), inside(heatmap, 0.5, 0.6))
+    # A refresh waits until the menu is closed. By the second answer, the page has handled the first one.
+    with page.expect_response("**/panels/3?*"):
+        pass
+    assert page.locator(".plot[data-old] .selection[d*=H]").count() == 1
+    page.keyboard.press("Escape")
+    assert menu(page).count() == 0
+    assert page.locator(".selection[d*=H]").count() == 0
+    page.wait_for_selector(".plot[data-old]", state="detached")
+    heatmap = chart(page, "Requests by duration, over time")
+    plot = json.loads(heatmap.get_attribute("data-plot"))
+    drag(page, inside(heatmap, 0.25, 0.1), inside(heatmap, 0.5, 0.6))
+    menu(page).get_by_role("link", name="Zoom in").click()
+    page.wait_for_url("**from=1*")
+    chosen = [int(parse_qs(urlsplit(page.url).query)[name][0]) * 1000 for name in ("from", "to")]
+    quarter = (plot["end"] - plot["start"]) / 4
+    expected = [plot["start"] + quarter, plot["start"] + 2 * quarter]
+    assert chosen == pytest.approx(expected, abs=plot["step"])
+
+
+def test_the_keyboard_selects_a_box(explorer, open_page):
+    page = dashboard_page(open_page, explorer, "03-request-durations")
+    heatmap = chart(page, "Requests by duration, over time")
+    plot = json.loads(heatmap.get_attribute("data-plot"))
+    heatmap.focus()
+    for key in ("ArrowLeft", "Shift+ArrowLeft", "Shift+ArrowLeft", "Shift+ArrowUp"):
+        page.keyboard.press(key)
+    assert page.locator(".tip").get_attribute("aria-live") == "polite"
+    assert page.locator(".tip").inner_text().splitlines()[2].endswith(("request", "requests"))
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.textContent") == "What differs"
+    page.keyboard.press("Escape")
+    assert heatmap.evaluate("chart => chart === document.activeElement")
+    for key in ("ArrowLeft", "Shift+ArrowLeft", "Shift+ArrowLeft", "Shift+ArrowUp", "Enter", "ArrowDown"):
+        page.keyboard.press(key)
+    parameters = searched(page, lambda: page.keyboard.press("Enter"))
+    assert int(parameters["end"]) + 1 - int(parameters["start"]) == 3 * plot["step"]
+    shortest, longest = (float(parameters[name].removesuffix("ms")) for name in ("minDuration", "maxDuration"))
+    assert longest / shortest == pytest.approx(10**0.2, rel=1e-3)
+
+
+def test_the_time_range_travels_to_an_analysis_and_back(explorer, open_page):
+    page = dashboard_page(open_page, explorer, "06-downstream-spans", "from=now-6h&refresh=&var-service=digit")
+    page.get_by_role("link", name="flame graph").click()
+    page.locator(".frame").first.wait_for()
+    assert page.get_by_label("Service").input_value() == "digit"
+    assert page.get_by_label("Range").input_value() == "6h"
+    page.get_by_role("link", name="05 Upstream spans").click()
+    wait_for_panels(page)
+    assert page.locator("[name=from]").input_value() == "now-6h"
+    assert page.locator("[name=var-service]").input_value() == "digit"
+    page.get_by_role("link", name="03 Request durations").click()
+    wait_for_panels(page)
+    assert page.locator("[name=from]").input_value() == "now-6h"
+    page.get_by_role("link", name="What differs: slow traces").first.click()
+    page.locator("p", has_text="Selection:").wait_for()
+    assert page.get_by_label("Range").input_value() == "6h"
+
+
 def test_bars_of_a_histogram_can_be_selected(explorer, open_page):
     page = dashboard_page(open_page, explorer, "03-request-durations")
     histogram = chart(page, "Requests by duration")
     bars = positions(histogram, ".bars")
-    parameters = searched(page, lambda: drag(page, bars[0][:2], bars[2][:2]))
+    drag(page, bars[0][:2], bars[2][:2])
+    assert menu(page).get_by_role("link").all_inner_texts() == ["What differs", "Show traces"]
+    parameters = searched(page, menu(page).get_by_role("link", name="Show traces").click)
     shortest, longest = (float(parameters[name].removesuffix("ms")) for name in ("minDuration", "maxDuration"))
     assert longest / shortest == pytest.approx(10**0.3, rel=1e-3)
 
@@ -541,3 +644,14 @@ def test_new_figures_appear_on_the_home_page_without_a_reload(explorer, open_pag
     page.clock.fast_forward(31_000)
     page.wait_for_function("before => document.querySelectorAll('.figure')[1].textContent !== before", arg=before[1])
     assert page.evaluate("window.isTheSame")
+
+
+def test_paper_has_all_panels_and_all_rows_without_controls(explorer, open_page):
+    page = dashboard_page(open_page, explorer, "02-error-rates", width=720)
+    table = page.locator(".content > .scroll").last
+    assert table.evaluate("table => table.scrollHeight > table.clientHeight")
+    page.emulate_media(media="print")
+    assert not table.evaluate("table => table.scrollHeight > table.clientHeight")
+    assert all(panel.is_visible() for panel in page.locator(".panel").all())
+    for controls in ("form", "header", "nav", "button.copy", "summary"):
+        assert not any(shown.is_visible() for shown in page.locator(controls).all()), controls

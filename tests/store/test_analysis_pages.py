@@ -41,7 +41,7 @@ def hour(promscale):
     export = Export()
     for number in range(60):
         failed = number % 3 == 0
-        tags = {"char": HOSTILE if failed else "a"}
+        tags = {"char": HOSTILE if failed else "a", "kind": "special" if failed else "lower"}
         time = NOON + timedelta(minutes=number)
         export.add_trace(PASSWORD, time, failed=FAILED if failed else (), tags=tags)
     promscale.export(export.message)
@@ -66,6 +66,9 @@ def test_an_attribute_of_failed_traces_is_found_with_its_counts_and_links(client
     row = page[page.index("&lt;script&gt;") :]
     row = row[: row.index("</tr>")]
     assert "20 of 20 (100 %)" in row and "0 of 40 (0 %)" in row
+    # Another attribute says the same.
+    assert re.search("also in the same traces:.*kind = <code>special</code>", row, re.DOTALL)
+    assert page.count("<code>special</code>") == 1
     found = searches.get(link(row, "traces")).text
     assert "20 traces, newest first" in found
     [statement, *_] = re.findall(r"<pre[^>]*>(.*?)</pre>", row, re.DOTALL)
@@ -133,6 +136,20 @@ def test_a_page_repeats_its_parameters_in_the_form_and_the_answer(client, questi
         "tags": [f'{{"char":"{HOSTILE}"}}'],
         "minDuration": ["5ms"],
     }
+
+
+def test_an_analysis_links_to_other_pages_about_the_same_time(client):
+    page = client.get("/analysis/flame", query_string={"service": "load", "operation": "load.request", **HOUR}).text
+    times = {"from": [f"{HOUR['start'] // 1000}"], "to": [f"{HOUR['end'] // 1000}"]}
+    parameters = parse_qs(urlsplit(link(page, "03 Request durations")).query)
+    assert parameters == times | {"var-service": ["load"], "var-operation": ["load.request"]}
+    service_map = parse_qs(urlsplit(link(page, "Service map")).query)
+    assert {name: service_map[name] for name in HOUR} == {name: [f"{time}"] for name, time in HOUR.items()}
+
+
+def test_slow_spans_of_an_operation_without_spans(client):
+    response = client.get("/analysis/slow?service=nobody")
+    assert response.location == "/analysis/differences?service=nobody"
 
 
 @pytest.mark.parametrize(

@@ -335,6 +335,49 @@ def test_numbers_in_a_table_link_to_exactly_their_traces(client, browser, reques
     assert search(browser, calls[EVIL]["errors"][1]) == ids(requests[EVIL], failed=True)
 
 
+def links_of(page: str, start: str) -> list[str]:
+    """The URLs of the links whose text begins so."""
+    return [unescape(link) for link in re.findall(rf'<a href="([^"]*)">{re.escape(start)}', page)]
+
+
+def test_panels_of_durations_and_errors_lead_to_what_differs(client, requests):
+    durations = client.get("/d/GkrS6rJ7z/03-request-durations?from=now-30m").text
+    [slow] = set(links_of(durations, "What differs: slow traces"))
+    answer = client.get(slow)
+    # The duration that a tenth exceeds: between those of the slowest two of nine, 512 ms and 729 ms.
+    assert answer.location == f"{slow.replace('/slow?', '/differences?')}&minDuration=555ms"
+    assert "load load.request" in client.get(answer.location.replace("?", "/answer?")).text
+    errors = client.get("/d/CiE9l917z/02-error-rates?from=now-30m").text
+    [failed] = set(links_of(errors, "What differs: failed traces"))
+    assert re.search(r"failed span, .*\b3 traces", client.get(failed.replace("?", "/answer?")).text, re.DOTALL)
+
+
+def test_a_dashboard_links_to_analyses_of_its_time_and_operation(client, browser, requests):
+    page = client.get(
+        f"/d/{DOWNSTREAM.uid}/{DOWNSTREAM.slug}?var-service=generator&var-operation=GET&from=now-30m"
+    ).text
+    for text, path in (("compare with the time before", "/analysis/compare"), ("flame graph", "/analysis/flame")):
+        [link] = links_of(page, text)
+        assert link.startswith(f"{path}?service=generator&operation=GET&lookback=30m")
+        answer = client.get(link.replace("?", "/answer?"))
+        assert "with a span of generator GET" in answer.text and "9 traces" in answer.text
+    [found] = links_of(page, "search")
+    assert search(browser, found) == ids(all_roots(requests))
+    [same] = links_of(page, "05 Upstream spans")
+    assert same.endswith("/05-upstream-spans?var-service=generator&var-operation=GET&from=now-30m")
+    [service_map] = links_of(page, "Service map")
+    assert browser.get(service_map.removeprefix("http://localhost:16686")).status_code == 200
+
+
+def test_services_in_tables_have_their_colours(client, requests):
+    for title in ("Error rate by operation", "Service calls, in numbers", "Slowest traces"):
+        table = panel_of(client, title)
+        names = {row.get("service name", row.get("callee"))[0] for row in cells(table)}
+        tags = {unescape(name): int(number) for number, name in re.findall(r'class="service s(\d+)">([^<]*)<', table)}
+        assert names <= tags.keys()
+        assert tags.items() <= queries.colour_numbers([EVIL]).items()
+
+
 def test_a_zero_in_a_table_has_no_link(client, traffic):
     table = cells(panel_of(client, "Error rate by operation"))
     assert {bool(row["errors"][1]) for row in table if row["errors"][0] == "0"} == {False}

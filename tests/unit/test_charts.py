@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -10,10 +12,12 @@ from xml.etree import ElementTree
 from zoneinfo import ZoneInfo
 
 import pytest
+from werkzeug.datastructures import MultiDict
 
 from explorer import links
-from explorer.charts import ChartData, Screen, chart, shade, shares
+from explorer.charts import SHADES, ChartData, Screen, chart, shade, shares
 from explorer.results import QueryResult
+from local import CHECKOUT
 from queries import COLOURS, Kind, Link, Panel, colour_numbers
 
 BEGIN = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -47,12 +51,61 @@ def cell(at: int, bucket: int, requests: int) -> tuple:
     return (BEGIN + at * MINUTE, BEGIN + (at + 1) * MINUTE, 10 ** (bucket / 10), 10 ** ((bucket + 1) / 10), requests)
 
 
-@pytest.mark.parametrize("colour", COLOURS)
-def test_operations_of_a_service_have_different_shades_of_its_colour(colour):
-    shades = [shade(colour, number) for number in range(7)]
-    assert shades[0] == colour
-    assert len(set(shades)) == 7
-    assert not set(shades[1:]) & set(COLOURS)
+def test_operations_of_a_service_have_different_shades_of_its_colour():
+    shades = [shade(colour, number) for colour in COLOURS for number in range(len(SHADES))]
+    assert len(set(shades)) == len(shades)
+    assert shades[:: len(SHADES)] == list(COLOURS)
+    assert shade(COLOURS[0], len(SHADES)) == COLOURS[0]
+
+
+# Minima of WCAG 2.1, level AA: https://www.w3.org/TR/WCAG21/#contrast-minimum and #non-text-contrast
+TEXT_CONTRAST, GRAPHICS_CONTRAST = 4.5, 3
+
+
+def css_colours(file: str, scheme: str) -> dict[str, tuple[float, ...]]:
+    """The custom properties of a style sheet that are colours: red, green and blue, from 0 to 1."""
+    text = (CHECKOUT / file).read_text()
+    light, _, dark = text.partition("@media (prefers-color-scheme: dark)")
+    rules = light + (dark.partition("}")[0] if scheme == "dark" else "")
+    return {name: rgb(colour) for name, colour in re.findall(r"--([\w-]+): (#[0-9a-f]+);", rules)}
+
+
+def rgb(colour: str) -> tuple[float, ...]:
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    return tuple(int(digits[index : index + 2], 16) / 255 for index in (0, 2, 4))
+
+
+def contrast(one: Sequence[float], other: Sequence[float]) -> float:
+    """https://www.w3.org/TR/WCAG21/#dfn-contrast-ratio"""
+
+    def luminance(colour: Sequence[float]) -> float:
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    dark, light = sorted(luminance(colour) + 0.05 for colour in (one, other))
+    return light / dark
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_have_enough_contrast(scheme):
+    page = css_colours("frame/static/frame.css", scheme)
+    mixed = [
+        [(share * text + (100 - share) * part) / 100 for text, part in zip(page["text"], rgb(colour), strict=True)]
+        for colour in COLOURS
+        for share in SHADES
+    ]
+    tints = [
+        colour for name, colour in css_colours("explorer/static/charts.css", scheme).items() if name.startswith("tint")
+    ]
+    texts = [page[name] for name in ("text", "muted", "accent", "error")]
+    texts += [
+        css_colours("explorer/static/dashboards.css", scheme)["warning"],
+        *css_colours("explorer/static/analysis.css", scheme).values(),
+    ]
+    assert len(tints) == 4
+    for background in (page["background"], page["panel"]):
+        assert min(contrast(colour, background) for colour in (*mixed, *tints)) >= GRAPHICS_CONTRAST
+        assert min(contrast(colour, background) for colour in texts) >= TEXT_CONTRAST
 
 
 def test_the_colour_of_a_share_does_not_depend_on_the_other_shares():
@@ -191,6 +244,21 @@ def test_a_link_has_the_time_of_its_row():
 )
 def test_numbers_in_urls_have_no_exponent(number, text):
     assert links.url_text(number) == text
+
+
+def test_the_time_range_of_a_dashboard_travels_to_a_search_and_back():
+    begin, end = (round(time.timestamp()) * 10**6 for time in TIME_RANGE)
+    absolute = {"lookback": "custom", "start": f"{begin}", "end": f"{end - 1}"}
+    for shown, searched in (
+        (("now-15m", "now"), {"lookback": "15m"}),
+        (("now-2d", "now"), {"lookback": "2d"}),
+        ((f"{begin // 1000}", f"{end // 1000}"), absolute),
+    ):
+        assert links.search_range(*shown, TIME_RANGE) == searched
+        assert tuple(links.dashboard_range(MultiDict(searched)).values()) == shown
+    assert links.search_range("now-2h", "now-1h", TIME_RANGE) == absolute
+    last_hour = links.dashboard_range(MultiDict())
+    assert last_hour == {"from": "now-1h", "to": "now"}
 
 
 def test_a_link_that_would_be_too_long_is_left_out():
