@@ -26,9 +26,7 @@ def carried(path: str) -> dict[str, str]:
         if path == _DASHBOARDS:
             return of_dashboard or (links.dashboard_range(request.args) if of_search else {})
         if path in _SEARCHES:
-            return of_search or (
-                _search_range(of_dashboard.get("from", ""), of_dashboard.get("to", "now")) if of_dashboard else {}
-            )
+            return of_search or (_search_range(of_dashboard) if of_dashboard else {})
     return {}
 
 
@@ -36,5 +34,6 @@ def _given(*names: str) -> dict[str, str]:
     return {name: value for name in names if (value := request.args.get(name))}
 
 
-def _search_range(begin: str, end: str) -> dict[str, str]:
+def _search_range(of_dashboard: dict[str, str]) -> dict[str, str]:
+    begin, end = of_dashboard.get("from", ""), of_dashboard.get("to", "now")
     return links.search_range(begin, end, (read_time("from", begin), read_time("to", end)))

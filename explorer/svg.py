@@ -147,7 +147,7 @@ def histogram(frame: Frame, counts: Sequence[int], cells: Cells) -> Markup:
     data = _data(url=cells.url, values=counts, bounds=cells.bounds)
     marks = [f'<path class="bars" d="{path}" {data}{_transform(x, y, cells.low, 1)}/>']
     durations = duration_ticks(cells.low, cells.low + len(counts), frame.inner[0], _DURATION_GAPS[0])
-    axes = _x_axis(frame, x, durations) + _y_axis(frame, y, ticks)
+    axes = _x_axis(frame, x, durations, _DURATION_GAPS[0]) + _y_axis(frame, y, ticks)
     return _plot(frame, "histogram", x, y, axes + _marks(frame, marks), begin=cells.low, step=1)
 
 
@@ -155,7 +155,7 @@ def _time_plot(
     frame: Frame, kind: str, times: TimeAxis, steps: Steps, y: Scale, content: str, unit: Unit = NO_UNIT
 ) -> Markup:
     x = frame.x(times.begin, times.end)
-    axis = _x_axis(frame, x, time_ticks(times.begin, times.end, frame.inner[0] // _TIME_GAP, times.zone))
+    axis = _x_axis(frame, x, time_ticks(times.begin, times.end, frame.inner[0] // _TIME_GAP, times.zone), _TIME_GAP)
     return _plot(frame, kind, x, y, axis + content, **steps._asdict(), unit=unit.text, zone=str(times.zone))
 
 
@@ -170,14 +170,16 @@ def _plot(frame: Frame, kind: str, x: Scale, y: Scale, content: str, **data: Any
     )
 
 
-def _x_axis(frame: Frame, x: Scale, ticks: Sequence[Tick]) -> str:
+def _x_axis(frame: Frame, x: Scale, ticks: Sequence[Tick], gap: int) -> str:
+    """An axis whose ticks have at least `gap` pixels between them."""
     bottom = frame.height - _BOTTOM
     grid = [f'<path d="M{x(value):.1f} {_TOP}V{bottom}"/>' for value, _ in ticks]
-    texts = [
-        f'<text x="{x(value):.1f}" y="{frame.height - 7}">{escape(text)}</text>'
-        for value, text in ticks
-        if x(value) + len(text) * _CHARACTER / 2 <= frame.width
-    ]
+    texts = []
+    for value, text in ticks:
+        width = len(text) * _CHARACTER
+        beyond = max(x(value) + width / 2 - frame.width, 0)
+        if width + beyond <= gap:  # moved to the left, it does not reach its neighbour
+            texts.append(f'<text x="{x(value) - beyond:.1f}" y="{frame.height - 7}">{escape(text)}</text>')
     return _group("grid", grid) + _group("x", texts)
 
 

@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 from explorer.dashboards import DASHBOARDS, create_dashboards
 from explorer.web import clock, quantity
 from queries import COLOURS, MILLISECONDS, SERVICES, Kind
+from telemetry.services import EXPLORER
 from tests.store.known_traces import NOON, PASSWORD, Export
 from tests.store.otlp_messages import add_service, child, request, span
 
@@ -56,7 +57,7 @@ POSITIONS = """(chart, selector) => {
 
 
 @pytest.fixture
-def explorer(dsn, promscale, serve):
+def explorer(dsn, promscale, serve, monkeypatch):
     """The explorer's URL, with passwords of an hour: every tenth has failed, and lower has an operation with a hostile
     name."""
     message = request(service="load")
@@ -73,7 +74,9 @@ def explorer(dsn, promscale, serve):
         add_service(message, lower, child(lower, HOSTILE, **times), service="lower")
         add_service(message, digit, service="digit")
     promscale.export(message)
-    return serve(create_dashboards(make_conninfo(dsn, user="explorer")))
+    url = serve(create_dashboards(make_conninfo(dsn, user="explorer")))
+    monkeypatch.setitem(EXPLORER, "dashboards", int(url.rpartition(":")[2]))
+    return url
 
 
 def wait_for_panels(page) -> None:
@@ -520,8 +523,13 @@ def test_the_data_of_a_chart_can_be_read_as_a_table_also_after_a_refresh(explore
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1920, "light"), (360, "dark")])
-def test_the_home_page_and_sql(explorer, open_page, screenshot, width, scheme):
+def test_the_home_page_the_list_of_dashboards_and_sql(explorer, open_page, screenshot, width, scheme):
     page = open_page(explorer, width, scheme)
+    page.get_by_role("row", name="generator").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    screenshot(page, f"home-{width}")
+    page.get_by_role("navigation").get_by_role("link", name="Dashboards").click()
+    page.wait_for_url("**/dashboards")
     assert page.get_by_role("heading", level=2).count() == len(DASHBOARDS)
     screenshot(page, f"dashboards-{width}")
     page.get_by_role("navigation").get_by_role("link", name="SQL").click()
@@ -634,8 +642,8 @@ def test_new_data_keeps_scroll_position_and_focus_of_a_table(explorer, open_page
     assert table.evaluate("table => [table.scrollTop, table === document.activeElement]") == [100, True]
 
 
-def test_new_figures_appear_on_the_home_page_without_a_reload(explorer, open_page, promscale):
-    page = open_page(explorer)
+def test_new_figures_appear_in_the_list_of_dashboards_without_a_reload(explorer, open_page, promscale):
+    page = open_page(f"{explorer}/dashboards")
     page.clock.install()
     page.reload()
     page.evaluate("window.isTheSame = true")

@@ -365,7 +365,8 @@ def test_a_dashboard_links_to_analyses_of_its_time_and_operation(client, browser
     assert search(browser, found) == ids(all_roots(requests))
     [same] = links_of(page, "05 Upstream spans")
     assert same.endswith("/05-upstream-spans?var-service=generator&var-operation=GET&from=now-30m")
-    [service_map] = links_of(page, "Service map")
+    in_header, service_map = links_of(page, "Service map")
+    assert "lookback=30m" in in_header
     assert browser.get(service_map.removeprefix("http://localhost:16686")).status_code == 200
 
 

@@ -62,6 +62,12 @@ def test_operations_of_a_service_have_different_shades_of_its_colour():
 TEXT_CONTRAST, GRAPHICS_CONTRAST = 4.5, 3
 
 
+PAGES, CHARTS, DASHBOARDS, ANALYSIS = (
+    "frame/static/frame.css",
+    *(f"explorer/static/{name}.css" for name in ("charts", "dashboards", "analysis")),
+)
+
+
 def css_colours(file: str, scheme: str) -> dict[str, tuple[float, ...]]:
     """The custom properties of a style sheet that are colours: red, green and blue, from 0 to 1."""
     text = (CHECKOUT / file).read_text()
@@ -88,19 +94,17 @@ def contrast(one: Sequence[float], other: Sequence[float]) -> float:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_colours_have_enough_contrast(scheme):
-    page = css_colours("frame/static/frame.css", scheme)
+    page = css_colours(PAGES, scheme)
     mixed = [
         [(share * text + (100 - share) * part) / 100 for text, part in zip(page["text"], rgb(colour), strict=True)]
         for colour in COLOURS
         for share in SHADES
     ]
-    tints = [
-        colour for name, colour in css_colours("explorer/static/charts.css", scheme).items() if name.startswith("tint")
-    ]
+    tints = [colour for name, colour in css_colours(CHARTS, scheme).items() if name.startswith("tint")]
     texts = [page[name] for name in ("text", "muted", "accent", "error")]
     texts += [
-        css_colours("explorer/static/dashboards.css", scheme)["warning"],
-        *css_colours("explorer/static/analysis.css", scheme).values(),
+        css_colours(DASHBOARDS, scheme)["warning"],
+        *css_colours(ANALYSIS, scheme).values(),
     ]
     assert len(tints) == 4
     for background in (page["background"], page["panel"]):
