@@ -41,7 +41,6 @@ class Service(NamedTuple):
     rate: Figure
     errors: Figure
     p95: Figure
-    p95_ms: float
 
 
 def home_page(database: Database) -> Blueprint:
@@ -56,12 +55,10 @@ def home_page(database: Database) -> Blueprint:
         nodes, edges = (database.query(name, values) for name in _SERVICE_MAP.statements)
         health = database.run(_STATEMENTS.service_health.sql, values)
         colours = database.colours([*nodes.values("service_name"), *health.values("service_name")])
-        services = _services(health, colours, times)
         return render_template(
             "home.html",
             minutes=MINUTES,
-            services=services,
-            slow_ms=next((service.p95_ms for service in services if service.name == "generator"), 1000),
+            services=_services(health, colours, times),
             sparkline=_SPARKLINE,
             panel=_SERVICE_MAP,
             dashboards=DASHBOARDS,
@@ -108,7 +105,6 @@ def _service(name: str, rows: Sequence[Row], colour: int, times: TimeRange) -> S
             "Traces in which this service took longer",
             minDuration=f"{total['p95_ms']:.3f}ms",
         ),
-        total["p95_ms"],
     )
 
 

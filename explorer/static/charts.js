@@ -1,6 +1,6 @@
 // The charts of explorer/svg.py: one cursor for all, a tooltip, selection by dragging, links, and legends.
 
-import { duration } from "./units.js";
+import { clock, duration } from "./units.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const CLICK_PIXELS = 4; // a pointer that moves less is clicking
@@ -82,9 +82,8 @@ function entriesAt(element, { at, height }) {
 // Texts --------------------------------------------------------------------------------------------------------------
 
 const durations = ({ bounds }, first, last) => [bounds[first][0], bounds[last][1]].map((ms) => duration(ms * 1e6)).join(" to ");
-// Sweden's notation is that of ISO 8601, and of explorer.web.clock.
-const clock = ({ zone }, micros) => new Date(micros / 1000).toLocaleString("sv", { timeZone: zone });
-const period = (plot, { start, end }) => `${clock(plot, start)} to ${clock(plot, end).slice(11)}`;
+const timeOf = ({ zone }, micros) => clock(new Date(micros / 1000), zone);
+const period = (plot, { start, end }) => `${timeOf(plot, start)} to ${timeOf(plot, end).slice(11)}`;
 const number = (value) => value.toLocaleString("en", Number.isInteger(value) || Math.abs(value) >= 100
   ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: 3 });
 // As explorer.web.quantity.
@@ -191,7 +190,7 @@ function show() {
     near.mark.mark.classList.add("near");
     shown.classList.toggle("linked", Boolean(near.mark.url));
   }
-  const head = plot.zone ? [element("div", "time", entries.length ? period(plot, timesOf(plot, index)) : clock(plot, at))] : [];
+  const head = plot.zone ? [element("div", "time", entries.length ? period(plot, timesOf(plot, index)) : timeOf(plot, at))] : [];
   say([...head, ...entries.map((entry) => tipRow(plot, entry))]);
 }
 

@@ -1,5 +1,7 @@
 // Shows times in the browser's time zone.
 
+import { clock } from "./units.js";
+
 const UNITS = [["day", 86_400_000], ["hour", 3_600_000], ["minute", 60_000], ["second", 1000]];
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
 
@@ -10,7 +12,7 @@ export function showTimes(root) {
     const [unit, size] = UNITS.find(([, size]) => Math.abs(untilThen) >= size) ?? UNITS.at(-1);
     element.textContent = "relative" in element.dataset
       ? relative.format(Math.round(untilThen / size), unit)
-      : time.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+      : clock(time);
     element.title = element.dateTime;
   }
 }

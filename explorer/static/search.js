@@ -1,6 +1,7 @@
 // The search page: live results.
 
 import { showTimes } from "./explorer.js";
+import { clock } from "./units.js";
 
 const live = document.getElementById("live");
 const MILLIS = 3000;
@@ -11,7 +12,7 @@ const results = () => document.getElementById("results");
 
 function showClock(root) {
   for (const text of root.querySelectorAll("text[data-time]")) {
-    text.textContent = new Date(Number(text.dataset.time)).toLocaleTimeString();
+    text.textContent = clock(new Date(Number(text.dataset.time))).slice(11);
   }
 }
 

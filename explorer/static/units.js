@@ -1,4 +1,4 @@
-// Durations, written as by explorer/web.py.
+// Durations and times, written as by explorer/web.py.
 
 const UNITS = [["s", 1e9], ["ms", 1e6], ["µs", 1e3], ["ns", 1]];
 
@@ -13,3 +13,6 @@ export function duration(nanos) {
   const [unit, size] = unitOf(nanos);
   return `${Number((nanos / size).toPrecision(3)).toLocaleString("en")} ${unit}`;
 }
+
+// A time to the second, in a time zone or in the browser's. Sweden's notation is that of ISO 8601.
+export const clock = (time, zone = undefined) => time.toLocaleString("sv", { timeZone: zone });
