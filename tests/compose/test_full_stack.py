@@ -54,7 +54,7 @@ def test_psql_and_logs_find_the_full_stack(stack):
     assert "timescaledb" in stack.psql("-Atc", "select extname from pg_extension")
     listing = stack.checkout.run("logs", "nobody")
     assert listing.returncode == 1
-    assert "collector, digit, generator" in listing.stderr
+    assert "collector, dashboards, digit, generator" in listing.stderr
 
 
 def test_sampling_keeps_complete_traces(stack):

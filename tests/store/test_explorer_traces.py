@@ -7,6 +7,7 @@ import time
 from html import unescape
 from xml.etree import ElementTree
 
+import psutil
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from psycopg.conninfo import make_conninfo
@@ -337,6 +338,8 @@ def test_a_stopped_promscale_is_reported(dsn, start_process, monkeypatch, connec
     if connected:
         get(browser, "/search")
     process.process.send_signal(signal.SIGSTOP)
+    # On a busy machine, it runs on until one of its threads has received the signal, and could accept a connection.
+    wait_until(lambda: psutil.Process(process.process.pid).status() == psutil.STATUS_STOPPED, "the stop")
     monkeypatch.setattr(store, "ANSWER_SECONDS", 2 if connected else 120)
     assert f"promscale at {process.grpc} {problem}" in get(browser, "/search", status)
     assert api(browser, "/services", status)[0]["code"] == status
