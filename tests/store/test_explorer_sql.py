@@ -184,7 +184,7 @@ def test_a_postgresql_that_stops_during_a_statement_is_reported(own_cluster, mon
 def test_settings_of_a_statement_do_not_outlive_it(client):
     ask(client, "select set_config('statement_timeout', '0', false), set_config('search_path', 'nowhere', false)")
     # The statement fails if search_path is still changed.
-    statement = "select current_setting('statement_timeout') from span right join (select) on true limit 1"
+    statement = "select current_setting('statement_timeout') from span right join (select) as one_row on true limit 1"
     for _ in range(5):
         assert "<td>10s</td>" in ask(client, statement).text
 
