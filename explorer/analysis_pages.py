@@ -24,13 +24,10 @@ from explorer.analysis.sample import Sample, slow_ms
 from explorer.analysis.selection import Selection
 from explorer.database import Database, message
 from explorer.query import (
-    DEFAULT_LOOKBACK,
-    LOOKBACKS,
     Parameters,
     bad_parameter,
-    logfmt,
+    field_values,
     read_query,
-    read_tags,
     read_trace_id,
     read_zone,
 )
@@ -80,13 +77,10 @@ def analysis_pages(database: Database) -> Blueprint:
             question=question,
             questions=QUESTIONS,
             query=request.query_string.decode(),
-            parameters=parameters,
+            **field_values(parameters),
             trace=sides.first if isinstance(sides.first, str) else "",
-            tags=logfmt(read_tags(parameters)),
             services=database.names("services"),
             operations=database.names("operations", service=service) if service else [],
-            lookback="custom" if parameters.get("start") else parameters.get("lookback") or DEFAULT_LOOKBACK,
-            lookbacks=LOOKBACKS,
             sides=sides,
             against=AGAINST,
             other=_words_of_other(sides),

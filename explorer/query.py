@@ -5,7 +5,7 @@ import re
 import shlex
 import time
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from werkzeug.datastructures import MultiDict
@@ -77,6 +77,19 @@ def read_query(parameters: Parameters, default_unit: str = "ms") -> Query:
         max_duration=longest,
         limit=read_int(parameters, "limit", DEFAULT_LIMIT, 1, MAX_LIMIT),
     )
+
+
+def field_values(parameters: Parameters) -> dict[str, Any]:
+    """What templates/search_fields.html shows of a search, besides the services and operations to choose from.
+
+    Raises BadRequest, which names the parameter.
+    """
+    return {
+        "parameters": parameters,
+        "tags": logfmt(read_tags(parameters)),
+        "lookback": "custom" if parameters.get("start") else parameters.get("lookback") or DEFAULT_LOOKBACK,
+        "lookbacks": LOOKBACKS,
+    }
 
 
 def read_range(parameters: Parameters) -> tuple[int, int]:

@@ -19,14 +19,12 @@ import queries
 from explorer.analysis.selection import Selection
 from explorer.database import STATEMENT_SECONDS, Database, message
 from explorer.query import (
-    DEFAULT_LOOKBACK,
-    LOOKBACKS,
     MAX_LIMIT,
     MAX_MICROS,
     Parameters,
     Query,
     bad_parameter,
-    logfmt,
+    field_values,
     quoted_word,
     read_query,
     read_words,
@@ -105,13 +103,10 @@ def search_page(store: Store, database: Database | None) -> Blueprint:
 def form_values(store: Store, services: list[str], query: Query) -> dict[str, Any]:
     """What templates/search_fields.html needs."""
     return {
+        **field_values(request.args),
         "query": query,
-        "parameters": request.args,
-        "tags": logfmt(query.tags),
         "services": services,
         "operations": sorted({name for name, _ in store.operations(query.service)}) if query.service else [],
-        "lookback": "custom" if request.args.get("start") else request.args.get("lookback") or DEFAULT_LOOKBACK,
-        "lookbacks": LOOKBACKS,
     }
 
 

@@ -17,8 +17,9 @@ OTLP_GRPC_PORT, OTLP_HTTP_PORT = 4317, 4318
 PROMSCALE_HTTP_PORT, PROMSCALE_GRPC_PORT = 9201, 9202
 # Grafana and Jaeger in the full stack, the explorer's two apps of these names in the local one.
 PAGES = {"dashboards": 3000, "traces": 16686}
-# Where the explorer's apps are beside Grafana and Jaeger, and where they are for this process.
+# The ports of the explorer's apps where Grafana and Jaeger have those above.
 BESIDE = {"dashboards": 3001, "traces": 16687}
+# The ports of the explorer's apps to which the pages of this process link.
 EXPLORER = {name: int(os.environ.get(f"EXPLORER_{name.upper()}_PORT") or port) for name, port in PAGES.items()}
 # Published on loopback only, for the health checks of ./run.sh.
 COLLECTOR_HEALTH_PORT = 13133

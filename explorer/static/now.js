@@ -5,7 +5,7 @@ const now = document.getElementById("now");
 async function refresh() {
   if (document.hidden || now.contains(document.activeElement)) return;
   try {
-    const response = await fetch(location.pathname);
+    const response = await fetch(location.href);
     if (!response.ok) throw new Error(response.statusText);
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     now.replaceChildren(...page.getElementById("now").childNodes);
