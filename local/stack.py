@@ -190,7 +190,7 @@ def _collector(bind: str, host: str, settings: Mapping[str, str]) -> Part:
         [
             *(str(package_folder("rotel") / ROTEL), "start"),
             *(f"--otlp-grpc-endpoint={bind}:{OTLP_GRPC_PORT}", f"--otlp-http-endpoint={bind}:{OTLP_HTTP_PORT}"),
-            # docs/faults.md describes rotel's limits, which these options work around.
+            # docs/durability.md describes rotel's limits, which these options work around.
             *("--otlp-receiver-metrics-disabled", "--otlp-receiver-logs-disabled"),
             "--otlp-grpc-max-recv-msg-size-mib=4",
             *(f"--otlp-exporter-endpoint=http://{promscale}", "--otlp-exporter-request-timeout=30s"),

@@ -1,0 +1,33 @@
+-- The ground truth: which faults were on, and when. Idempotent.
+
+create schema if not exists demo;
+
+-- end_time is null as long as the variant is on. Variants that do nothing have no row.
+create table if not exists demo.fault (
+    start_time timestamptz not null,
+    end_time timestamptz check (end_time >= start_time),
+    flag text not null,
+    variant text not null,
+    service text not null,
+    seed bigint,
+    primary key (flag, start_time)
+);
+
+create unique index if not exists fault_is_on on demo.fault (flag) where end_time is null;
+
+-- Each change of a flag, for marks on charts. What was on when recording began is no change.
+create or replace view demo.fault_change as
+select
+    time,
+    flag,
+    service,
+    coalesce(max(variant) filter (where ends), 'off') as from_variant,
+    coalesce(max(variant) filter (where not ends), 'off') as to_variant
+from demo.fault
+cross join lateral (values (start_time, false), (end_time, true)) as change (time, ends)
+where time > (select min(first.start_time) from demo.fault as first)
+group by time, flag, service;
+
+grant usage on schema demo to public;
+
+grant select on demo.fault, demo.fault_change to public;
