@@ -17,6 +17,7 @@ from telemetry.clock import SkewedExporter
 from telemetry.services import CHARACTER_SERVICES, SERVICES
 from tests.demo_services import Services, named
 
+FAULTS = CHECKOUT / "docs" / "faults.md"
 MINUTE_SECONDS = 60
 
 
@@ -42,6 +43,12 @@ def test_every_flag_in_the_services_is_defined_and_used():
     assert used - {""} | {"upper.clock_skew", "load", "sampling"} == set(flags)
     assert all(flag.description.endswith(".") for flag in flags.values())
     assert all({"off", "mild", "strong"} == set(flag.variants) for flag in flags.values() if flag.is_fault)
+
+
+def test_the_documentation_lists_every_fault():
+    documented = re.findall(r"^\| `(\w+\.\w+)` \| (\w+) \| (.+?) \|", FAULTS.read_text(), re.MULTILINE)
+    flags = FlagFile(DEFINITIONS).flags().values()
+    assert documented == [(flag.name, flag.default, flag.description) for flag in flags if flag.is_fault]
 
 
 def test_without_faults_nothing_is_recorded(services, spans):
