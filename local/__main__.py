@@ -6,6 +6,9 @@
     ./run.sh status         each part: running, healthy, since when; spans stored, disk use and budget
     ./run.sh logs [NAME]    follow the logs of all parts, or of one
     ./run.sh psql [ARGS]    psql on the trace database
+    ./run.sh export --format parquet|otlp|otlp-json|csv DIR
+                            write the traces of the last hour to files (--from, --to, --where SQL, --layout; --help)
+    ./run.sh import FILE... store the spans of files: OTLP protobuf, OTLP/JSON lines, Jaeger's JSON
     ./run.sh mcp            a server of the Model Context Protocol on stdin and stdout: an assistant reads the traces
     ./run.sh down           stop it; keep the data
     ./run.sh reset          stop it and delete the data
@@ -153,6 +156,19 @@ def mcp() -> int:
     os.execv(sys.executable, [sys.executable, "-P", "-m", "explorer.assistant"])
 
 
+def export(*arguments: str) -> int:
+    return _transfer("export", arguments)
+
+
+def import_files(*arguments: str) -> int:
+    return _transfer("import", arguments)
+
+
+def _transfer(command: str, arguments: tuple[str, ...]) -> int:
+    environment.install("transfer")
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "transfer", command, *arguments])
+
+
 def down() -> int:
     stopped = [(candidate, candidate.stop()) for candidate in available_stacks()]
     for candidate, count in stopped:
@@ -208,6 +224,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "status": status,
     "logs": logs,
     "psql": psql,
+    "export": export,
+    "import": import_files,
     "mcp": mcp,
     "down": down,
     "reset": reset,
