@@ -90,7 +90,7 @@ class Snapshot:
             "first_to": "infinity",
             "labels": self._labels,
             "label_prefix": LABEL_PREFIX,
-            "other_events": f'$[*] ? (@[1] != "{LABEL_EVENT}")',
+            "other_events": f'strict $[*] ? (@[1] != "{LABEL_EVENT}")',
             **values,
         }
         condition = sql.SQL(self._where or "true")

@@ -1,6 +1,7 @@
 """Exports: files that other tools read, whole traces, labels left out, and nothing half-done after an error."""
 
 import json
+import signal
 import subprocess
 import sys
 from datetime import timedelta
@@ -19,8 +20,9 @@ from rcabench_platform.v3.sdk.samplers.path_encoding import build_trace_path_enc
 
 from local import CHECKOUT
 from tests.store.known_traces import ALL, NOON
-from tests.store.otlp_messages import attributes
+from tests.store.otlp_messages import attributes, request, span
 from tests.store.running import span_count, value_of
+from tests.waiting import wait_until
 from transfer import FORMATS, TransferError, export
 from transfer.reading import read_file
 
@@ -40,9 +42,7 @@ def reader(dsn, traces):
 def faults(database):
     """The table of the faults, with one that began before the last of the three traces."""
     database.execute(FAULTS)
-    database.execute(
-        "insert into demo.fault values (%s, null, 'digit.errors', 'strong', 'digit', 7)", [INJECTED]
-    )
+    database.execute("insert into demo.fault values (%s, null, 'digit.errors', 'strong', 'digit', 7)", [INJECTED])
 
 
 def query(statement: str) -> list[tuple]:
@@ -54,15 +54,18 @@ def test_duckdb_reads_what_sql_reads(reader, database, faults, tmp_path, file_fo
     done = export(reader, FROM, TO, tmp_path / "out", file_format=file_format)
     spans, truth = (str(tmp_path / "out" / f"{name}.{file_format}") for name in ("spans", "faults"))
     assert [str(path) for path in done.files] == [truth, spans]
-    assert query(
-        f"select service_name, span_name, span_kind, status_code, count(*), sum(duration_ms) from '{spans}' group by all"
-        " order by all"
-    ) == database.execute(
-        """
+    assert (
+        query(
+            f"select service_name, span_name, span_kind, status_code, count(*), sum(duration_ms) from '{spans}' group by all"
+            " order by all"
+        )
+        == database.execute(
+            """
         select service_name, span_name, span_kind::text, status_code::text, count(*), sum(duration_ms)
         from span group by 1, 2, 3, 4 order by 1, 2, 3, 4
         """
-    ).fetchall()
+        ).fetchall()
+    )
     # Ids are those that OpenTelemetry shows; a child finds its parent.
     assert query(f"select count(*) from '{spans}' as c join '{spans}' as p on p.span_id = c.parent_span_id") == [
         (value_of(database, "select count(*) from span where parent_span_id is not null"),)
@@ -79,7 +82,8 @@ def test_a_table_has_attributes_events_links_scope_and_resource(dsn, promscale, 
     export(dsn, "-1h", "now", tmp_path / "out", file_format="parquet")
     [row] = pandas.read_parquet(tmp_path / "out" / "spans.parquet").to_dict("records")
     [sent] = message.resource_spans[0].scope_spans[0].spans
-    assert (row["trace_id"], row["span_id"], row["parent_span_id"]) == (sent.trace_id.hex(), sent.span_id.hex(), None)
+    assert (row["trace_id"], row["span_id"]) == (sent.trace_id.hex(), sent.span_id.hex())
+    assert pandas.isna(row["parent_span_id"])
     assert row["start_time"].value == sent.start_time_unix_nano // 1000 * 1000
     assert json.loads(row["span_tags"]) == {"items": 3, "size": 1.5, "paid": True, "names": ["a", "b"], **LABELS}
     assert json.loads(row["events"]) == [
@@ -104,8 +108,6 @@ def test_without_labels_nothing_names_a_fault(dsn, promscale, database, faults, 
 
 def shop_request():
     """A request with one span, which has labels of a fault, and a value in most fields."""
-    from tests.store.otlp_messages import request, span
-
     message = request(span("checkout", {"items": 3, "size": 1.5, "paid": True, "names": ["a", "b"], **LABELS}))
     resource_spans = message.resource_spans[0]
     resource_spans.resource.attributes.extend(attributes({"service.version": "1"}))
@@ -208,10 +210,6 @@ def range_options(uri: str) -> list[str]:
 
 
 def interrupt(run: subprocess.Popen[str], signal_name: str, database) -> None:
-    import signal
-
-    from tests.waiting import wait_until
-
     waiting = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
     wait_until(lambda: value_of(database, waiting) or run.poll() is not None, "the statement")
     run.send_signal(getattr(signal, signal_name))
@@ -247,7 +245,7 @@ def test_rcabench_platform_reads_a_data_pack(reader, database, faults, tmp_path)
     assert pack.get_entry_service() == "loadgenerator"
     calls = pack.get_service_dependency_graph()
     assert calls.has_edge("loadgenerator", "generator") and calls.has_edge("lower", "digit")
-    frame = load_traces(folder).collect()
+    frame = load_traces(folder, "hs").collect()
     # The 100 ms of a load.request are four times as long in the trace after the injection.
     assert frame.filter(frame["duration"] == 400e6)["anomal"].to_list() == [1]
     first = polars.read_parquet(folder / "abnormal_traces.parquet")
