@@ -138,9 +138,9 @@ class _Sender:
 
 def _pause(error: grpc.RpcError) -> float:
     """Seconds until the retry: what the server's RetryInfo says."""
-    for name, value in error.trailing_metadata() or ():
-        if name == "grpc-status-details-bin":
-            for detail in status_pb2.Status.FromString(value).details:
+    for item in error.trailing_metadata() or ():
+        if item.key == "grpc-status-details-bin":
+            for detail in status_pb2.Status.FromString(item.value).details:
                 retry = error_details_pb2.RetryInfo()
                 if detail.Unpack(retry):
                     return retry.retry_delay.ToNanoseconds() / 1e9

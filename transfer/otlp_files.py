@@ -158,8 +158,9 @@ def _present(**fields: object) -> Json:
 
 def _repeated(message: Message) -> orjson.Fragment:
     """JSON of a message without ids."""
+    message_type: Any = type(message)
     data = message.SerializeToString()
-    return (_cached_json if len(data) <= CACHED_BYTES else _json)(type(message), data)
+    return (_cached_json if len(data) <= CACHED_BYTES else _json)(message_type, data)
 
 
 def _json(message_type: type[Message], data: bytes) -> orjson.Fragment:

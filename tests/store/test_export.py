@@ -47,7 +47,7 @@ def faults(database):
 
 
 def query(statement: str) -> list[tuple]:
-    return duckdb.sql(statement).fetchall()
+    return duckdb.connect().execute(statement).fetchall()
 
 
 @pytest.mark.parametrize("file_format", ["parquet", "csv"])

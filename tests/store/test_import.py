@@ -3,15 +3,24 @@
 import gzip
 import json
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 import zstandard
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
 from hypothesis import HealthCheck, Phase, given, settings
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 from psycopg.conninfo import make_conninfo
 
 from explorer.traces import create_traces
+from promscale.server import TRACE_SERVICE
+from promscale.store import MAX_REQUEST_BYTES
 from tests.store.any_otlp import assign_ids, requests
 from tests.store.conftest import new_database
 from tests.store.known_traces import ALL, export_passwords
@@ -271,3 +280,36 @@ def test_no_promscale_answers(dsn, tmp_path):
     path.write_bytes(GOOD)
     with pytest.raises(TransferError, match=r"no promscale answers at 127\.0\.0\.1:1; start the demo"):
         import_files([path], "127.0.0.1:1", dsn)
+
+
+def test_a_busy_or_stopped_promscale_is_asked_again(promscale, tmp_path):
+    """Between the import and promscale is a server that refuses the first two requests, as promscale does."""
+    retry = status_pb2.Status(code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
+    retry.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(nanos=1)))
+    answers = [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE]
+
+    def refuse_twice(data: bytes, context: grpc.ServicerContext):
+        if answers:
+            context.set_trailing_metadata((("grpc-status-details-bin", retry.SerializeToString()),))
+            context.abort(answers.pop(0), "busy")
+        return promscale.export(data)
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        refuse_twice, response_serializer=ExportTraceServiceResponse.SerializeToString
+    )
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(TRACE_SERVICE, {"Export": handler})])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    path = tmp_path / "file.otlp"
+    path.write_bytes(GOOD)
+    done = import_files([path], f"127.0.0.1:{port}", promscale.dsn)
+    server.stop(None).wait()
+    assert (done.read, done.new, answers) == (1, 1, [])
+
+
+def test_what_promscale_never_stores_is_not_sent_again(promscale, tmp_path):
+    path = tmp_path / "file.otlp"
+    path.write_bytes(request(span("x" * (MAX_REQUEST_BYTES + 1))).SerializeToString())
+    with pytest.raises(TransferError, match=r"does not store the spans \(INVALID_ARGUMENT: the request has"):
+        import_into(promscale, path)
