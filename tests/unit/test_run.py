@@ -152,6 +152,12 @@ def test_an_assistants_server_writes_nothing_but_its_messages_to_stdout(checkout
     assert (run.returncode, run.stdout) == (0, ""), run.stderr
 
 
+@pytest.mark.parametrize("command", ["export", "import"])
+def test_an_unknown_option_of_a_transfer(checkout, command):
+    shutil.copy(CHECKOUT / "requirements" / "transfer.txt", checkout.folder / ".venv")
+    assert f"./run.sh {command} --help lists the options" in error_line(checkout.run(command, "--nonsense"))
+
+
 def test_logs_before_the_first_start(checkout):
     assert "nothing was started yet" in error_line(checkout.run("logs"))
 
