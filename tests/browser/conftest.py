@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.store.conftest import cluster, dsn, migrated, postgres_uri, promscale, superuser_uri  # noqa: F401 (fixtures)
+from tests.store.conftest import (  # noqa: F401 (fixtures)
+    cluster,
+    database,
+    dsn,
+    migrated,
+    postgres_uri,
+    promscale,
+    superuser_uri,
+)
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 

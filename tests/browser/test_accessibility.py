@@ -1,15 +1,20 @@
-"""All of the explorer's pages by the rules of axe-core for WCAG 2.2, levels A and AA, in light and dark."""
+"""All pages, but for the password's, by the rules of axe-core for WCAG 2.2, levels A and AA, in light and dark."""
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from flask import Flask
 from psycopg.conninfo import make_conninfo
 
 from explorer.dashboards import DASHBOARDS, create_dashboards
 from explorer.traces import create_traces
+from faults.app import create_app
+from faults.flags import FlagFile
+from faults.recorder import Recorder
 from telemetry.services import EXPLORER
+from tests.store.conftest import switch_fault
 from tests.store.known_traces import FAILED, PASSWORD, Export
 
 RULES = {"resultTypes": ["violations"], "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
@@ -34,13 +39,19 @@ TRACE_PAGES = {
     "/dependencies": "svg",
     "/trace/1": "h1",
 }
+FAULT_PAGES = {"/": "table", "/nothing": ".alert"}
 ADDRESSES = [("dashboards", *page) for page in DASHBOARD_PAGES.items()]
 ADDRESSES += [("traces", *page) for page in TRACE_PAGES.items()]
+ADDRESSES += [("faults", *page) for page in FAULT_PAGES.items()]
 
 
 @pytest.fixture
-def trace_id(promscale):
-    """40 passwords of the last 20 minutes are stored: every third has failed. The id of one of these."""
+def trace_id(promscale, database):
+    """40 passwords of the last 20 minutes are stored: every third has failed. The id of one of these.
+
+    A fault was switched in this time.
+    """
+    switch_fault(database, datetime.now(UTC) - timedelta(minutes=10))
     export = Export()
     for number in range(40):
         is_failed = number % 3 == 0
@@ -52,17 +63,27 @@ def trace_id(promscale):
 
 
 @pytest.fixture
-def sites(serve, dsn, promscale, monkeypatch):
-    """The URLs of both apps, which link to each other, by their names in EXPLORER."""
+def sites(serve, dsn, promscale, trace_id, tmp_path, monkeypatch):
+    """The URLs of the apps, which link to each other, by their names in EXPLORER."""
     uri = make_conninfo(dsn, user="explorer")
     apps = {
         "dashboards": create_dashboards(uri),
         "traces": create_traces(f"127.0.0.1:{promscale.server.port}", uri),
+        "faults": faults_app(FlagFile(tmp_path / "flags.json"), dsn),
     }
     sites = {name: serve(app) for name, app in apps.items()}
     for name, url in sites.items():
         monkeypatch.setitem(EXPLORER, name, int(url.rpartition(":")[2]))
     return sites
+
+
+def faults_app(file: FlagFile, dsn: str) -> Flask:
+    """With a fault that is not at its default."""
+    file.prepare()
+    file.set({"digit.errors": "strong"})
+    recorder = Recorder(file, dsn, None)
+    recorder.start()
+    return create_app(file, recorder, "a-token-that-the-page-asks-for")
 
 
 @pytest.mark.parametrize(("site", "path", "complete"), ADDRESSES, ids=[path for _, path, _ in ADDRESSES])

@@ -1,5 +1,6 @@
 """The full stack: what the README says of it, and that no acknowledged span is lost when containers are killed."""
 
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from local import CHECKOUT
 from telemetry.services import PAGES, SERVICES
 from tests.compose.images import docker
 from tests.stack.exporter import check, exporting, wait_for_more
+from tests.stack.stacks import checked
 from tests.waiting import wait_until
 
 
@@ -55,6 +57,15 @@ def test_psql_and_logs_find_the_full_stack(stack):
     listing = stack.checkout.run("logs", "nobody")
     assert listing.returncode == 1
     assert "collector, dashboards, digit, generator" in listing.stderr
+
+
+def test_the_commands_switch_faults(stack):
+    shown = checked(stack.checkout.run("faults", "set", "digit.errors", "strong")).stdout
+    assert re.search(r"^\* digit\.errors +strong +mild ", shown, re.MULTILINE)
+    file = docker("exec", stack.container("digit"), "cat", "/var/lib/faults/flags.json").stdout
+    assert json.loads(file)["flags"]["digit.errors"]["defaultVariant"] == "strong"
+    assert "10 users, 2 requests per second" in checked(stack.checkout.run("load", "--users=10", "--rate=2")).stdout
+    assert "All faults are at their defaults." in checked(stack.checkout.run("faults", "reset")).stdout
 
 
 def test_sampling_keeps_complete_traces(stack):

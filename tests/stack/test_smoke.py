@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from local import CHECKOUT, health
-from telemetry.services import PAGES, PROMSCALE_HTTP_PORT, SERVICES
+from telemetry.services import FAULTS_PORT, PAGES, PROMSCALE_HTTP_PORT, SERVICES
 from tests.hostile import outcomes
 from tests.stack.stacks import OwnStack
 from tests.waiting import wait_until
@@ -70,6 +70,19 @@ def test_each_query_file_returns_rows(stack, name):
         return any(int(count) for count in counts)
 
     wait_until(has_rows, f"rows from {name}")
+
+
+def test_a_fault_is_switched_by_the_api_and_recorded(stack):
+    url = f"http://localhost:{FAULTS_PORT}/flags"
+    before = requests.get(url, timeout=60).json()["flags"]["digit.errors"]["variant"]
+    other = "strong" if before != "strong" else "mild"
+    changes = (
+        "select from_variant, to_variant from demo.fault_change where flag = 'digit.errors' order by time desc limit 1"
+    )
+    for variant, change in ((other, (before, other)), (before, (other, before))):
+        answer = requests.post(url, json={"set": {"digit.errors": variant}}, timeout=60)
+        assert answer.json()["flags"]["digit.errors"]["variant"] == variant
+        wait_until(lambda change=change: stack.rows(changes) == [change], "the record of the change")
 
 
 @pytest.mark.parametrize("link", LINKS)

@@ -72,7 +72,7 @@ def test_compose_names_each_traced_part_and_tells_it_the_urls_of_the_services(pa
 
 def test_compose_starts_the_generator_after_the_services_that_it_calls(parts):
     healthy = {name for name, on in parts["generator"]["depends_on"].items() if on["condition"] == "service_healthy"}
-    assert healthy == set(CHARACTER_SERVICES)
+    assert healthy == {*CHARACTER_SERVICES, "faults"}
 
 
 @pytest.mark.parametrize(("name", "port"), BESIDE.items())
@@ -119,7 +119,9 @@ def test_compose_publishes_the_ports_of_the_table(file):
     assert services.keys() >= {*PUBLISHED, "load"} - ({*BESIDE} if file.endswith("original.yaml") else set())
 
 
-@pytest.mark.parametrize("name", [*TRACED, "promscale", "explorer", "faults", "frame", "queries", "serving", "telemetry"])
+@pytest.mark.parametrize(
+    "name", [*TRACED, "promscale", "explorer", "faults", "frame", "queries", "serving", "telemetry"]
+)
 def test_the_image_contains_each_package(name):
     patterns = (CHECKOUT / ".dockerignore").read_text().splitlines()
     assert f"!{name}" in patterns
