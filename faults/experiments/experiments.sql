@@ -29,10 +29,10 @@ requests as materialized (
         and span.start_time < cast(:time_to as timestamptz) + interval '30 minutes'
 )
 
--- name: measurements
+-- name: measurements#
 -- Of each trace, what indicators.py needs about an operation of a service.
 select
-    array_agg(spans.duration_ms) filter (where measured) as durations_ms,
+    array_agg(spans.duration_ms order by spans.start_time) filter (where measured) as durations_ms,
     count(*) filter (where measured) as calls,
     count(*) filter (where measured and spans.failed) as errors,
     cast(
@@ -50,7 +50,7 @@ cross join lateral (select spans.service_name = :service and spans.span_name = :
 left join spans as parent on parent.trace_id = spans.trace_id and parent.span_id = spans.parent_span_id
 group by requests.trace_id
 
--- name: affected
+-- name: affected#
 -- All spans of the traces in which a fault took effect, trace by trace. `effects` are those on the span, in the order of
 -- time, as arrays of flag, variant, added milliseconds and message of the error.
 select
@@ -93,7 +93,7 @@ from (
 where is_affected
 order by trace_id, start_time, span_id
 
--- name: counts
+-- name: counts#
 -- How many traces, spans and failed spans are there?
 select
     count(distinct trace_id) as traces,
@@ -101,7 +101,7 @@ select
     count(*) filter (where failed) as errors
 from spans
 
--- name: operations
+-- name: operations#
 -- Which operations are there?
 select distinct service_name, span_name
 from spans
