@@ -137,6 +137,6 @@ def test_measurements_of_a_trace(promscale):
         digit, generator = Indicator(DURATION, "digit", "GET /"), INDICATORS["generator.swallowed_errors"]
         first, second, alone = sorted(store.measurements(BEFORE, digit), key=lambda trace: -trace.calls)
         assert first == second == ([20, 60], 2, 1, 50, 2, 0, False)
-        assert alone == ([8], 1, 0, None, 1, 0, True)
+        assert alone == ([8], 1, 0, 0, 1, 0, True)
         handled = [trace.handled_errors for trace in store.measurements(BEFORE, generator)]
         assert sorted(handled) == [0, 1, 1]
