@@ -17,7 +17,7 @@ DEFINITIONS = Path(__file__).with_name("flags.json")
 # The variant of a fault that does nothing, and the variant of `load` and `sampling` that leaves them to the variables
 # of the environment.
 OFF, DEFAULT = "off", "default"
-MAX_USERS, MAX_RATE = 1000, 1000
+MAX_USERS, MAX_RATE, MAX_SEED = 1000, 1000, 2**63 - 1
 
 
 class FlagError(ValueError):
@@ -106,6 +106,8 @@ class FlagFile:
             raise FlagError(f"users={users} is not a whole number from 1 to {MAX_USERS}")
         if not 0 < rate <= MAX_RATE:  # also excludes NaN
             raise FlagError(f"rate={rate:g} is not a number above 0 and up to {MAX_RATE}")
+        if seed is not None and not 0 <= seed <= MAX_SEED:
+            raise FlagError(f"seed={seed} is not a whole number from 0 to {MAX_SEED}")
         seeded = {} if seed is None else {"seed": seed}
         self._control("load", {"users": users, "rate": rate, **seeded})
 
@@ -121,7 +123,7 @@ class FlagFile:
             self._write(_read(DEFINITIONS))
 
     def _control(self, name: str, parameters: dict[str, float]) -> None:
-        variant = ",".join(f"{key}={value:g}" for key, value in parameters.items())
+        variant = ",".join(f"{key}={value}" for key, value in parameters.items())
         with self._lock:
             flags = _read(self.path)
             flags[name] |= _on(variant, {DEFAULT: {}, variant: parameters})

@@ -1,6 +1,5 @@
-"""generator: a random password. It fetches each character from another service, one call at a time."""
+"""generator: a random password. It fetches each character from another service."""
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +8,13 @@ from opentelemetry import trace
 from werkzeug.exceptions import BadRequest
 
 from frame import add_frame, static_path
+from generator.fetching import URLS, fetch_all
 from serving import beside
 from telemetry import services
-from telemetry.call import fetch_character
+from telemetry.randomness import random_source
 from telemetry.service import create_app, error_response
 from telemetry.tracing import trace_id, tracer
 
-# By the kind of character, which names the operation: `generator.digits` calls the service digit.
-URLS = {f"{name}s": services.url(name) for name in services.CHARACTER_SERVICES}
 DEFAULT_LENGTH, MIN_LENGTH, MAX_LENGTH = 16, 8, 128
 
 app = create_app(__name__, static_path(Path(__file__).with_name("static")))
@@ -64,19 +62,8 @@ def requested_length() -> int:
 @tracer.start_as_current_span("generator.generate")
 def generate(length: int) -> str:
     trace.get_current_span().set_attribute("pwlen", length)
+    source = random_source()
     # At least one character of each kind, the others of random kinds.
-    kinds = [*URLS, *random.choices([*URLS], k=length - len(URLS))]
-    chars = [char for kind in URLS for char in fetch(kind, kinds.count(kind))]
-    random.shuffle(chars)
+    chars = fetch_all([*URLS, *source.choices([*URLS], k=length - len(URLS))], source)
+    source.shuffle(chars)
     return "".join(chars)
-
-
-def fetch(kind: str, count: int) -> list[str]:
-    """That many characters of one kind. Raises CallFailed."""
-    with tracer.start_as_current_span(f"generator.{kind}") as span:
-        chars = []
-        for iteration in range(count):
-            span.add_event("loop", {"iteration": iteration})
-            span.set_attribute("iteration", iteration)
-            chars.append(fetch_character(URLS[kind]))
-        return chars

@@ -1,4 +1,4 @@
-"""A simulated user, and the statistics of its requests."""
+"""Simulated users, and the statistics of their requests."""
 
 import logging
 import random
@@ -9,14 +9,16 @@ import time
 import requests
 from opentelemetry.trace import Status, StatusCode
 
+from load.traffic import Requests, Traffic
+from telemetry.randomness import seeded_call
 from telemetry.tracing import tracer
 
 log = logging.getLogger("load")
 
 # Jitter: each interval is multiplied by a random factor, so that users who started together drift apart.
 JITTER = (0.5, 1.5)
-LENGTHS = (8, 32)
 TIMEOUT_SECONDS = 30
+STOP_SECONDS = 5
 # Exponential backoff while the generator does not answer.
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.5, 10
 
@@ -66,6 +68,29 @@ def percentiles(seconds: list[float]) -> tuple[float, float]:
     return cuts[9], cuts[18]
 
 
+class Crowd:
+    """The users of a traffic, each in a thread, from now until `stop`."""
+
+    def __init__(self, url: str, traffic: Traffic, statistics: Statistics) -> None:
+        self.traffic = traffic
+        self._stopping = threading.Event()
+        requests = Requests(traffic)
+        users = [
+            User(url, traffic.users / traffic.rate, requests, statistics, self._stopping) for _ in range(traffic.users)
+        ]
+        self._threads = [threading.Thread(target=user.run, daemon=True) for user in users]
+        for thread in self._threads:
+            thread.start()
+        log.info("%s to %s", traffic, url)
+
+    def stop(self) -> None:
+        """Send no more requests; wait for those on their way, within 5 s."""
+        self._stopping.set()
+        deadline = time.monotonic() + STOP_SECONDS
+        for thread in self._threads:
+            thread.join(timeout=max(deadline - time.monotonic(), 0))
+
+
 class User:
     """Asks for a password about every `interval_seconds`, one request at a time."""
 
@@ -73,28 +98,31 @@ class User:
         self,
         url: str,
         interval_seconds: float,
+        requests: Requests,
         statistics: Statistics,
         stopping: threading.Event,
-        random_source: random.Random,
     ) -> None:
         self.url = url
         self.interval_seconds = interval_seconds
         self.backoff_seconds = 0.0  # the shortest pause before the next request
+        self._requests = requests
         self._statistics = statistics
         self._stopping = stopping
-        self._random = random_source
 
     def run(self) -> None:
         while not self._stopping.is_set():
-            next_at = time.monotonic() + self.interval_seconds * self._random.uniform(*JITTER)
+            next_at = time.monotonic() + self.interval_seconds * random.uniform(*JITTER)
             self.request_password()
             self._stopping.wait(max(next_at - time.monotonic(), self.backoff_seconds))
 
     def request_password(self) -> None:
-        """One request in a trace of its own. No answer lengthens the backoff; any answer ends it."""
-        length = self._random.randint(*LENGTHS)
+        """The next request, in a trace of its own. No answer lengthens the backoff; any answer ends it."""
+        source, length, seconds = self._requests.next()
         began = time.monotonic()
-        with tracer.start_as_current_span("load.request", attributes={"pwlen": length}) as span:
+        with (
+            tracer.start_as_current_span("load.request", attributes={"pwlen": length}) as span,
+            seeded_call(source, seconds),
+        ):
             try:
                 answer = requests.get(self.url, params={"length": length}, timeout=TIMEOUT_SECONDS)
             except requests.RequestException as error:

@@ -1,35 +1,43 @@
-"""lower: a random small letter. Half of the time it calls digit first, for no good reason."""
+"""lower: a random small letter. Its fault is that it calls digit for no good reason; besides, it can lose the trace
+context of its caller, and put a unique id into the name of a span."""
 
-import random
 import string
+
+from opentelemetry import trace
 
 from telemetry import services
 from telemetry.call import fetch_character
-from telemetry.service import create_app, serve_characters, step
-from telemetry.work import work
+from telemetry.flags import fault
+from telemetry.randomness import random_source
+from telemetry.service import create_app, lose_context, serve_characters, step
+from telemetry.work import work, work_on_slow_characters
 
 DIGIT_URL = services.url("digit")
-SLOW_LETTERS = "jkw"
-CALL_PROBABILITY = 0.5
 
 app = create_app(__name__)
+lose_context(app, "lower.lost_context")
 
 
 @step
 def random_lower() -> str:
-    return random.choice(string.ascii_lowercase)
+    return random_source().choice(string.ascii_lowercase)
 
 
 @step
 def process_lower(char: str) -> None:
-    work(0.004 * (5 if char in SLOW_LETTERS else 1), char)
+    if (names := fault("lower.high_cardinality")) and names.happens():
+        trace.get_current_span().update_name(f"process_lower {random_source().getrandbits(64):016x}")
+        names.record()
+    work(4, char)
+    work_on_slow_characters(char)
 
 
 @step
 def render_lower(char: str) -> str:
-    if random.random() < CALL_PROBABILITY:
-        fetch_character(DIGIT_URL, nested=True)
-    work(0.001, char)
+    if (calls := fault("lower.needless_calls")) and calls.happens():
+        calls.record()
+        fetch_character(DIGIT_URL, random_source(), nested=True)
+    work(1, char)
     return char
 
 

@@ -1,6 +1,12 @@
 """HTTP calls from one service to another."""
 
+from random import Random
+
 import requests
+from flask import current_app
+
+from telemetry.randomness import seeded_call
+from telemetry.tracing import VERSION
 
 # Seconds: to connect, and between bytes of the response.
 TIMEOUT = (1, 3)
@@ -12,13 +18,15 @@ class CallFailed(Exception):
     """Another service returned no character. The message has its URL and the reason."""
 
 
-def fetch_character(url: str, nested: bool = False) -> str:
-    """One character from the character service at `url`.
+def fetch_character(url: str, source: Random, nested: bool = False) -> str:
+    """One character from the character service at `url`, whose random numbers depend on `source`.
 
     `nested`: the caller is itself a service that another one is waiting for. Raises CallFailed.
     """
+    caller = {"User-Agent": f"{current_app.name.partition('.')[0]}/{VERSION}"}
     try:
-        answer = requests.get(url, timeout=NESTED_TIMEOUT if nested else TIMEOUT)
+        with seeded_call(source):
+            answer = requests.get(url, headers=caller, timeout=NESTED_TIMEOUT if nested else TIMEOUT)
     except requests.RequestException as error:
         raise CallFailed(f"{url} did not answer: {type(error).__name__}") from error
     try:

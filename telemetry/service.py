@@ -2,17 +2,19 @@
 
 import functools
 import logging
-import random
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any, ParamSpec, TypeVar
 
-from flask import Flask, Response, current_app, jsonify
+from flask import Flask, Response, current_app, jsonify, request
 from opentelemetry import trace
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.trace import Status, StatusCode
 from werkzeug.exceptions import HTTPException, InternalServerError
 
+from telemetry.flags import fault
+from telemetry.randomness import random_source
 from telemetry.tracing import trace_id, tracer
 from telemetry.work import work
 
@@ -59,6 +61,26 @@ def error_response(error: Exception) -> Response:
     return response
 
 
+def lose_context(app: Flask, flag: str) -> None:
+    """Let the fault with this name make the app lose the trace context of requests: their spans begin a new trace."""
+    traced_app = app.wsgi_app
+
+    def wsgi_app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        # The request's random generator exists only when its context has been read, from the same headers.
+        baggage = environ.get("HTTP_BAGGAGE")
+        if (lost := fault(flag)) and Random(baggage).random() < lost["probability"]:
+            environ.pop("HTTP_TRACEPARENT", None)
+            environ[flag] = lost
+        return traced_app(environ, start_response)
+
+    @app.before_request
+    def record() -> None:
+        if lost := request.environ.get(flag):
+            lost.record()
+
+    app.wsgi_app = wsgi_app  # type: ignore[method-assign]  # as Flask documents it
+
+
 def step(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """A decorator: each call is a span with the function's name, which records an exception that leaves it."""
 
@@ -80,12 +102,12 @@ def serve_characters(
         char = choose()
         trace.get_current_span().set_attribute("char", char)
         process(char)
-        if random.random() < EXTRA_WORK_PROBABILITY:
+        if random_source().random() < EXTRA_WORK_PROBABILITY:
             extra_work(f"extra_{process.__name__}", char)
         return {"char": render(char)}
 
     def extra_work(name: str, char: str) -> None:
         with tracer.start_as_current_span(name):
-            work(0.002, char)
-            if name.startswith("extra_process") and random.random() < EXTRA_EXTRA_WORK_PROBABILITY:
+            work(2, char)
+            if name.startswith("extra_process") and random_source().random() < EXTRA_EXTRA_WORK_PROBABILITY:
                 extra_work(f"extra_{name}", char)

@@ -16,6 +16,9 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+from telemetry.clock import SkewedExporter
+from telemetry.sampling import FlagSampler
+
 _PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 VERSION: str = tomllib.loads(_PROJECT.read_text())["project"]["version"]
 
@@ -38,7 +41,9 @@ def start(service_name: str) -> None:
         }
     )
     provider = TracerProvider(resource=own.merge(OTELResourceDetector().detect()))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    provider.sampler = FlagSampler(otherwise=provider.sampler)
+    exporter = SkewedExporter(OTLPSpanExporter(), f"{service_name}.clock_skew")
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
 
 

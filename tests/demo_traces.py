@@ -12,20 +12,30 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as OtlpSpan
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
-import digit.app
-import lower.app
-import special.app
-import upper.app
 from explorer.analysis.spans import Span, Trace, traces
-from telemetry.work import SLOW_FACTOR, SLOW_PROBABILITY
+from faults.flags import DEFINITIONS, FlagFile
+from special.app import CHARACTERS
 from tests.store.otlp_messages import add_service, span
 
+FLAGS = {name: flag.variants[flag.default] for name, flag in FlagFile(DEFINITIONS).flags().items()}
+# Each service's characters, the slow ones and how many times as long they take, and those that fail at times.
 KINDS = {
-    "digit": ("0123456789", digit.app.SLOW_DIGITS, 4, ""),
-    "lower": ("abcdefghijklmnopqrstuvwxyz", lower.app.SLOW_LETTERS, 5, ""),
-    "special": (special.app.CHARACTERS, special.app.SLOW_CHARACTERS, 6, special.app.FAILING_CHARACTERS),
-    "upper": ("ABCDEFGHIJKLMNOPQRSTUVWXYZ", upper.app.SLOW_LETTERS, 5, upper.app.FAILING_LETTERS),
+    "digit": ("0123456789", FLAGS["digit.slow_characters"]["characters"], 4, ""),
+    "lower": ("abcdefghijklmnopqrstuvwxyz", FLAGS["lower.slow_characters"]["characters"], 5, ""),
+    "special": (
+        CHARACTERS,
+        FLAGS["special.slow_characters"]["characters"],
+        6,
+        FLAGS["special.errors"]["characters"],
+    ),
+    "upper": (
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+        FLAGS["upper.slow_characters"]["characters"],
+        5,
+        FLAGS["upper.errors"]["characters"],
+    ),
 }
+SLOW_FACTOR, SLOW_PROBABILITY = 20, FLAGS["upper.slow_calls"]["probability"]
 CALL_MS = 4  # a mean: of each side of an HTTP call, besides the work
 
 
@@ -121,7 +131,7 @@ class _Password:
             raise _Failed
 
     def _render(self, index: int, kind: str, char: str, tags: dict) -> None:
-        if kind == "lower" and self._random.random() < lower.app.CALL_PROBABILITY:
+        if kind == "lower" and self._random.random() < FLAGS["lower.needless_calls"]["probability"]:
             self._character(index, "lower", "digit")
         self._work(1, char, tags)
 

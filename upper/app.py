@@ -1,39 +1,34 @@
-"""upper: a random capital letter. It gets slower through the hour, and one time in twenty it fails on an A or an E."""
+"""upper: a random capital letter. Its faults are that it gets slower through the hour, and that it fails on some
+letters at times; besides, its clock can be ahead, which telemetry/clock.py simulates."""
 
-import random
 import string
-import time
 
+from telemetry.flags import fault
+from telemetry.randomness import now, random_source
 from telemetry.service import create_app, serve_characters, step
-from telemetry.work import work
-
-SLOW_LETTERS = "QXZ"
-FAILING_LETTERS = "AE"
-FAILURE_PROBABILITY = 0.05
+from telemetry.work import work, work_on_slow_characters
 
 app = create_app(__name__)
 
 
-def seconds_at(now: float) -> float:
-    """How long a letter takes at a Unix time: 2 ms at the full hour, rising to 12 ms at its end."""
-    return 0.002 + 0.010 * (now % 3600) / 3600
-
-
 @step
 def random_upper() -> str:
-    return random.choice(string.ascii_uppercase)
+    return random_source().choice(string.ascii_uppercase)
 
 
 @step
 def process_upper(char: str) -> None:
-    work(seconds_at(time.time()) * (5 if char in SLOW_LETTERS else 1), char)
-    if char in FAILING_LETTERS and random.random() < FAILURE_PROBABILITY:
-        raise RuntimeError(f"upper does not like the letter {char} today")
+    work(2, char)
+    work_on_slow_characters(char)
+    if slowdown := fault("upper.slowdown"):
+        slowdown.delay(slowdown["added_ms"] * (now() % 3600) / 3600)
+    if (errors := fault("upper.errors")) and char in errors["characters"] and errors.happens():
+        raise errors.error(RuntimeError(f"upper does not like the letter {char} today"))
 
 
 @step
 def render_upper(char: str) -> str:
-    work(0.001, char)
+    work(1, char)
     return char
 
 

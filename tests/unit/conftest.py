@@ -1,7 +1,9 @@
-"""Fixtures with spans in memory: those of this process, and those that another process exports."""
+"""Fixtures with spans in memory: those of this process, and those that another process exports; and with flags."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
+from typing import Any
 
 import grpc
 import pytest
@@ -11,6 +13,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from faults.flags import OFF, FlagFile
+from telemetry import flags
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +76,27 @@ def receiver() -> Iterator[Receiver]:
     receiver = Receiver()
     yield receiver
     receiver.close()
+
+
+@pytest.fixture
+def switch(tmp_path, monkeypatch) -> Iterator[Callable[..., None]]:
+    """A function that switches faults to a variant, or to other parameters of their variant `strong`, at once. All
+    others are off."""
+    file = FlagFile(tmp_path / "flags.json")
+    file.prepare()
+    everything_off = {name: OFF for name, flag in file.flags().items() if flag.is_fault}
+    monkeypatch.setenv("FAULTS_FILE", str(file.path))
+
+    def switch(variants: Mapping[str, str | Mapping[str, Any]]) -> None:
+        content = json.loads(file.path.read_text())
+        for name, variant in variants.items():
+            if not isinstance(variant, str):
+                content["flags"][name]["variants"]["strong"] = variant
+        file.path.write_text(json.dumps(content))
+        file.set({name: variant if isinstance(variant, str) else "strong" for name, variant in variants.items()})
+        flags.start()
+
+    switch(everything_off)
+    yield switch
+    file.reset()
+    switch(everything_off)

@@ -1,7 +1,6 @@
 """The simulated users, and how they wait for the generator, against a generator that answers as the test wants."""
 
 import os
-import random
 import re
 import signal
 import subprocess
@@ -14,7 +13,9 @@ from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from opentelemetry.trace import StatusCode
 
+from faults.flags import FlagFile
 from load import waiting
+from load.traffic import Requests, Traffic
 from load.users import FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, Statistics, User, percentiles
 from local import CHECKOUT
 from tests.waiting import free_port, wait_until
@@ -59,7 +60,7 @@ def unused_port():
 
 
 def new_user(url: str, statistics: Statistics) -> User:
-    return User(url, 0, statistics, threading.Event(), random.Random(1))
+    return User(url, 0, Requests(Traffic(1, 1, seed=1)), statistics, threading.Event())
 
 
 def test_each_request_is_a_trace_of_its_own(generator, url, spans):
@@ -153,7 +154,7 @@ def stop(process: subprocess.Popen) -> str:
 def test_the_process_sends_requests_until_it_is_stopped(generator, url, start):
     process = start(GENERATOR_URL=url, LOAD_USERS="4", LOAD_RATE="40")
     wait_until(lambda: len(generator.lengths) >= 20, "twenty requests")
-    assert "4 users send 40 requests per second" in stop(process)
+    assert "users=4 rate=40/s" in stop(process)
 
 
 def test_nothing_is_requested_or_traced_before_the_generator_is_healthy(generator, unused_port, serve, start, receiver):
@@ -192,8 +193,38 @@ def test_the_wait_for_the_generator_ends_and_does_not_fill_the_log(unused_port, 
     assert len(caplog.records) == waiting.TRIES / waiting.TRIES_PER_LOG_LINE
 
 
+def test_the_traffic_changes_while_the_process_runs(generator, url, start, tmp_path):
+    file = FlagFile(tmp_path / "flags.json")
+    file.prepare()
+    process = start(GENERATOR_URL=url, LOAD_USERS="4", LOAD_RATE="40", FAULTS_FILE=str(file.path))
+    wait_until(lambda: generator.lengths, "a request")
+    file.set_load(1, 50, seed=7)
+    expected = Requests(Traffic(1, 1, seed=7))
+    first = [expected.next().length for _ in range(4)]
+
+    def sent_those_of_the_seed() -> bool:
+        lengths = list(generator.lengths)
+        return any(lengths[begin : begin + 4] == first for begin in range(len(lengths)))
+
+    wait_until(sent_those_of_the_seed, "the first requests of the seed")
+    file.reset()
+    seen = len(generator.lengths)
+    wait_until(lambda: len(generator.lengths) >= seen + 20, "twenty requests of the traffic before")
+    output = stop(process)
+    assert output.count("users=4 rate=40/s to") == 2
+    assert "users=1 rate=50/s seed=7 to" in output
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("LOAD_USERS", "0"), ("LOAD_USERS", "many"), ("LOAD_RATE", "-1"), ("LOAD_RATE", "nan")]
+    ("name", "value"),
+    [
+        ("LOAD_USERS", "0"),
+        ("LOAD_USERS", "many"),
+        ("LOAD_RATE", "-1"),
+        ("LOAD_RATE", "nan"),
+        ("DEMO_SEED", "-1"),
+        ("DEMO_SEED", "seven"),
+    ],
 )
 def test_an_invalid_setting_is_named_in_one_line(start, name, value):
     process = start(**{name: value})

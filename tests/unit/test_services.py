@@ -17,6 +17,7 @@ import pytest
 from flask import Flask
 from opentelemetry.trace import StatusCode, format_trace_id
 
+import generator.fetching
 import telemetry.call
 import telemetry.service
 import telemetry.work
@@ -25,7 +26,7 @@ from telemetry.call import CallFailed, fetch_character
 from telemetry.services import CHARACTER_SERVICES, SERVICES
 from tests.waiting import free_port, wait_until
 
-URLS = "generator.app.URLS"
+URLS = "generator.fetching.URLS"
 OPERATIONS = {f"generator.{name}s" for name in CHARACTER_SERVICES}
 CHARACTERS = {
     "digit": str.isdigit,
@@ -39,25 +40,16 @@ def app(name: str) -> Flask:
     return importlib.import_module(f"{name}.app").app
 
 
-def fix_random(monkeypatch, value: float) -> None:
-    """Make random.random() return this value: with 0, every event of any probability happens; with 1, none does."""
-    monkeypatch.setattr(random, "random", lambda: value)
-
-
 @pytest.fixture(autouse=True)
 def no_sleep(monkeypatch):
     # Replaces the module `time` in telemetry.work only: the tests themselves sleep while they wait.
     monkeypatch.setattr(telemetry.work, "time", SimpleNamespace(sleep=lambda seconds: None))
 
 
-@pytest.fixture(autouse=True)
-def seeded():
-    random.seed(1)
-
-
 @pytest.fixture
-def no_random_events(monkeypatch):
-    fix_random(monkeypatch, 1)
+def no_random_events(monkeypatch, switch):
+    """No fault is on, and there is no extra work."""
+    monkeypatch.setattr(telemetry.service, "EXTRA_WORK_PROBABILITY", 0)
 
 
 @pytest.fixture
@@ -86,8 +78,8 @@ def test_a_character_service_answers_with_a_character(name, spans, no_random_eve
 
 
 def test_sometimes_there_is_extra_work(spans, monkeypatch):
-    monkeypatch.setattr("digit.app.is_bad_minute", lambda now: False)
-    fix_random(monkeypatch, 0)
+    monkeypatch.setattr(telemetry.service, "EXTRA_WORK_PROBABILITY", 1)
+    monkeypatch.setattr(telemetry.service, "EXTRA_EXTRA_WORK_PROBABILITY", 1)
     app("digit").test_client().get("/")
     by_name = {span.name: span for span in spans()}
     assert by_name["extra_extra_process_digit"].parent.span_id == by_name["extra_process_digit"].context.span_id
@@ -117,8 +109,8 @@ def test_a_password(client, spans):
     assert generate.attributes["pwlen"] == 16
 
 
-def test_lower_calls_digit_for_no_good_reason(client, spans, monkeypatch):
-    fix_random(monkeypatch, 0.49)
+def test_lower_calls_digit_for_no_good_reason(client, spans, switch):
+    switch({"lower.needless_calls": "strong"})
     app("lower").test_client().get("/")
     by_id = {span.context.span_id: span for span in spans()}
     [call] = [span for span in by_id.values() if span.name == "GET"]
@@ -189,7 +181,7 @@ def test_the_page_links_to_the_trace_on_the_host_that_the_browser_asked(client, 
 
 def test_a_failed_password_gets_a_page_too(client, slow, spans, monkeypatch):
     monkeypatch.setattr(telemetry.call, "TIMEOUT", (60, 0.2))
-    monkeypatch.setitem(importlib.import_module("generator.app").URLS, "uppers", f"{slow}/<b>")
+    monkeypatch.setitem(generator.fetching.URLS, "uppers", f"{slow}/<b>")
     answer = client.get("/", headers={"Accept": "text/html"})
     assert (answer.status_code, answer.mimetype) == (500, "text/html")
     assert f"{slow}/&lt;b&gt; did not answer: ReadTimeout" in answer.text
@@ -223,10 +215,10 @@ def test_the_page_has_a_picture_of_the_trace_and_the_header_of_all_pages(client,
     assert "img-src 'self' data: http://*:16686" in page.headers["Content-Security-Policy"]
 
 
-def test_the_error_names_a_slow_service_that_another_service_called(client, slow, monkeypatch):
+def test_the_error_names_a_slow_service_that_another_service_called(client, slow, monkeypatch, switch):
     monkeypatch.setattr(telemetry.call, "NESTED_TIMEOUT", (60, 0.2))
     monkeypatch.setattr("lower.app.DIGIT_URL", slow)
-    fix_random(monkeypatch, 0.49)
+    switch({"lower.needless_calls": "strong"})
     answer = client.get("/")
     assert answer.status_code == 500
     assert f"answered 500: {slow} did not answer: ReadTimeout" in answer.json["error"]
@@ -260,7 +252,7 @@ def slow():
 )
 def test_a_malformed_response_of_a_service_fails_the_password(client, serve, spans, body, status, reason, monkeypatch):
     url = serve(answering(body, status))
-    monkeypatch.setitem(importlib.import_module("generator.app").URLS, "specials", url)
+    monkeypatch.setitem(generator.fetching.URLS, "specials", url)
     answer = client.get("/")
     assert answer.status_code == 500
     assert url in answer.json["error"] and reason in answer.json["error"]
@@ -273,88 +265,15 @@ def test_a_malformed_response_of_a_service_fails_the_password(client, serve, spa
     assert reason in operation.events[-1].attributes["exception.message"]
 
 
-def test_a_service_that_is_not_running(no_random_events):
-    with pytest.raises(CallFailed, match="did not answer: ConnectionError"):
-        fetch_character(f"http://127.0.0.1:{free_port()}")
+def test_a_service_that_is_not_running():
+    with app("lower").app_context(), pytest.raises(CallFailed, match="did not answer: ConnectionError"):
+        fetch_character(f"http://127.0.0.1:{free_port()}", random.Random(1))
 
 
 def test_a_slow_service(slow, monkeypatch):
     monkeypatch.setattr(telemetry.call, "TIMEOUT", (0.2, 0.2))
-    with pytest.raises(CallFailed, match="did not answer: ReadTimeout"):
-        fetch_character(slow)
-
-
-def test_digit_fails_every_fifth_minute(spans, monkeypatch):
-    digit = importlib.import_module("digit.app")
-    assert [minute for minute in range(20) if digit.is_bad_minute(minute * 60 + 59)] == [4, 9, 14, 19]
-    monkeypatch.setattr(digit, "is_bad_minute", lambda now: True)
-    fix_random(monkeypatch, 0.02)
-    answer = app("digit").test_client().get("/")
-    assert answer.status_code == 500
-    assert "out of ink" in answer.json["error"]
-    failed = {span.name for span in spans() if span.status.status_code == StatusCode.ERROR}
-    assert failed == {"render_digit", "GET /"}
-
-
-def test_digits_latency_is_a_wave():
-    digit = importlib.import_module("digit.app")
-    times = [digit.seconds_at(second) for second in range(digit.WAVE_SECONDS)]
-    assert min(times) > 0
-    assert max(times) > 5 * min(times)
-    assert digit.seconds_at(17) == pytest.approx(digit.seconds_at(17 + digit.WAVE_SECONDS))
-
-
-def test_upper_gets_slower_through_the_hour():
-    upper = importlib.import_module("upper.app")
-    times = [upper.seconds_at(minute * 60) for minute in range(60)]
-    assert times == sorted(times)
-    assert times[-1] > 4 * times[0]
-    assert upper.seconds_at(3600) == times[0]
-
-
-@pytest.mark.parametrize(("name", "bad", "good"), [("upper", "A", "B"), ("special", "$", "!")])
-def test_some_characters_fail_one_time_in_twenty(name, bad, good, monkeypatch, exporter):
-    service = importlib.import_module(f"{name}.app")
-    process = getattr(service, f"process_{name}")
-    fix_random(monkeypatch, 0.06)
-    process(bad)
-    fix_random(monkeypatch, 0.04)
-    process(good)
-    with pytest.raises(Exception, match=f"\\{bad}"):
-        process(bad)
-
-
-@pytest.mark.parametrize(
-    ("name", "slow", "fast"), [("digit", "4", "1"), ("upper", "Q", "B"), ("lower", "k", "a"), ("special", "%", "!")]
-)
-def test_some_characters_take_far_longer(name, slow, fast, monkeypatch, no_random_events):
-    service = importlib.import_module(f"{name}.app")
-    durations = []
-    monkeypatch.setattr(service, "work", lambda seconds, char: durations.append(seconds))
-    monkeypatch.setattr(service, "time", Stopped(), raising=False)
-    for char in (slow, fast):
-        getattr(service, f"process_{name}")(char)
-    assert durations[0] >= 3 * durations[1]
-
-
-class Stopped:
-    """A clock that stands still."""
-
-    def time(self) -> float:
-        return 1_000_000
-
-
-def test_one_call_in_a_hundred_is_slow(monkeypatch):
-    slept = []
-    monkeypatch.setattr(telemetry.work.time, "sleep", slept.append)
-    monkeypatch.setattr(random, "uniform", lambda low, high: 1)
-    fix_random(monkeypatch, 0.02)
-    telemetry.work.work(1, "x")
-    assert sum(slept) == pytest.approx(1)
-    slept.clear()
-    fix_random(monkeypatch, 0.009)
-    telemetry.work.work(1, "x")
-    assert sum(slept) == pytest.approx(telemetry.work.SLOW_FACTOR)
+    with app("lower").app_context(), pytest.raises(CallFailed, match="did not answer: ReadTimeout"):
+        fetch_character(slow, random.Random(1))
 
 
 @pytest.fixture
