@@ -40,7 +40,7 @@ class Control:
         flags = self._send("GET")["flags"]
         self._change(
             {
-                "set": dict.fromkeys(flags, OFF) | phase.faults,
+                "set": {**dict.fromkeys(flags, OFF), **phase.faults},
                 "load": {"users": phase.load.users, "rate": phase.load.rate, "seed": seed},
                 "sampling": {"percent": phase.sampling},
             }
