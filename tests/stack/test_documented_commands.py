@@ -44,6 +44,11 @@ def test_postgresql_runs_each_statement_of_the_readme(own_stack, statement):
     own_stack.rows(statement)
 
 
+@pytest.mark.parametrize("statement", code_blocks(CHECKOUT / "docs" / "faults.md", "sql"))
+def test_spans_have_the_labels_of_faults(own_stack, statement):
+    wait_until(lambda: own_stack.rows(statement), "spans on which a fault took effect")
+
+
 def run_python(program: str) -> None:
     environment = {"PATH": os.environ["PATH"]}
     subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, env=environment, check=True, timeout=60)

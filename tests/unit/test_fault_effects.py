@@ -5,9 +5,9 @@ import re
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 
 import telemetry.service
@@ -17,6 +17,7 @@ from telemetry.clock import SkewedExporter
 from telemetry.services import CHARACTER_SERVICES, SERVICES
 from tests.demo_services import Services, named
 
+FAULTS = CHECKOUT / "docs" / "faults.md"
 MINUTE_SECONDS = 60
 
 
@@ -26,11 +27,11 @@ def services(serve, monkeypatch, switch) -> Services:
     return Services(serve, monkeypatch)
 
 
-def faults_of(span: ReadableSpan) -> tuple[str, ...]:
+def faults_of(span: Any) -> tuple[str, ...]:
     return span.attributes.get("demo.fault.name", ())
 
 
-def events_of(span: ReadableSpan) -> list[dict]:
+def events_of(span: Any) -> list[dict]:
     return [dict(event.attributes) for event in span.events if event.name == "feature_flag.evaluation"]
 
 
@@ -42,6 +43,12 @@ def test_every_flag_in_the_services_is_defined_and_used():
     assert used - {""} | {"upper.clock_skew", "load", "sampling"} == set(flags)
     assert all(flag.description.endswith(".") for flag in flags.values())
     assert all({"off", "mild", "strong"} == set(flag.variants) for flag in flags.values() if flag.is_fault)
+
+
+def test_the_documentation_lists_every_fault():
+    documented = re.findall(r"^\| `(\w+\.\w+)` \| (\w+) \| (.+?) \|", FAULTS.read_text(), re.MULTILINE)
+    flags = FlagFile(DEFINITIONS).flags().values()
+    assert documented == [(flag.name, flag.default, flag.description) for flag in flags if flag.is_fault]
 
 
 def test_without_faults_nothing_is_recorded(services, spans):

@@ -1,5 +1,6 @@
 """The same seed makes the same requests, characters, faults and errors."""
 
+import threading
 from collections import Counter
 from types import SimpleNamespace
 
@@ -32,7 +33,7 @@ def run(serve, monkeypatch, exporter, spans):
     def run(seed: int | None, count: int = 4) -> Counter:
         """How often there is each combination of operation, character, faults and error."""
         exporter.clear()
-        user = User(url, 0, Requests(Traffic(1, 0.01, seed)), Statistics(), None)
+        user = User(url, 0, Requests(Traffic(1, 0.01, seed)), Statistics(), threading.Event())
         for _ in range(count):
             user.request_password()
         return Counter(
