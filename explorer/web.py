@@ -9,7 +9,7 @@ from flask_compress import Compress
 from werkzeug.exceptions import HTTPException
 
 from explorer import ranges
-from frame import add_frame, static_path, with_query
+from frame import add_frame, sender, static_path, with_query
 from queries import COLOURS, MILLISECONDS, PERCENT, Unit
 from queries.dashboards import DASHBOARDS
 from serving import beside
@@ -55,14 +55,8 @@ def create_app(name: str) -> Flask:
 
     @app.before_request
     def refuse_other_origins() -> None:
-        """Against cross-site request forgery: a page of another site can send a form, but cannot hide its origin."""
-        if request.method in _SAFE_METHODS:
-            return
-        own, origin = f"{request.scheme}://{request.host}", request.headers.get("Origin")
-        # Browsers send Sec-Fetch-Site to https and to loopback only, and some send no Origin for a form on the same
-        # site.
-        site = request.headers.get("Sec-Fetch-Site", "unknown" if origin is None else "same-origin")
-        if site != "same-origin" or origin not in (None, own):
+        if request.method not in _SAFE_METHODS and sender() != "own page":
+            own = f"{request.scheme}://{request.host}"
             abort(
                 403, f"Only a page of {own} may send this. Programs other than browsers send the header Origin: {own}"
             )

@@ -6,9 +6,10 @@ The standard library only, so that any part can import this.
 """
 
 import json
+import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ DEFINITIONS = Path(__file__).with_name("flags.json")
 # of the environment.
 OFF, DEFAULT = "off", "default"
 MAX_USERS, MAX_RATE, MAX_SEED = 1000, 1000, 2**63 - 1
+# The traffic without the flag `load` and without LOAD_USERS and LOAD_RATE.
+DEFAULT_USERS, DEFAULT_RATE = 3, 1
 
 
 class FlagError(ValueError):
@@ -43,6 +46,11 @@ class Flag:
         return self.name.partition(".")[0]
 
     @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Of the variant that is on."""
+        return self.variants[self.variant]
+
+    @property
     def is_fault(self) -> bool:
         return "." in self.name
 
@@ -57,17 +65,20 @@ class FlagFile:
     def prepare(self) -> None:
         """Create the file, or renew the definitions in it; the variants that are on stay so if they still exist.
 
-        Raises OSError. A file that cannot be understood raises FlagError.
+        A file that needs no change keeps its time of modification. Raises OSError. A file that cannot be understood
+        raises FlagError.
         """
         with self._lock:
             definitions = _read(DEFINITIONS)
-            for name, flag in _read(self.path).items() if self.path.exists() else ():
+            present = _read(self.path) if self.path.exists() else {}
+            for name, flag in present.items():
                 if name in definitions and (variant := flag["defaultVariant"]) != definitions[name]["defaultVariant"]:
                     if name in _CONTROLS:
                         definitions[name] = {**definitions[name], **_on(variant, flag["variants"])}
                     elif variant in definitions[name]["variants"]:
                         definitions[name]["defaultVariant"] = variant
-            self._write(definitions)
+            if definitions != present:
+                self._write(definitions)
 
     def flags(self) -> dict[str, Flag]:
         """All flags by name, in the order of their definitions. Raises OSError, FlagError."""
@@ -83,51 +94,36 @@ class FlagFile:
             for name, flag in _read(self.path).items()
         }
 
-    def set(self, variants: Mapping[str, str]) -> None:
-        """Switch faults to these variants: all, or none if one of them is not valid. Raises FlagError, OSError."""
+    def set(
+        self,
+        variants: Mapping[str, object] | None = None,
+        load: Mapping[str, object] | None = None,
+        sampling: Mapping[str, object] | None = None,
+    ) -> None:
+        """Change everything that is given, or nothing if a part of it is not valid. Raises FlagError, OSError.
+
+        `variants`: those of faults, by their flags. `load`: `users`, the number of simulated users, `rate`, the requests
+        per second of all together, and `seed`: with a new one, the users begin again with the seed's first request.
+        `sampling`: `percent`, the share of the traces that are recorded (head sampling). Numbers may be texts; None is
+        the value that the environment variables give, and what is not given stays as it is.
+        """
         with self._lock:
             flags = _read(self.path)
-            for name, variant in variants.items():
+            for name, variant in (variants or {}).items():
                 if name in _CONTROLS or name not in flags:
                     choices = ", ".join(flag for flag in flags if flag not in _CONTROLS)
                     raise FlagError(f"there is no fault {name!r}; name one of {choices}")
-                if variant not in flags[name]["variants"]:
-                    choices = ", ".join(flags[name]["variants"])
-                    raise FlagError(f"{name} has no variant {variant!r}; name one of {choices}")
+                if variant not in (known := list(flags[name]["variants"])):
+                    raise FlagError(f"{name} has no variant {variant!r}; name one of {', '.join(known)}")
                 flags[name]["defaultVariant"] = variant
+            for name, values in (("load", load), ("sampling", sampling)):
+                flags[name] |= _control(name, flags[name], values or {})
             self._write(flags)
-
-    def set_load(self, users: int, rate: float, seed: int | None = None) -> None:
-        """Change the traffic: simulated users, and the requests per second of all together. Raises FlagError, OSError.
-
-        With a seed, the users begin again with the seed's first request.
-        """
-        if not 1 <= users <= MAX_USERS:
-            raise FlagError(f"users={users} is not a whole number from 1 to {MAX_USERS}")
-        if not 0 < rate <= MAX_RATE:  # also excludes NaN
-            raise FlagError(f"rate={rate:g} is not a number above 0 and up to {MAX_RATE}")
-        if seed is not None and not 0 <= seed <= MAX_SEED:
-            raise FlagError(f"seed={seed} is not a whole number from 0 to {MAX_SEED}")
-        seeded = {} if seed is None else {"seed": seed}
-        self._control("load", {"users": users, "rate": rate, **seeded})
-
-    def set_sampling(self, percent: float) -> None:
-        """Change the share of the traces that are recorded (head sampling). Raises FlagError, OSError."""
-        if not 0 <= percent <= 100:
-            raise FlagError(f"percent={percent:g} is not a number from 0 to 100")
-        self._control("sampling", {"percent": percent})
 
     def reset(self) -> None:
         """Switch all flags to their defaults, also load and sampling. Raises OSError."""
         with self._lock:
             self._write(_read(DEFINITIONS))
-
-    def _control(self, name: str, parameters: dict[str, float]) -> None:
-        variant = ",".join(f"{key}={value}" for key, value in parameters.items())
-        with self._lock:
-            flags = _read(self.path)
-            flags[name] |= _on(variant, {DEFAULT: {}, variant: parameters})
-            self._write(flags)
 
     def _write(self, flags: Mapping[str, Any]) -> None:
         """Replace the file, so that no reader sees half of it."""
@@ -140,18 +136,78 @@ class FlagFile:
 
 
 _SCHEMA = "https://flagd.dev/schema/v0/flags.json"
-_CONTROLS = ("load", "sampling")
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         flags: dict[str, Any] = json.loads(path.read_text())["flags"]
-        if all(flag["defaultVariant"] in flag["variants"] for flag in flags.values()):
-            return flags
-        raise ValueError("a default variant that is none of the variants")
+        for name in (*_CONTROLS, *flags):
+            if not isinstance(flags[name]["variants"][flags[name]["defaultVariant"]], dict):
+                raise ValueError(f"the variant of {name} that is on is no object of parameters")
+        return flags
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FlagError(f"{path} is not a file of flags in flagd's format: {error!r}") from error
 
 
 def _on(variant: str, variants: Mapping[str, Any]) -> dict[str, Any]:
     return {"defaultVariant": variant, "variants": variants}
+
+
+def _control(name: str, flag: Mapping[str, Any], values: Mapping[str, object]) -> dict[str, Any]:
+    """The variant of `load` or `sampling` with these values in place of the present ones. Raises FlagError."""
+    known = _CONTROLS[name]
+    if unknown := values.keys() - known.keys():
+        raise FlagError(f"{name} has no value {min(unknown)!r}; name one of {', '.join(known)}")
+    present: Mapping[str, Any] = flag["variants"][flag["defaultVariant"]]
+    given = {key: value if value is None else known[key](value) for key, value in values.items()}
+    parameters = {key: value for key in known if (value := {**present, **given}.get(key)) is not None}
+    variant = ",".join(f"{key}={value}" for key, value in parameters.items()) or DEFAULT
+    return _on(variant, {DEFAULT: {}, variant: parameters})
+
+
+def _whole(name: str, value: object, least: int, most: int) -> int:
+    # str() of a bool or a float is no whole number. Digits only: int() also takes " 16", "+16" and "1_6".
+    if (text := str(value)).isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most:
+        return int(text)
+    raise FlagError(f"{name}={value!r} is not a whole number from {least} to {most}")
+
+
+def number(value: object) -> float:
+    """The number that a value or a text is; NaN, which no range includes, if it is none."""
+    try:
+        result = math.nan if isinstance(value, bool) else float(str(value))
+    except ValueError:
+        return math.nan
+    return int(result) if result.is_integer() else result
+
+
+def _users(value: object) -> int:
+    return _whole("users", value, 1, MAX_USERS)
+
+
+def _rate(value: object) -> float:
+    if 0 < (rate := number(value)) <= MAX_RATE:
+        return rate
+    raise FlagError(f"rate={value!r} is not a number above 0 and up to {MAX_RATE}")
+
+
+def _seed(value: object) -> int:
+    return _whole("seed", value, 0, MAX_SEED)
+
+
+def seed_of(variables: Mapping[str, str]) -> int | None:
+    """DEMO_SEED, if it is set. Raises FlagError if it is no seed."""
+    text = variables.get("DEMO_SEED")
+    return _whole("DEMO_SEED", text, 0, MAX_SEED) if text else None
+
+
+def _percent(value: object) -> float:
+    if 0 <= (percent := number(value)) <= 100:
+        return percent
+    raise FlagError(f"percent={value!r} is not a number from 0 to 100")
+
+
+_CONTROLS: dict[str, dict[str, Callable[[object], float]]] = {
+    "load": {"users": _users, "rate": _rate, "seed": _seed},
+    "sampling": {"percent": _percent},
+}

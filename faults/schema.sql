@@ -2,7 +2,7 @@
 
 create schema if not exists demo;
 
--- end_time is null as long as the variant is on. Variants that do nothing have no row.
+-- end_time is null as long as the variant is on. Variants that do nothing have no row. Another seed begins another row.
 create table if not exists demo.fault (
     start_time timestamptz not null,
     end_time timestamptz check (end_time >= start_time),
@@ -26,7 +26,8 @@ select
 from demo.fault
 cross join lateral (values (start_time, false), (end_time, true)) as change (time, ends)
 where time > (select min(first.start_time) from demo.fault as first)
-group by time, flag, service;
+group by time, flag, service
+having max(variant) filter (where ends) is distinct from max(variant) filter (where not ends);
 
 grant usage on schema demo to public;
 

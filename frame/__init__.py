@@ -4,13 +4,13 @@ security headers."""
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import urlencode
 
 from flask import Blueprint, Flask, Response, request
 
 from serving import beside
-from telemetry.services import EXPLORER, PAGES, SERVICES
+from telemetry.services import EXPLORER, FAULTS_PORT, PAGES, SERVICES
 
 _YEAR_SECONDS = 365 * 86_400
 
@@ -23,7 +23,7 @@ class _Page(NamedTuple):
 
     @property
     def url(self) -> str:
-        return f"{beside({**SERVICES, **EXPLORER}[self.app])}{self.path}"
+        return f"{beside({**SERVICES, **EXPLORER, 'faults': FAULTS_PORT}[self.app])}{self.path}"
 
 
 _LINKS = (
@@ -33,6 +33,7 @@ _LINKS = (
     _Page("Service map", "traces", "/dependencies", ("/dependencies",)),
     _Page("Analysis", "dashboards", "/analysis/differences", ("/analysis/",)),
     _Page("SQL", "dashboards", "/sql", ("/sql",)),
+    _Page("Faults", "faults", "/", ("/",)),
 )
 
 
@@ -76,6 +77,20 @@ def add_frame(app: Flask, name: str, time_range: Callable[[str], Mapping[str, st
         return response
 
     app.register_blueprint(frame)
+
+
+def sender() -> Literal["own page", "other page", "unknown"]:
+    """What has sent the current request, against cross-site request forgery: a page of another site can send a form,
+    but cannot hide its origin.
+
+    Browsers send Sec-Fetch-Site to https and to loopback only, and some send no Origin for a form on the same site.
+    Programs other than browsers send neither: the sender is unknown then.
+    """
+    own, origin = f"{request.scheme}://{request.host}", request.headers.get("Origin")
+    site = request.headers.get("Sec-Fetch-Site")
+    if origin is None and site is None:
+        return "unknown"
+    return "own page" if site in (None, "same-origin") and origin in (None, own) else "other page"
 
 
 def static_path(folder: Path, generated: str = "") -> str:

@@ -5,10 +5,10 @@ import os
 import signal
 import sys
 
-from serving.hosts import WSGIApp, beside
+from serving.hosts import WSGIApp, beside, is_loopback
 from serving.server import Server
 
-__all__ = ["Server", "beside", "serve"]
+__all__ = ["Server", "beside", "is_loopback", "serve"]
 
 
 def serve(app: WSGIApp) -> None:

@@ -36,7 +36,7 @@ def trusted_names(bind_address: str) -> list[str]:
             raise ValueError(
                 f"ALLOWED_HOSTS: {name!r} is not a host name; write names without a port, separated by commas"
             ) from None
-    if not _is_loopback(bind_address):
+    if not is_loopback(bind_address):
         own = socket.gethostname()
         with suppress(UnicodeError):  # a machine's name may be one that no URL can have
             names += {_as_browsers_send(own), _as_browsers_send(own.partition(".")[0])}
@@ -88,7 +88,8 @@ def _is_address(text: str) -> bool:
         return False
 
 
-def _is_loopback(bind_address: str) -> bool:
+def is_loopback(bind_address: str) -> bool:
+    """Whether only this machine reaches a server that listens on the address."""
     try:
         return ipaddress.ip_address(bind_address).is_loopback
     except ValueError:

@@ -12,6 +12,8 @@ SERVICES = {"generator": 5050, "upper": 5054, "lower": 5053, "digit": 5051, "spe
 # Those that the generator calls, each for one kind of character.
 CHARACTER_SERVICES = tuple(name for name in SERVICES if name != "generator")
 
+# The page on which faults are switched, and its API.
+FAULTS_PORT = 5055
 POSTGRES_PORT = 5999
 OTLP_GRPC_PORT, OTLP_HTTP_PORT = 4317, 4318
 PROMSCALE_HTTP_PORT, PROMSCALE_GRPC_PORT = 9201, 9202

@@ -1,0 +1,36 @@
+"""The part `faults`: `FAULTS_FILE=... PORT=5055 python -m faults` serves the page and the API by which faults are switched.
+
+It is the only writer of the flag file, which it prepares before anything else, and of the table demo.fault.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import serving
+from faults.access import token
+from faults.app import create_app
+from faults.flags import FlagError, FlagFile, seed_of
+from faults.recorder import Recorder
+from telemetry.services import POSTGRES_PORT
+
+
+def main() -> None:
+    path = os.environ.get("FAULTS_FILE")
+    if not path:
+        sys.exit("faults: FAULTS_FILE is not set: set it to the path of the file that the services read")
+    file = FlagFile(Path(path))
+    try:
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        file.prepare()
+        uri = os.environ.get("FAULTS_DB_URI") or f"postgresql://postgres@localhost:{POSTGRES_PORT}/postgres"
+        recorder = Recorder(file, uri, seed_of(os.environ))
+        recorder.start()
+        app = create_app(file, recorder, token(os.environ, file.path.with_name("token")))
+    except (FlagError, ValueError, OSError) as error:
+        sys.exit(f"faults: {error}")
+    serving.serve(app)
+
+
+if __name__ == "__main__":
+    main()
