@@ -12,7 +12,7 @@ from faults.experiments.truth import affected_spans
 from tests.demo_traces import Fault, export, passwords
 from tests.store.conftest import new_database
 from tests.store.known_traces import NOON, Export
-from tests.store.otlp_messages import attributes
+from tests.store.labelled_traces import ADDED_MS, labelled
 from tests.store.running import Promscale
 
 HALF = timedelta(minutes=5)
@@ -30,27 +30,6 @@ def normal():
 @pytest.fixture(scope="module")
 def slow():
     return passwords(2, COUNT, SLOW, minutes=5)
-
-
-def labelled(traces, begin, flag: str, service: str, characters: str):
-    """The traces as an export; a fault has taken effect on the processing of these characters."""
-    message = export(traces, begin)
-    for resource_spans in message.resource_spans:
-        for made in resource_spans.scope_spans[0].spans:
-            values = {attribute.key: attribute.value for attribute in made.attributes}
-            if made.name == f"process_{service}" and values["char"].string_value in characters:
-                made.attributes.extend(attributes({"demo.fault.name": [flag], "demo.fault.added_ms": 12.5}))
-                event = made.events.add(name="feature_flag.evaluation", time_unix_nano=made.start_time_unix_nano)
-                event.attributes.extend(
-                    attributes(
-                        {
-                            "feature_flag.key": flag,
-                            "feature_flag.result.variant": "strong",
-                            "demo.fault.added_ms": 12.5,
-                        }
-                    )
-                )
-    return message
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +81,7 @@ def test_affected_spans_with_their_paths(store, slow):
         (span.trace_id, span.span_id) for span in expected
     )
     assert {(one.fault, one.variant, one.injected, one.added_ms, one.cause) for one in found} == {
-        ("digit.slow_characters", "strong", True, 12.5, "digit/process_digit")
+        ("digit.slow_characters", "strong", True, ADDED_MS, "digit/process_digit")
     }
     assert all(one.reaches_root and one.path[-1] == "load/load.request" for one in found)
     assert all(one.path[1] == "digit/GET /" for one in found)

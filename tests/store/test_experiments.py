@@ -1,0 +1,184 @@
+"""Experiments with the real API of the part `faults`, promscale and PostgreSQL, and simulated traces of the demo."""
+
+import itertools
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from faults.app import create_app
+from faults.experiments.control import Control, ControlError
+from faults.experiments.running import ExperimentError, run
+from faults.experiments.scenario import parse
+from faults.experiments.scoring import baseline_files, read_answers, read_truths, score
+from faults.flags import FlagFile
+from faults.recorder import Recorder
+from tests.demo_traces import Fault, passwords
+from tests.store.labelled_traces import labelled
+
+SLOW = Fault("digit", lambda char, _: char in "47", slowness=12)
+SCENARIO = """
+description: digit is slow for some characters
+phases:
+  - {name: normal, duration: SECONDS, load: {users: 2, rate: 3}}
+  - {name: slow, duration: SECONDS, load: {users: 2, rate: 3}, faults: {digit.slow_characters: strong}, sampling: 50}
+"""
+
+
+def scenario(seconds: int):
+    return parse(SCENARIO.replace("SECONDS", f"{seconds}s"), "example")
+
+
+class Demo:
+    """Stands for the services: its thread stores passwords, with slow digits while the flag is on."""
+
+    def __init__(self, folder, promscale, serve) -> None:
+        self.file = FlagFile(folder / "flags.json")
+        self.file.prepare()
+        self.url = serve(create_app(self.file, Recorder(self.file, promscale.dsn, None)))
+        self.database = make_conninfo(promscale.dsn, user="explorer")
+        self.states = []  # of the flags, whenever one has changed
+        self._promscale = promscale
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def state(self):
+        flags = self.file.flags()
+        faults = {name: flag.variant for name, flag in flags.items() if flag.is_fault and flag.variant != "off"}
+        return faults, flags["load"].variant, flags["sampling"].variant
+
+    def run(self, out, seconds=1, export=lambda folder, periods: folder.mkdir()) -> list[str]:
+        lines = []
+        run(scenario(seconds), 7, out, Control(self.url), self.database, export, lines.append)
+        return lines
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        for seed in itertools.count():
+            if self._stopping.wait(0.05):
+                return
+            state = self.state()
+            if state not in self.states:
+                self.states.append(state)
+            slow = state[0].get("digit.slow_characters") == "strong"
+            made = passwords(seed, 2, SLOW if slow else None, minutes=1 / 600)
+            begin = datetime.now(UTC) - timedelta(seconds=1)
+            characters = "47" if slow else ""
+            self._promscale.export(labelled(made, begin, "digit.slow_characters", "digit", characters))
+
+
+@pytest.fixture
+def demo(tmp_path, promscale, serve):
+    demo = Demo(tmp_path, promscale, serve)
+    yield demo
+    demo.stop()
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A folder for the folders of experiments."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    return folder
+
+
+def read(file):
+    return json.loads(file.read_text())
+
+
+def test_an_experiment(demo, results):
+    before = demo.state()
+    exported = []
+
+    def export(folder, periods):
+        folder.mkdir()
+        exported.extend(periods)
+
+    out = results / "first"
+    lines = demo.run(out, seconds=5, export=export)
+    assert demo.state() == before
+    assert ({}, "users=2,rate=3,seed=7", "percent=100") in demo.states
+    assert ({"digit.slow_characters": "strong"}, "users=2,rate=3,seed=8", "percent=50") in demo.states
+
+    manifest, truth = read(out / "manifest.json"), read(out / "truth.json")
+    [fault] = manifest["faults"]
+    assert (fault["fault"], fault["verdict"], fault["phase"]) == ("digit.slow_characters", "changed", "slow")
+    assert fault["during"] > 2 * fault["before"] and fault["p_value"] < manifest["significance"] == 0.01
+    assert (fault["service"], fault["operations"]) == ("digit", ["digit/process_digit"])
+    assert [phase["seed"] for phase in manifest["phases"]] == [7, 8]
+    assert any("digit.slow_characters  strong" in line and line.endswith("changed") for line in lines)
+    [answer] = truth["faults"]
+    assert {**fault, **answer} == fault
+    assert truth["experiment"] == manifest["experiment"] and "digit/process_digit" in truth["operations"]
+
+    spans = [json.loads(line) for line in (out / "affected_spans.jsonl").read_text().splitlines()]
+    assert len(spans) == fault["affected_spans"] > len({span["trace_id"] for span in spans}) == fault["affected_traces"]
+    assert {(span["phase"], span["injected"], span["cause"]) for span in spans} == {
+        ("slow", True, "digit/process_digit")
+    }
+    periods = read(out / "traces" / "periods.json")
+    assert [[period.start.isoformat(), period.end.isoformat()] for period in exported] == [
+        [*periods["before"].values()], [*periods["during"].values()]
+    ]  # fmt: skip
+
+    truths = read_truths(results)
+    answers = read_answers(baseline_files("self_time", results), truths)
+    assert [(found.top[0], found.mean_rank) for found in score(answers, truths)] == [(1, 1), (1, 1)]
+
+
+def test_after_a_failure_the_stack_is_as_before_and_no_folder_remains(demo, results):
+    demo.file.set({"upper.errors": "strong"}, load={"users": 5}, sampling={"percent": 20})
+    before = demo.state()
+
+    def interrupt(folder, periods):
+        folder.mkdir()
+        (folder / "spans").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        demo.run(results / "first", export=interrupt)
+    assert demo.state() == before
+    assert list(results.iterdir()) == []
+
+
+def test_it_replaces_nothing(demo, results):
+    (results / "notes.txt").write_text("mine")
+    with pytest.raises(ExperimentError, match="results exists already; name a new folder"):
+        demo.run(results)
+    assert [file.name for file in results.iterdir()] == ["notes.txt"]
+    assert demo.states in ([demo.state()], [])
+
+
+def test_no_demo_is_running(results, dsn):
+    control = Control("http://127.0.0.1:9")
+    with pytest.raises(ControlError, match=r"does not answer at .*; start the demo with \./run\.sh"):
+        run(scenario(1), 7, results / "first", control, dsn, lambda *_: None, print)
+    assert list(results.iterdir()) == []
+
+
+def test_a_refused_change(promscale, tmp_path, results, serve):
+    file = FlagFile(tmp_path / "flags.json")
+    file.prepare()
+    before = file.path.read_bytes()
+    url = serve(create_app(file, Recorder(file, promscale.dsn, None), token="a-secret-token"))
+    with pytest.raises(ControlError, match=r"refuses the change: Changes need the token that \./run\.sh prints"):
+        run(scenario(1), 7, results / "first", Control(url), promscale.dsn, lambda *_: None, print)
+    assert file.path.read_bytes() == before
+    with Control(url, "a-secret-token").restoring():
+        file.set({"upper.errors": "strong"})
+    assert json.loads(file.path.read_bytes()) == json.loads(before)
+
+
+def test_no_traces(promscale, tmp_path, results, serve):
+    file = FlagFile(tmp_path / "flags.json")
+    file.prepare()
+    url = serve(create_app(file, Recorder(file, promscale.dsn, None)))
+    with pytest.raises(ExperimentError, match="no trace of the phase 'normal' is stored"):
+        run(scenario(1), 7, results / "first", Control(url), promscale.dsn, lambda *_: None, print)
+    assert list(results.iterdir()) == []
