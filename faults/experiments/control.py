@@ -52,8 +52,12 @@ class Control:
         # None stands for what the environment says. Only what was otherwise is set.
         by_default = {name: dict.fromkeys(values) for name, values in controls.items()}
         now = self._change({"set": variants, **by_default})
-        if any(now[name] != values for name, values in controls.items()):
-            self._change(controls)
+        chosen = {
+            name: {key: value for key, value in values.items() if value != now[name][key]}
+            for name, values in controls.items()
+        }
+        if any(chosen.values()):
+            self._change(chosen)
 
     def _change(self, body: Mapping[str, Any]) -> dict[str, Any]:
         return self._send("POST", json=body)

@@ -3,7 +3,7 @@
 import itertools
 import json
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -68,9 +68,8 @@ class Demo:
                 self.states.append(state)
             slow = state[0].get("digit.slow_characters") == "strong"
             made = passwords(seed, 2, SLOW if slow else None, minutes=1 / 600)
-            begin = datetime.now(UTC) - timedelta(seconds=1)
             characters = "47" if slow else ""
-            self._promscale.export(labelled(made, begin, "digit.slow_characters", "digit", characters))
+            self._promscale.export(labelled(made, datetime.now(UTC), "digit.slow_characters", "digit", characters))
 
 
 @pytest.fixture
