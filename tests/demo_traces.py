@@ -125,6 +125,8 @@ class _Password:
         usual = {"digit": 5 + 4 * math.sin(seconds / 48), "lower": 4, "special": 5, "upper": 2 + seconds % 3600 / 360}
         fault = self._fault if self._fault and self._fault.service == kind else None
         faulty = fault is not None and fault.applies(char, self._length)
+        if faulty:
+            tags |= {"demo.fault.name": [f"{kind}.fault"], "demo.fault.added_ms": usual[kind]}
         slowness = (factor if char in slow else 1) * (fault.slowness if fault and faulty else 1)
         self._work(usual[kind] * slowness, char, tags)
         if (char in failing and self._random.random() < 0.05) or (fault and faulty and fault.fails):
