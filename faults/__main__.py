@@ -1,4 +1,4 @@
-"""The part `faults`: `FAULTS_FILE=... PORT=5055 python -m faults` serves the page and the API by which faults are switched.
+"""The part `faults`, the page and the API by which faults are switched: `FAULTS_FILE=... PORT=5055 python -m faults`.
 
 It is the only writer of the flag file, which it prepares before anything else, and of the table demo.fault.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 import serving
 from faults.access import token
 from faults.app import create_app
-from faults.flags import FlagError, FlagFile, seed_of
+from faults.flags import TOKEN_FILE, FlagError, FlagFile, seed_of
 from faults.recorder import Recorder
 from telemetry.services import POSTGRES_PORT
 
@@ -26,7 +26,7 @@ def main() -> None:
         uri = os.environ.get("FAULTS_DB_URI") or f"postgresql://postgres@localhost:{POSTGRES_PORT}/postgres"
         recorder = Recorder(file, uri, seed_of(os.environ))
         recorder.start()
-        app = create_app(file, recorder, token(os.environ, file.path.with_name("token")))
+        app = create_app(file, recorder, token(os.environ, file.path.with_name(TOKEN_FILE)))
     except (FlagError, ValueError, OSError) as error:
         sys.exit(f"faults: {error}")
     serving.serve(app)

@@ -9,16 +9,16 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from flask import Flask, Response, abort, redirect, render_template, request, url_for
+from flask import Flask, abort, redirect, render_template, request, url_for
 from werkzeug.exceptions import HTTPException
-from werkzeug.wrappers import Response as BaseResponse
+from werkzeug.wrappers import Response
 
 from faults.access import is_token
 from faults.flags import (
@@ -46,6 +46,7 @@ _LINKED = {"01-request-rate": "rate", "02-error-rates": "errors", "03-request-du
 _COOKIE = "demo-token"
 _MILLISECOND = timedelta(milliseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UNITS = ("ms", "seconds", "minutes")  # at the end of the names of parameters
 _KEYS = ("set", "load", "sampling", "reset")
 _log = logging.getLogger("faults")
 
@@ -54,6 +55,8 @@ def create_app(file: FlagFile, recorder: Recorder, token: str = "") -> Flask:
     """The Flask app. With a token, changes need it: as a bearer token, or in the cookie that the page's form sets."""
     app = Flask(__name__, static_url_path=static_path(Path(__file__).with_name("static")))
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
+    app.add_template_filter(_words, "words")
     app.jinja_env.globals.update(trace_search=_trace_search, statement_url=_statement_url, sql_of=_sql_of)
     add_frame(app, "faults")
 
@@ -75,13 +78,13 @@ def create_app(file: FlagFile, recorder: Recorder, token: str = "") -> Flask:
         return page()
 
     @app.post("/")
-    def send_form() -> BaseResponse:
+    def send_form() -> Response:
         body = _form_body()
         change(body)
         return redirect(url_for("show", _anchor=next(iter(body.get("set", {})), None)), 303)
 
     @app.post("/token")
-    def send_token() -> BaseResponse:
+    def send_token() -> Response:
         answer = redirect(url_for("show"), 303)
         answer.set_cookie(_COOKIE, request.form.get("token", ""), httponly=True, samesite="Strict")
         return answer
@@ -140,7 +143,11 @@ def create_app(file: FlagFile, recorder: Recorder, token: str = "") -> Flask:
             changed=[flag for flag in flags.values() if flag.variant != flag.default],
             now=in_effect(flags),
             limits={"users": MAX_USERS, "rate": MAX_RATE, "seed": MAX_SEED},
-            changes=[(row, _links(row.time, row.flag)) for row in changes],
+            changes=[
+                (time, rows, _links(time, [row.flag for row in rows]))
+                for time, group in groupby(changes, key=lambda row: row.time)
+                if (rows := list(group))
+            ],
             problem=problem,
             may_change=may_change(),
         )
@@ -208,8 +215,17 @@ def _form_body() -> dict[str, Any]:
     return body
 
 
-def _links(time: datetime, flag: str) -> dict[str, str]:
-    """The dashboards, and the traces with the fault, in the minutes around a time."""
+def _words(parameters: Mapping[str, Any]) -> str:
+    """The parameters of a variant: "probability 0.03, every 5 minutes"."""
+    parts = []
+    for name, value in parameters.items():
+        noun, _, unit = name.rpartition("_")
+        parts.append(f"{noun} {value} {unit}" if unit in _UNITS else f"{name.replace('_', ' ')} {value}")
+    return ", ".join(parts).strip()
+
+
+def _links(time: datetime, flags: Sequence[str]) -> dict[str, str]:
+    """The dashboards in the minutes around a time, and the traces with a fault if one was switched then."""
     begin, end = ((moment - _EPOCH) // _MILLISECOND for moment in (time - AROUND, time + AROUND))
     host = beside(EXPLORER["dashboards"])
     links = {
@@ -219,16 +235,17 @@ def _links(time: datetime, flag: str) -> dict[str, str]:
         for dashboard in DASHBOARDS
         if dashboard.slug in _LINKED
     }
-    return links | {"traces": _trace_search(flag, lookback="custom", start=begin * 1000, end=end * 1000)}
+    of_flag = flags[0] if len(flags) == 1 and "." in flags[0] else ""
+    return links | {"traces": _trace_search(of_flag, lookback="custom", start=begin * 1000, end=end * 1000)}
 
 
 def _trace_search(flag: str, **time_range: object) -> str:
     """The search for traces in which a fault took effect.
 
     By an attribute of the event that a fault leaves on a span: a search does not look into arrays, which
-    demo.fault.name is. The flag `load` and `sampling` leave no trace.
+    demo.fault.name is. "" finds all traces.
     """
-    tags = {"tags": json.dumps({"feature_flag.key": flag})} if "." in flag else {}
+    tags = {"tags": json.dumps({"feature_flag.key": flag})} if flag else {}
     return with_query(f"{beside(EXPLORER['traces'])}/search", {**tags, **time_range})
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 DEFINITIONS = Path(__file__).with_name("flags.json")
+TOKEN_FILE = "token"  # beside the file of a running stack, where changes need a token
 # The variant of a fault that does nothing, and the variant of `load` and `sampling` that leaves them to the variables
 # of the environment.
 OFF, DEFAULT = "off", "default"
@@ -102,10 +103,10 @@ class FlagFile:
     ) -> None:
         """Change everything that is given, or nothing if a part of it is not valid. Raises FlagError, OSError.
 
-        `variants`: those of faults, by their flags. `load`: `users`, the number of simulated users, `rate`, the requests
-        per second of all together, and `seed`: with a new one, the users begin again with the seed's first request.
-        `sampling`: `percent`, the share of the traces that are recorded (head sampling). Numbers may be texts; None is
-        the value that the environment variables give, and what is not given stays as it is.
+        `variants`: those of faults, by their flags. `load`: `users`, the number of simulated users, `rate`, the
+        requests per second of all together, and `seed`: with a new one, the users begin again with the seed's first
+        request. `sampling`: `percent`, the share of the traces that are recorded (head sampling). Numbers may be texts;
+        None is the value that the environment variables give, and what is not given stays as it is.
         """
         with self._lock:
             flags = _read(self.path)

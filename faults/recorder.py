@@ -72,7 +72,10 @@ class Recorder:
             self._note()
 
     def latest(self, number: int) -> list[Any]:
-        """The latest changes, as rows of demo.fault_change, when those that wait were recorded. Raises psycopg.Error."""
+        """The latest changes, as rows of demo.fault_change. Those that wait are recorded before, if the database answers.
+
+        Raises psycopg.Error.
+        """
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting, timeout=RETRY_SECONDS)
         with psycopg.connect(self._uri, connect_timeout=CONNECT_SECONDS, row_factory=namedtuple_row) as connection:

@@ -1,6 +1,6 @@
 -- The statements of recorder.py.
 
--- name: last_change$
+-- name: last_change()$
 select max(greatest(start_time, end_time))
 from demo.fault;
 

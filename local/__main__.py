@@ -6,6 +6,14 @@
     ./run.sh status         each part: running, healthy, since when; spans stored, disk use and budget
     ./run.sh logs [NAME]    follow the logs of all parts, or of one
     ./run.sh psql [ARGS]    psql on the trace database
+    ./run.sh faults         list the faults, and which variant of each is on
+    ./run.sh faults set FLAG VARIANT [FLAG VARIANT ...]
+                            switch faults
+    ./run.sh faults reset   switch everything to its default, also the traffic and the sampling
+    ./run.sh load [--users N] [--rate R] [--seed S]
+                            print or change the traffic
+    ./run.sh sampling [--percent P]
+                            print or change the percentage of traces that are recorded
     ./run.sh mcp            a server of the Model Context Protocol on stdin and stdout: an assistant reads the traces
     ./run.sh down           stop it; keep the data
     ./run.sh reset          stop it and delete the data
@@ -17,8 +25,10 @@
 
 Settings are environment variables. BIND_ADDRESS (127.0.0.1) is the address to listen on. LOAD_USERS (3) is the number
 of simulated users, LOAD_RATE (1) the number of passwords per second that they request together. PROMSCALE_DISK_BUDGET
-(2GB) limits the size of the database. OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG are
-OpenTelemetry's. No other variables of OpenTelemetry, PostgreSQL or Python reach any part.
+(2GB) limits the size of the database. DEMO_SEED, a whole number, makes the same requests and faults each time.
+DEMO_FAULT_LABELS=off hides in the traces what faults did. DEMO_TOKEN is the token that changes of the faults need.
+OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG are OpenTelemetry's. No other variables of
+OpenTelemetry, PostgreSQL or Python reach any part.
 
 With a running stack, LOAD_USERS=6 ./run.sh restarts the parts that use the setting. The local stack then keeps the
 settings that you do not name, and LOAD_USERS= ./run.sh restores the default; containers get the default for each
@@ -32,8 +42,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from local import CHECKOUT, CommandError, compose, environment, exit_code, health, postgres, stack
-from telemetry.services import POSTGRES_PORT, SERVICES
+from local import CHECKOUT, CommandError, compose, control, environment, exit_code, health, postgres, stack
+from telemetry.services import FAULTS_PORT, POSTGRES_PORT, SERVICES
 
 BENCHMARKS = ("ingest", "query", "start")
 CONNECTION = ["-h", "localhost", "-p", str(POSTGRES_PORT), "-d", "postgres", "-U", "postgres"]
@@ -58,6 +68,7 @@ class Stack(Protocol):
     def usage_report(self) -> str: ...
     def log_command(self, name: str | None) -> list[str]: ...
     def reach_address(self) -> str: ...
+    def token(self) -> str: ...
 
 
 def available_stacks() -> list[Stack]:
@@ -108,13 +119,14 @@ def start(chosen: Stack) -> int:
             flush=True,
         )
     seconds = chosen.start()
-    host = chosen.reach_address().replace("127.0.0.1", "localhost")
+    host, token = chosen.reach_address().replace("127.0.0.1", "localhost"), chosen.token()
     print(
         f"Healthy. Set-up took {os.environ.get('SETUP_SECONDS', '0')} s,"
         f" from the start to the first trace in the database {seconds:.1f} s.\n"
         f"\n"
         f"  a password     http://{host}:{SERVICES['generator']}/\n"
         + "".join(f"  {page:<15}http://{host}:{port}/\n" for page, port in chosen.PAGES.items())
+        + f"  faults         http://{host}:{FAULTS_PORT}/{f'   changes need the token {token}' if token else ''}\n"
         + f"  SQL on traces  psql {' '.join(CONNECTION)}       (or ./run.sh psql)\n"
         f"  the examples   ./run.sh psql -f queries/01-request-rates.sql ... 06-downstream-spans.sql\n"
         f"  more           ./run.sh status, ./run.sh logs, ./run.sh down, ./run.sh help"
@@ -146,6 +158,42 @@ def logs(name: str | None = None) -> int:
 def psql(*arguments: str) -> int:
     program = postgres.psql()
     os.execv(program, [program, *CONNECTION, *arguments])
+
+
+def faults(action: str = "list", *arguments: str) -> int:
+    if action not in ("list", "set", "reset") or (arguments and action != "set"):
+        raise CommandError(f"faults does not take {' '.join((action, *arguments))!r}; name set or reset, or nothing")
+    change = {"set": control.set_body, "reset": lambda _: {"reset": True}}.get(action)
+    body = change(arguments) if change else {}
+    api = faults_api()
+    if body:
+        api.change(body)
+    print(control.faults_table(api.in_effect()))
+    return 0
+
+
+def load(*arguments: str) -> int:
+    return numbers("load", arguments, ("users", "rate", "seed"))
+
+
+def sampling(*arguments: str) -> int:
+    return numbers("sampling", arguments, ("percent",))
+
+
+def numbers(name: str, arguments: tuple[str, ...], options: tuple[str, ...]) -> int:
+    """Change and print numbers of the running stack."""
+    values = control.options(name, arguments, options)
+    api = faults_api()
+    if values:
+        api.change({name: values})
+    print(control.REPORTS[name](api.in_effect()))
+    return 0
+
+
+def faults_api() -> control.FaultsAPI:
+    for running in running_stacks():
+        return control.FaultsAPI(running.reach_address(), running.token())
+    raise CommandError("nothing is running whose faults could be switched; start it with ./run.sh")
 
 
 def mcp() -> int:
@@ -208,6 +256,9 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "status": status,
     "logs": logs,
     "psql": psql,
+    "faults": faults,
+    "load": load,
+    "sampling": sampling,
     "mcp": mcp,
     "down": down,
     "reset": reset,

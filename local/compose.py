@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar
 
+from faults.flags import TOKEN_FILE
 from local import CHECKOUT, CommandError, exclusive, health, usage
 from local.health import QUEUE_ON_DISK, State
 from telemetry.services import BESIDE, COLLECTOR_HEALTH_PORT, PAGES, POSTGRES_PORT, SERVICES
@@ -22,6 +23,7 @@ from telemetry.services import BESIDE, COLLECTOR_HEALTH_PORT, PAGES, POSTGRES_PO
 # The oldest version of which `config --format json` and `up` are known to do what this module needs.
 OLDEST_COMPOSE = (2, 24)
 DATABASE = f"postgresql://postgres@127.0.0.1:{POSTGRES_PORT}/postgres"
+FLAGS_FOLDER = "/var/lib/faults"  # in the containers
 # The port and path of the health checks that run here, and not in the containers: these images have no shell.
 CHECKED_FROM_OUTSIDE = {"collector": (COLLECTOR_HEALTH_PORT, "/"), "jaeger": (PAGES["traces"], "/")}
 MAX_RESTARTS = 3
@@ -115,6 +117,11 @@ class Compose:
 
     def usage_report(self) -> str:
         return usage.report(DATABASE)
+
+    def token(self) -> str:
+        """What changes of the faults need, "" if they need nothing."""
+        shown = _docker(*self._command[1:], "exec", "-T", "faults", "cat", f"{FLAGS_FOLDER}/{TOKEN_FILE}")
+        return shown.stdout if shown.returncode == 0 else ""
 
     def log_command(self, name: str | None) -> list[str]:
         """The command that follows the logs of all parts, or of one. Raises CommandError if there is no such part."""

@@ -25,6 +25,7 @@ from typing import Any
 
 import psutil
 
+from faults.flags import TOKEN_FILE, FlagError, FlagFile
 from local import CHECKOUT, DATA, LOGS, CommandError, exclusive, health, usage
 from local.environment import PYTHON, package_folder
 from local.health import QUEUE_ON_DISK, State
@@ -32,6 +33,7 @@ from local.postgres import Cluster, account
 from telemetry.services import (
     BESIDE,
     COLLECTOR_HEALTH_PORT,
+    FAULTS_PORT,
     OTLP_GRPC_PORT,
     OTLP_HTTP_PORT,
     PAGES,
@@ -44,6 +46,7 @@ from telemetry.services import (
 TITLE = "local stack"
 UNIT = "processes"
 DATABASE = Cluster(DATA / "postgres", POSTGRES_PORT)
+FLAGS = FlagFile(DATA / "faults" / "flags.json")
 ROTEL = "rotel-agent"
 # Jaeger's ports that nothing else in this stack uses.
 JAEGER_GRPC_PORT, JAEGER_HEALTH_PORT = 16685, 13134
@@ -60,8 +63,11 @@ MIN_FREE_BYTES = 100 * 10**6
 TRACED = {*SERVICES, "load"}
 SETTINGS = {
     "BIND_ADDRESS": set(SERVICES),
-    "ALLOWED_HOSTS": {*SERVICES, *PAGES, "promscale"},
-    "LOAD_*": {"load"},
+    "ALLOWED_HOSTS": {*SERVICES, *PAGES, "faults", "promscale"},
+    "DEMO_FAULT_LABELS": TRACED,
+    "DEMO_SEED": {*TRACED, "faults"},
+    "DEMO_TOKEN": {"faults"},
+    "LOAD_*": {"load", "faults"},
     "OTEL_RESOURCE_ATTRIBUTES": TRACED,
     "OTEL_TRACES_SAMPLER": TRACED,
     "OTEL_TRACES_SAMPLER_ARG": TRACED,
@@ -119,6 +125,19 @@ def parts(settings: Mapping[str, str] | None = None) -> list[Part]:
             },
         ),
         _collector(bind, host, settings),
+        Part(
+            "faults",
+            [sys.executable, "-m", "faults"],
+            [(bind, FAULTS_PORT)],
+            partial(health.answers, f"http://{host}:{FAULTS_PORT}/healthz"),
+            environment={
+                "BIND_ADDRESS": bind,
+                "PORT": str(FAULTS_PORT),
+                "FAULTS_FILE": str(FLAGS.path),
+                "FAULTS_DB_URI": DATABASE.uri,
+                **links,
+            },
+        ),
         *(
             Part(
                 name,
@@ -268,6 +287,7 @@ def start() -> float:
             LOGS.mkdir(parents=True, exist_ok=True)
             check_disk()
             DATABASE.prepare()
+            _prepare_flags()
             _write_plan(settings)
             _start_supervisord(settings)
         _wait_until_healthy()
@@ -286,6 +306,7 @@ def _write_plan(settings: Mapping[str, str]) -> None:
     traced = {
         **{f"{name.upper()}_URL": f"http://{host}:{port}" for name, port in SERVICES.items()},
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{host}:{OTLP_GRPC_PORT}",
+        "FAULTS_FILE": str(FLAGS.path),
     }
     shared = {
         **_select(settings, *SYSTEM),
@@ -347,6 +368,15 @@ def check_disk() -> None:
         )
 
 
+def _prepare_flags() -> None:
+    """Before any part starts, because the services read the file at their start. Raises CommandError."""
+    FLAGS.path.parent.mkdir(exist_ok=True)
+    try:
+        FLAGS.prepare()
+    except FlagError as error:
+        raise CommandError(f"{error}; delete it, and it is created again") from None
+
+
 def stop() -> int:
     """Stop everything; returns how many processes there were. Raises CommandError if one does not end."""
     with exclusive():
@@ -379,6 +409,12 @@ def _state(name: str, process: psutil.Process | None, healthy: Callable[[], bool
 def store_status() -> str:
     """promscale's own status."""
     return health.store_status(reach_address())
+
+
+def token() -> str:
+    """What changes of the faults need, "" if they need nothing."""
+    file = FLAGS.path.with_name(TOKEN_FILE)
+    return file.read_text() if file.exists() else ""
 
 
 def usage_report() -> str:
