@@ -192,7 +192,7 @@ def numbers(name: str, arguments: tuple[str, ...], options: tuple[str, ...]) -> 
 
 def faults_api() -> control.FaultsAPI:
     for running in running_stacks():
-        return control.FaultsAPI(running.reach_address(), running.token())
+        return control.FaultsAPI(f"http://{running.reach_address()}:{FAULTS_PORT}", running.token())
     raise CommandError("nothing is running whose faults could be switched; start it with ./run.sh")
 
 

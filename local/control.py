@@ -1,6 +1,5 @@
 """Changes the running demo by the API of the part `faults`: what `./run.sh faults`, `load` and `sampling` do."""
 
-import argparse
 import http.client
 import json
 import shutil
@@ -8,20 +7,20 @@ import textwrap
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from local import CommandError
-from telemetry.services import FAULTS_PORT
+from local.arguments import Parser
 
 TIMEOUT_SECONDS = 10
 _LEAST_WIDTH = 30  # of the descriptions
 
 
 class FaultsAPI:
-    """The API at an address. A change sends the token. Every method raises CommandError."""
+    """The API of the part `faults` at a URL. A change sends the token. Every method raises CommandError."""
 
-    def __init__(self, address: str, token: str) -> None:
-        self._url = f"http://{address}:{FAULTS_PORT}/flags"
+    def __init__(self, url: str, token: str) -> None:
+        self._url = f"{url}/flags"
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def in_effect(self) -> dict[str, Any]:
@@ -61,15 +60,10 @@ def set_body(words: Sequence[str]) -> dict[str, object]:
 
 def options(command: str, words: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     """The values of options such as --users 10, by their names. Raises CommandError."""
-    parser = _Parser(prog=f"./run.sh {command}", add_help=False, allow_abbrev=False)
+    parser = Parser(command)
     for name in names:
         parser.add_argument(f"--{name}", metavar=name[0].upper())
     return {name: value for name, value in vars(parser.parse_args(words)).items() if value is not None}
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise CommandError(f"{message}; {self.format_usage().strip()}")
 
 
 def faults_table(state: Mapping[str, Any]) -> str:

@@ -6,9 +6,9 @@ from statistics import quantiles
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from faults.experiments.indicators import CHANGED, DURATION, INDICATORS, NO_EFFECT, Indicator, change
-from faults.experiments.store import Period, Store
-from faults.experiments.truth import affected_spans
+from experiments.indicators import CHANGED, DURATION, INDICATORS, NO_EFFECT, Indicator, change
+from experiments.store import Period, Store
+from experiments.truth import affected_spans
 from tests.demo_traces import Fault, export, passwords
 from tests.store.conftest import new_database
 from tests.store.known_traces import NOON, Export

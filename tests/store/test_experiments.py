@@ -8,13 +8,15 @@ from datetime import UTC, datetime
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from experiments import control
+from experiments.running import ExperimentError, run
+from experiments.scenario import parse
+from experiments.scoring import baseline_files, read_answers, read_truths, score
 from faults.app import create_app
-from faults.experiments.control import Control, ControlError
-from faults.experiments.running import ExperimentError, run
-from faults.experiments.scenario import parse
-from faults.experiments.scoring import baseline_files, read_answers, read_truths, score
 from faults.flags import FlagFile
 from faults.recorder import Recorder
+from local import CommandError
+from local.control import FaultsAPI
 from tests.demo_traces import Fault, passwords
 from tests.store.labelled_traces import labelled
 
@@ -52,7 +54,7 @@ class Demo:
 
     def run(self, out, seconds=1, export=lambda folder, periods: folder.mkdir()) -> list[str]:
         lines = []
-        run(scenario(seconds), 7, out, Control(self.url), self.database, export, lines.append)
+        run(scenario(seconds), 7, out, FaultsAPI(self.url, ""), self.database, export, lines.append)
         return lines
 
     def stop(self) -> None:
@@ -155,9 +157,8 @@ def test_it_replaces_nothing(demo, results):
 
 
 def test_no_demo_is_running(results, dsn):
-    control = Control("http://127.0.0.1:9")
-    with pytest.raises(ControlError, match=r"does not answer at .*; start the demo with \./run\.sh"):
-        run(scenario(1), 7, results / "first", control, dsn, lambda *_: None, print)
+    with pytest.raises(CommandError, match="the part faults does not answer at http://127"):
+        run(scenario(1), 7, results / "first", FaultsAPI("http://127.0.0.1:9", ""), dsn, lambda *_: None, print)
     assert list(results.iterdir()) == []
 
 
@@ -166,10 +167,10 @@ def test_a_refused_change(promscale, tmp_path, results, serve):
     file.prepare()
     before = file.path.read_bytes()
     url = serve(create_app(file, Recorder(file, promscale.dsn, None), token="a-secret-token"))
-    with pytest.raises(ControlError, match=r"refuses the change: Changes need the token that \./run\.sh prints"):
-        run(scenario(1), 7, results / "first", Control(url), promscale.dsn, lambda *_: None, print)
+    with pytest.raises(CommandError, match=r"Changes need the token that \./run\.sh prints"):
+        run(scenario(1), 7, results / "first", FaultsAPI(url, ""), promscale.dsn, lambda *_: None, print)
     assert file.path.read_bytes() == before
-    with Control(url, "a-secret-token").restoring():
+    with control.restoring(FaultsAPI(url, "a-secret-token")):
         file.set({"upper.errors": "strong"})
     assert json.loads(file.path.read_bytes()) == json.loads(before)
 
@@ -179,5 +180,5 @@ def test_no_traces(promscale, tmp_path, results, serve):
     file.prepare()
     url = serve(create_app(file, Recorder(file, promscale.dsn, None)))
     with pytest.raises(ExperimentError, match="no trace of the phase 'normal' is stored"):
-        run(scenario(1), 7, results / "first", Control(url), promscale.dsn, lambda *_: None, print)
+        run(scenario(1), 7, results / "first", FaultsAPI(url, ""), promscale.dsn, lambda *_: None, print)
     assert list(results.iterdir()) == []

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from faults.experiments.indicators import (
+from experiments.indicators import (
     CHANGED,
     INDICATORS,
     NO_EFFECT,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from faults.experiments.scenario import FOLDER, Load, Phase, ScenarioError, find, parse
+from experiments.scenario import FOLDER, Load, Phase, ScenarioError, find, parse
 
 INCLUDED = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 TEXT = """

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.experiments.scoring import ScoringError, Truth, baseline_files, rank, read_answers, read_truths, score
+from experiments.scoring import ScoringError, Truth, baseline_files, rank, read_answers, read_truths, score
 
 SERVICES = ["digit", "generator", "load", "lower", "special", "upper"]
 OPERATIONS = [f"{service}/{name}" for service in ("digit", "lower") for name in ("GET /", "process", "render")]

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from faults.experiments.truth import Span, affected_spans
+from experiments.truth import Span, affected_spans
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SLOW = ["digit.wave", "strong", 40.5, None]

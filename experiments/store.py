@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import aiosql
 import psycopg
 
-from faults.experiments.indicators import Indicator, Measurements
-from faults.experiments.scoring import Ranking
-from faults.experiments.truth import Span
+from experiments.indicators import Indicator, Measurements
+from experiments.scoring import Ranking
+from experiments.truth import Span
 
 _STATEMENTS = aiosql.from_path(Path(__file__).with_name("experiments.sql"), "psycopg")
 _BASELINES = aiosql.from_path(Path(__file__).with_name("baselines.sql"), "psycopg")

@@ -2,7 +2,7 @@
 -- rank operations. A period has the traces whose root span starts and ends in it.
 --
 --     ./run.sh psql -v before_from="'2026-01-01 12:00'" -v before_to="'2026-01-01 12:05'" \
---         -v during_from="'2026-01-01 12:05'" -v during_to="'2026-01-01 12:10'" -f faults/experiments/baselines.sql
+--         -v during_from="'2026-01-01 12:05'" -v during_to="'2026-01-01 12:10'" -f experiments/baselines.sql
 
 -- name: self_time(before_from, before_to, during_from, during_to)
 -- Of which operation has the self time grown most?

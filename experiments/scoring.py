@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from faults.experiments.indicators import CHANGED
+from experiments.indicators import CHANGED
+from local import CommandError
 
 TRUTH_FILE, BASELINES_FOLDER = "truth.json", "baselines"
 TOP = (1, 3, 5)
@@ -16,7 +17,7 @@ TOP = (1, 3, 5)
 Ranking = list[str]  # of services, and of operations as service/operation: the most suspicious first
 
 
-class ScoringError(ValueError):
+class ScoringError(CommandError):
     """Files that cannot be scored. The message names the cause in one line."""
 
 

@@ -1,4 +1,4 @@
-"""Scenarios: what an experiment does, phase by phase. They are YAML files; scenarios/ has those that are included."""
+"""Scenarios: what an experiment does, phase by phase. They are YAML files, of which five are in faults/scenarios/."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,15 +9,16 @@ from typing import Any
 import yaml
 
 from faults.flags import DEFINITIONS, MAX_RATE, MAX_USERS, OFF, Flag, FlagFile
+from local import CommandError
 
-FOLDER = Path(__file__).parent.parent / "scenarios"
+FOLDER = DEFINITIONS.with_name("scenarios")
 MAX_SECONDS = 3600  # of all phases together
 MAX_REQUESTS = 5000  # of all phases together: each makes some 150 spans, and many more with some faults
 MAX_PHASES = 20
 _SECONDS = {"s": 1, "min": 60}
 
 
-class ScenarioError(ValueError):
+class ScenarioError(CommandError):
     """A scenario that cannot be run. The message names the cause and the valid choices in one line."""
 
 

@@ -1,4 +1,4 @@
--- The statements of faults/experiments/.
+-- The statements of experiments/.
 
 -- name: spans#
 -- The beginning of the other statements: the traces of a phase, which are those whose root span starts and ends in it,
