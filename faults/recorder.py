@@ -143,7 +143,7 @@ class Recorder:
             unfinished.write_text("".join(lines))
             unfinished.replace(self._journal)
             self._changed.notify_all()
-        _log.info("Recorded the flags in demo.fault, %d changes", number)
+        _log.info("Recorded in demo.fault; number of changes: %d", number)
 
 
 def record(connection: psycopg.Connection, states: Sequence[State]) -> None:

@@ -21,12 +21,14 @@ select
     time,
     flag,
     service,
-    coalesce(max(variant) filter (where ends), 'off') as from_variant,
-    coalesce(max(variant) filter (where not ends), 'off') as to_variant
+    coalesce(max(variant) filter (where ends), nothing) as from_variant,
+    coalesce(max(variant) filter (where not ends), nothing) as to_variant
 from demo.fault
+-- The flags `load` and `sampling` have no service's name.
+cross join lateral (select case when flag like '%.%' then 'off' else 'default' end) as variant_without_row (nothing)
 cross join lateral (values (start_time, false), (end_time, true)) as change (time, ends)
 where time > (select min(first.start_time) from demo.fault as first)
-group by time, flag, service
+group by time, flag, service, nothing
 having max(variant) filter (where ends) is distinct from max(variant) filter (where not ends);
 
 grant usage on schema demo to public;

@@ -163,10 +163,9 @@ def psql(*arguments: str) -> int:
 def faults(action: str = "list", *arguments: str) -> int:
     if action not in ("list", "set", "reset") or (arguments and action != "set"):
         raise CommandError(f"faults does not take {' '.join((action, *arguments))!r}; name set or reset, or nothing")
-    change = {"set": control.set_body, "reset": lambda _: {"reset": True}}.get(action)
-    body = change(arguments) if change else {}
+    body = control.set_body(arguments) if action == "set" else {"reset": True}
     api = faults_api()
-    if body:
+    if action != "list":
         api.change(body)
     print(control.faults_table(api.in_effect()))
     return 0
