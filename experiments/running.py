@@ -1,13 +1,13 @@
 """Runs an experiment on a running stack, and writes its folder. docs/experiments.md describes the files."""
 
-import shutil
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+
+import transfer
+from transfer.exporting import new_folder
 
 from experiments import control, results
 from experiments.results import Experiment, ExperimentError, Ran
@@ -19,7 +19,7 @@ SETTLE_SECONDS = 2  # until all services have read the flags, and the requests t
 STABLE_SECONDS = 4  # without a new span: then all of them are stored
 MAX_WAIT_SECONDS = 120
 
-Report = Callable[[str], None]
+EXPORTED = ("parquet", "otlp")  # for programs, and for ./run.sh import
 
 
 def run(
@@ -28,13 +28,13 @@ def run(
     out: Path,
     api: FaultsAPI,
     database: str,
-    export: Callable[[Path, Sequence[Period]], None],
-    report: Report,
+    blind: bool,
+    report: Callable[[str], None],
 ) -> None:
-    """Run the scenario and write the folder `out`, which must not exist yet. `export` writes the traces of periods.
+    """Run the scenario, and write the folder `out`, which must be empty or new. Its traces have no labels if `blind`.
 
-    If anything fails, there is no folder, and the stack is as before. Raises CommandError, OSError, psycopg.Error,
-    and what `export` raises.
+    `report` is called with lines on the progress and the results. If anything fails, nothing of the folder remains, and
+    the stack is as before. Raises CommandError, OSError, psycopg.Error.
     """
     with new_folder(out) as folder, Store(database) as store:
         with control.restoring(api):
@@ -45,32 +45,13 @@ def run(
         report("Comparing the phases")
         injected = results.write(folder, experiment, store)
         report("Exporting the traces")
-        export(folder / "traces", [phase.period for phase in ran])
-        results.write_periods(folder / "traces" / "periods.json", experiment)
+        _export(folder / "traces", experiment, database, labels=not blind)
     for line in results.table(injected):
         report(line)
     report(f"Experiment {experiment.id}: {out}")
 
 
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write to, which gets the name `path` after the body. If the body fails, it is deleted.
-
-    Raises ExperimentError if there is something by this name already, OSError.
-    """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ExperimentError(f"{path} exists already; name a new folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        yield unfinished
-        unfinished.chmod(0o755)
-        unfinished.rename(path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _run(phase: Phase, seed: int, api: FaultsAPI, report: Report) -> Ran:
+def _run(phase: Phase, seed: int, api: FaultsAPI, report: Callable[[str], None]) -> Ran:
     report(f"Phase {phase.name!r}, {phase.seconds} s")
     control.enter(api, phase, seed)
     time.sleep(SETTLE_SECONDS)
@@ -90,3 +71,23 @@ def _wait_until_stored(store: Store, period: Period) -> None:
         time.sleep(0.5)
         if (now := store.counts(period).spans) != spans:
             spans, since = now, time.monotonic()
+
+
+def _export(folder: Path, experiment: Experiment, database: str, labels: bool) -> None:
+    """The traces of all phases, and what is known of them without the answer: when the faults were on."""
+    folder.mkdir()
+    results.write_periods(folder / "periods.json", experiment)
+    periods = [ran.period for ran in experiment.ran]
+    in_a_phase = " or ".join(
+        f"start_time >= '{period.start.isoformat()}' and end_time <= '{period.end.isoformat()}'" for period in periods
+    )
+    for file_format in EXPORTED:
+        transfer.export(
+            database,
+            periods[0].start,
+            periods[-1].end,
+            folder / file_format,
+            file_format=file_format,
+            where=f"is_root_span and ({in_a_phase})",
+            labels=labels,
+        )

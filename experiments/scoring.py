@@ -69,6 +69,23 @@ def _score(level: str, ranks: Sequence[float]) -> Score:
     return Score(level, tuple(fmean(rank <= top for rank in ranks) for top in TOP), fmean(ranks))
 
 
+def report(answers: Mapping[str, Ranking], truths: Sequence[Truth]) -> list[str]:
+    """The scores as lines of a table."""
+    scored = [truth.experiment for truth in truths if truth.causing_services]
+    answered = sum(experiment in answers for experiment in scored)
+    without = len(truths) - len(scored)
+    titles = "".join(f"{f'top-{top}':>8}" for top in TOP)
+    return [
+        f"{len(scored)} experiments, {answered} of them with an answer"
+        + (f"; not scored, because no fault had an effect: {without}" if without else ""),
+        f"{'':10}{titles}{'mean rank':>12}",
+        *(
+            f"{level:10}" + "".join(f"{share:>8.0%}" for share in top) + f"{mean_rank:>12.1f}"
+            for level, top, mean_rank in score(answers, truths)
+        ),
+    ]
+
+
 def rank(ranking: Sequence[str], causes: frozenset[str], candidates: int) -> float:
     """The rank of the first cause in the ranking, from 1.
 

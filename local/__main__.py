@@ -14,6 +14,10 @@
                             print or change the traffic
     ./run.sh sampling [--percent P]
                             print or change the percentage of traces that are recorded
+    ./run.sh experiment SCENARIO --seed N --out DIR [--blind]
+                            run faults by a scenario, verify their effects, write the traces and the truth
+    ./run.sh score ANSWERS TRUTH | --baseline NAME TRUTH
+                            how high rankings of suspects have the causes
     ./run.sh mcp            a server of the Model Context Protocol on stdin and stdout: an assistant reads the traces
     ./run.sh down           stop it; keep the data
     ./run.sh reset          stop it and delete the data
@@ -190,9 +194,24 @@ def numbers(name: str, arguments: tuple[str, ...], options: tuple[str, ...]) -> 
 
 
 def faults_api() -> control.FaultsAPI:
+    return control.FaultsAPI(*faults_address())
+
+
+def faults_address() -> tuple[str, str]:
+    """The URL of the part `faults`, and the token that changes need."""
     for running in running_stacks():
-        return control.FaultsAPI(f"http://{running.reach_address()}:{FAULTS_PORT}", running.token())
+        return f"http://{running.reach_address()}:{FAULTS_PORT}", running.token()
     raise CommandError("nothing is running whose faults could be switched; start it with ./run.sh")
+
+
+def experiment(*arguments: str) -> int:
+    if running_stacks():
+        os.environ["FAULTS_URL"], os.environ["DEMO_TOKEN"] = faults_address()
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "experiments", "experiment", *arguments])
+
+
+def score(*arguments: str) -> int:
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "experiments", "score", *arguments])
 
 
 def mcp() -> int:
@@ -258,6 +277,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "faults": faults,
     "load": load,
     "sampling": sampling,
+    "experiment": experiment,
+    "score": score,
     "mcp": mcp,
     "down": down,
     "reset": reset,

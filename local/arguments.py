@@ -10,7 +10,7 @@ class Parser(argparse.ArgumentParser):
     """Parses what follows ./run.sh COMMAND. Raises CommandError."""
 
     def __init__(self, command: str) -> None:
-        super().__init__(prog=f"./run.sh {command}", add_help=False, allow_abbrev=False)
+        super().__init__(prog=f"./run.sh {command}", allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise CommandError(f"{message}; {' '.join(self.format_usage().split())}")

@@ -1,0 +1,69 @@
+"""The commands behind ./run.sh experiment and ./run.sh score."""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import psycopg
+
+from experiments import running, scenario, scoring
+from faults.flags import MAX_SEED
+from local import CommandError, exit_code
+from local.arguments import Parser
+from local.control import FaultsAPI
+from telemetry.services import FAULTS_PORT, POSTGRES_PORT
+
+DATABASE_URI = f"postgresql://explorer@localhost:{POSTGRES_PORT}/postgres"
+
+
+def experiment(arguments: Sequence[str]) -> int:
+    parser = Parser("experiment")
+    parser.add_argument("scenario", metavar="SCENARIO", help="an included one, or a YAML file")
+    parser.add_argument("--seed", required=True, help="of all random numbers, a whole number")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
+    parser.add_argument("--blind", action="store_true", help="traces without labels of faults")
+    options = parser.parse_args(arguments)
+    chosen, seed = scenario.find(options.scenario), _seed(options.seed)
+    api = FaultsAPI(
+        os.environ.get("FAULTS_URL") or f"http://localhost:{FAULTS_PORT}", os.environ.get("DEMO_TOKEN") or ""
+    )
+    try:
+        running.run(chosen, seed, options.out, api, DATABASE_URI, options.blind, lambda line: print(line, flush=True))
+    except psycopg.Error as error:
+        raise CommandError(f"the trace database reports: {str(error).splitlines()[0]}; ./run.sh status") from None
+    except KeyboardInterrupt:
+        print("run.sh: interrupted; the flags are as before, and nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _seed(text: str) -> int:
+    most = MAX_SEED - scenario.MAX_PHASES  # each phase has a seed of its own
+    if text.isascii() and text.isdecimal() and int(text) <= most:
+        return int(text)
+    raise CommandError(f"--seed {text!r} is not a whole number from 0 to {most}")
+
+
+def score(arguments: Sequence[str]) -> int:
+    parser = Parser("score")
+    parser.add_argument("answers", metavar="ANSWERS", type=Path, nargs="?", help="a file of rankings, JSON or CSV")
+    parser.add_argument("truth", metavar="TRUTH", type=Path, help="truth.json, or a folder of experiments")
+    parser.add_argument("--baseline", metavar="NAME", help="score a baseline in place of ANSWERS")
+    options = parser.parse_args(arguments)
+    if bool(options.answers) == bool(options.baseline):
+        parser.error("either ANSWERS or --baseline is required")
+    truths = scoring.read_truths(options.truth)
+    files = [options.answers] if options.answers else scoring.baseline_files(options.baseline, options.truth)
+    for line in scoring.report(scoring.read_answers(files, truths), truths):
+        print(line)
+    return 0
+
+
+COMMANDS = {"experiment": experiment, "score": score}
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: nothing half-done remains
+    name, *rest = sys.argv[1:]
+    sys.exit(exit_code(lambda: COMMANDS[name](rest)))
