@@ -1,6 +1,7 @@
 """Compression of OTLP TracesData as zstd frames; those of closed partitions use a dictionary stored in the database."""
 
 import random
+from collections.abc import Callable
 
 import zstandard
 
@@ -40,6 +41,23 @@ class Dictionary:
 
     def decompressor(self) -> zstandard.ZstdDecompressor:
         return zstandard.ZstdDecompressor(dict_data=self._dictionary)
+
+
+class Decompressor:
+    """Decompresses frames, and keeps the dictionaries that they need.
+
+    `find_dictionary` returns the bytes of the dictionary with an id.
+    """
+
+    def __init__(self, find_dictionary: Callable[[int], bytes]) -> None:
+        self._find_dictionary = find_dictionary
+        self._decompressors = {0: zstandard.ZstdDecompressor()}
+
+    def __call__(self, frame: bytes) -> bytes:
+        number = dictionary_id(frame)
+        if number not in self._decompressors:
+            self._decompressors[number] = Dictionary(self._find_dictionary(number)).decompressor()
+        return self._decompressors[number].decompress(frame)
 
 
 def dictionary_id(frame: bytes) -> int:

@@ -16,7 +16,6 @@ import aiosql
 import grpc
 import orjson
 import psycopg
-import zstandard
 from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from psycopg import errors, sql
@@ -25,9 +24,8 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from promscale import jaeger_pb2 as messages
 from promscale import otlp
-from promscale import wire_pb2 as wire
 from promscale.database import conninfo
-from promscale.frames import Dictionary, dictionary_id
+from promscale.frames import Decompressor
 
 TRACE_READER = f"{messages.DESCRIPTOR.package}.TraceReader"
 DEPENDENCY_READER = f"{messages.DESCRIPTOR.package}.DependencyReader"
@@ -58,7 +56,6 @@ _MAX_DURATION_SECONDS = 315_576_000_000  # protobuf's limit of a Duration: 10,00
 
 _Request = TypeVar("_Request", bound=Message)
 _Query = TypeVar("_Query")
-_Item = TypeVar("_Item")
 _SearchRequest = messages.FindTracesRequest | messages.FindTraceIDsRequest | messages.FindTraceSummariesRequest
 
 _queries = aiosql.from_str((resources.files("promscale") / "sql" / "jaeger.sql").read_text(), "psycopg")
@@ -343,50 +340,10 @@ def _operations(
 
 def _traces(connection: psycopg.Connection, trace_ids: list[UUID]) -> Iterator[bytes]:
     """The traces as serialized OTLP TracesData."""
-    decompress = _Decompressor(connection)
+    decompress = Decompressor(lambda number: _queries.dictionary(connection, id=number))
     for trace_id in trace_ids:
         rows = _rows(connection, _queries.traces_data.sql, FETCH_TRACES_DATA, {"trace_id": trace_id})
-        parts = (part for data in rows for part in _parts(decompress(data)))
-        # Concatenated messages of one type are one message with the repeated fields of all.
-        yield from map(b"".join, _batches(parts, len, CHUNK_BYTES))
-
-
-class _Decompressor:
-    """Decompresses frames, and caches the dictionaries that they need for the time of a call."""
-
-    def __init__(self, connection: psycopg.Connection) -> None:
-        self._connection = connection
-        self._decompressors = {0: zstandard.ZstdDecompressor()}
-
-    def __call__(self, frame: bytes) -> bytes:
-        number = dictionary_id(frame)
-        if number not in self._decompressors:
-            self._decompressors[number] = Dictionary(_queries.dictionary(self._connection, id=number)).decompressor()
-        return self._decompressors[number].decompress(frame)
-
-
-def _parts(data: bytes) -> Iterator[bytes]:
-    """Split a serialized TracesData into several of about CHUNK_BYTES at most, or of a single larger span."""
-    if len(data) <= CHUNK_BYTES:
-        yield data
-        return
-    for source, raw_spans in otlp.sources(wire.TracesData.FromString(data)):
-        for spans in _batches(raw_spans, len, CHUNK_BYTES):
-            yield otlp.traces_data({source: spans})
-
-
-def _batches(items: Iterable[_Item], size_of: Callable[[_Item], int], limit: int) -> Iterator[list[_Item]]:
-    """The items in lists with a total size of at most `limit`, or of a single larger item."""
-    batch: list[_Item] = []
-    size = 0
-    for item in items:
-        if batch and size + size_of(item) > limit:
-            yield batch
-            batch, size = [], 0
-        batch.append(item)
-        size += size_of(item)
-    if batch:
-        yield batch
+        yield from otlp.requests(map(decompress, rows), CHUNK_BYTES)
 
 
 def _find_traces(connection: psycopg.Connection, search: Search) -> Iterator[bytes]:
@@ -410,7 +367,7 @@ def _find_trace_ids(connection: psycopg.Connection, search: Search) -> messages.
 
 
 def _find_summaries(connection: psycopg.Connection, search: Search) -> Iterator[bytes]:
-    for trace_ids in _batches(_find(connection, search), lambda trace_id: 1, SUMMARIES_PER_MESSAGE):
+    for trace_ids in otlp.batches(_find(connection, search), lambda trace_id: 1, SUMMARIES_PER_MESSAGE):
         rows = {row[0]: row for row in _queries.trace_summaries(connection, trace_ids=trace_ids)}
         response = messages.FindTraceSummariesResponse(summaries=[summary(rows[trace_id]) for trace_id in trace_ids])
         yield response.SerializeToString()

@@ -50,6 +50,9 @@ MAX_REASONS = 10
 _MINUTE_NANOS = 60 * 10**9
 
 
+Item = TypeVar("Item")
+
+
 class MalformedRequest(ValueError):
     """The request is not an ExportTraceServiceRequest."""
 
@@ -290,6 +293,39 @@ def traces_data(sources: dict[Source, list[bytes]]) -> bytes:
         scope_spans.MergeFromString(source.scope.unknown_fields)
         resource_spans.MergeFromString(source.resource.unknown_fields)
     return message.SerializeToString()
+
+
+def requests(messages: Iterable[bytes], limit: int) -> Iterator[bytes]:
+    """The spans of serialized OTLP TracesData in messages of at most `limit` bytes, or of a single larger span.
+
+    Raises DecodeError.
+    """
+    parts = (part for message in messages for part in _parts(message, limit))
+    # Concatenated messages of one type are one message with the repeated fields of all.
+    yield from map(b"".join, batches(parts, len, limit))
+
+
+def _parts(data: bytes, limit: int) -> Iterator[bytes]:
+    if len(data) <= limit:
+        yield data
+        return
+    for source, raw_spans in sources(wire.TracesData.FromString(data)):
+        for spans in batches(raw_spans, len, limit):
+            yield traces_data({source: spans})
+
+
+def batches(items: Iterable[Item], size_of: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
+    """The items in lists with a total size of at most `limit`, or of a single larger item."""
+    batch: list[Item] = []
+    size = 0
+    for item in items:
+        if batch and size + size_of(item) > limit:
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += size_of(item)
+    if batch:
+        yield batch
 
 
 def _by_trace(spans: Iterable[Span]) -> dict[bytes, list[Span]]:
