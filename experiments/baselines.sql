@@ -1,8 +1,13 @@
--- Two simple methods of finding the operation in which a fault is. They compare two periods, before and during it, and
+-- Two baselines for finding the operation in which a fault is. They compare two periods, before and during it, and
 -- rank operations. A period has the traces whose root span starts and ends in it.
 --
---     ./run.sh psql -v before_from="'2026-01-01 12:00'" -v before_to="'2026-01-01 12:05'" \
---         -v during_from="'2026-01-01 12:05'" -v during_to="'2026-01-01 12:10'" -f experiments/baselines.sql
+-- psql inserts the value of a parameter as a piece of SQL, so a text needs its own quotes:
+--     psql -v before_from="'2026-01-01 12:00'" -v before_to="'2026-01-01 12:05'" -v during_from="'2026-01-01 12:05'" \
+--         -v during_to="'2026-01-01 12:10'" -f experiments/baselines.sql
+\if :{?before_from} \else \set before_from 'now() - interval ''10 minutes''' \endif
+\if :{?before_to}   \else \set before_to   'now() - interval ''5 minutes''' \endif
+\if :{?during_from} \else \set during_from 'now() - interval ''5 minutes''' \endif
+\if :{?during_to}   \else \set during_to   'now()' \endif
 
 -- name: self_time(before_from, before_to, during_from, during_to)
 -- Of which operation has the self time grown most?
