@@ -76,7 +76,7 @@ def report(answers: Mapping[str, Ranking], truths: Sequence[Truth]) -> list[str]
     without = len(truths) - len(scored)
     titles = "".join(f"{f'top-{top}':>8}" for top in TOP)
     return [
-        f"{len(scored)} experiments, {answered} of them with an answer"
+        f"experiments: {len(scored)}; with an answer: {answered}"
         + (f"; not scored, because no fault had an effect: {without}" if without else ""),
         f"{'':10}{titles}{'mean rank':>12}",
         *(

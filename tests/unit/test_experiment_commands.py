@@ -28,7 +28,7 @@ def test_scores_of_answers_and_of_a_baseline(checkout, folder):
     (folder / "answers.csv").write_text("experiment,rank,service\na1,1,digit\n")
     scored = checkout.run("score", str(folder / "answers.csv"), str(folder))
     assert scored.stdout.splitlines() == [
-        "1 experiments, 1 of them with an answer",
+        "experiments: 1; with an answer: 1",
         "             top-1   top-3   top-5   mean rank",
         "service       100%    100%    100%         1.0",
         "operation       0%    100%    100%         2.0",
@@ -50,7 +50,7 @@ def test_scores_of_answers_and_of_a_baseline(checkout, folder):
         (("score", "answers.json", "nothing"), "nothing: there is no truth.json here"),
         (("experiment",), "the following arguments are required: SCENARIO, --seed, --out; usage: ./run.sh experiment"),
         (("experiment", "outage", "--seed", "7", "--out", "x"), "there is no scenario 'outage'; name one of errors-"),
-        (("experiment", "retry-storm", "--seed", "-7", "--out", "x"), "expected one argument"),
+        (("experiment", "retry-storm", "--seed", "-7", "--out", "x"), "--seed '-7' is not a whole number from 0 to "),
         (("experiment", "retry-storm", "--seed", "seven", "--out", "x"), "--seed 'seven' is not a whole number from 0"),
         (("experiment", "retry-storm", "--seed", "7", "--out", "x", "--fast"), "unrecognized arguments: --fast"),
     ],
