@@ -1,0 +1,106 @@
+"""The commands behind ./run.sh export and ./run.sh import."""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from local import exit_code
+from telemetry.services import POSTGRES_PORT
+from transfer import FORMATS, LAYOUTS, TransferError, export, import_files
+from transfer.exporting import DEFAULT_FROM, DEFAULT_TO, ROOT_SERVICE
+
+DATABASE_URI = f"postgresql://explorer@localhost:{POSTGRES_PORT}/postgres"
+ENDPOINT = "localhost:9202"
+# Their values may begin with a hyphen, which argparse takes for an option.
+_TIMES = ("--from", "--to", "--inject-time")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise TransferError(f"{self.prog}: {message}; {self.prog} --help lists the options")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="./run.sh", add_help=False)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+
+    exporting = commands.add_parser("export", help="write stored traces to files")
+    exporting.add_argument("folder", metavar="DIR", type=Path, help="a new or empty folder")
+    exporting.add_argument("--format", default="", help=f"{', '.join(FORMATS)}")
+    exporting.add_argument(
+        "--from", dest="time_from", metavar="T", default=DEFAULT_FROM, help="2026-01-31T12:00:00Z, -1h (default), ..."
+    )
+    exporting.add_argument("--to", dest="time_to", metavar="T", default=DEFAULT_TO, help="the default is now")
+    exporting.add_argument(
+        "--where",
+        metavar="SQL",
+        default="",
+        help="only traces with a span that fulfils this condition on the columns of ps_trace.span",
+    )
+    exporting.add_argument(
+        "--without-labels", action="store_true", help="leave out labels of faults, and the table of the faults"
+    )
+    exporting.add_argument("--layout", default="", help=f"a folder for another tool: {', '.join(LAYOUTS)}")
+    exporting.add_argument(
+        "--inject-time", metavar="T", help="of a layout: when the fault began (default: the first in demo.fault)"
+    )
+    exporting.add_argument(
+        "--root-service",
+        metavar="NAME",
+        default=ROOT_SERVICE,
+        help="of the layout rcabench: the service that the load comes from, which is called loadgenerator there"
+        f" (default: {ROOT_SERVICE})",
+    )
+    importing = commands.add_parser("import", help="store the spans of files")
+    importing.add_argument("files", metavar="FILE", nargs="+", type=Path)
+    importing.add_argument("--endpoint", default=ENDPOINT, help=f"promscale's gRPC (default: {ENDPOINT})")
+    for command in (exporting, importing):
+        command.add_argument("--database", metavar="URI", default=DATABASE_URI, help=f"default: {DATABASE_URI}")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    options = _parser().parse_args(_joined(arguments))
+    if options.command == "import":
+        return _import(options)
+    done = export(
+        options.database,
+        options.time_from,
+        options.time_to,
+        options.folder,
+        file_format=options.format,
+        where=options.where,
+        labels=not options.without_labels,
+        layout=options.layout,
+        inject_time=options.inject_time,
+        root_service=options.root_service,
+    )
+    print(f"Exported {done.spans:,} spans: {', '.join(map(str, done.files))}")
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    done = import_files(options.files, options.endpoint, options.database)
+    old = done.read - done.new - done.refusals.count
+    print(f"Imported {done.read:,} spans: {done.new:,} new, {old:,} stored already, {done.refusals.count:,} refused")
+    if done.refusals.count:
+        raise TransferError(f"promscale refused {done.refusals.count:,} spans: {done.refusals}")
+    return 0
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """The arguments with "--from", "-1h" as "--from=-1h"."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] in _TIMES:
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: nothing half-done remains
+    sys.exit(exit_code(lambda: main(sys.argv[1:])))
