@@ -1,4 +1,4 @@
-"""The commands behind ./run.sh experiment and ./run.sh score."""
+"""The command behind ./run.sh experiment."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 
-from experiments import running, scenario, scoring
+from experiments import running, scenario
 from faults.flags import MAX_SEED
 from local import CommandError, exit_code
 from local.arguments import Parser
@@ -18,7 +18,7 @@ from telemetry.services import FAULTS_PORT, POSTGRES_PORT
 DATABASE_URI = f"postgresql://explorer@localhost:{POSTGRES_PORT}/postgres"
 
 
-def experiment(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     parser = Parser("experiment")
     parser.add_argument("scenario", metavar="SCENARIO", help="an included one, or a YAML file")
     parser.add_argument("--seed", required=True, help="of all random numbers, a whole number")
@@ -46,24 +46,6 @@ def _seed(text: str) -> int:
     raise CommandError(f"--seed {text!r} is not a whole number from 0 to {most}")
 
 
-def score(arguments: Sequence[str]) -> int:
-    parser = Parser("score")
-    parser.add_argument("answers", metavar="ANSWERS", type=Path, nargs="?", help="a file of rankings, JSON or CSV")
-    parser.add_argument("truth", metavar="TRUTH", type=Path, help="truth.json, or a folder of experiments")
-    parser.add_argument("--baseline", metavar="NAME", help="score a baseline in place of ANSWERS")
-    options = parser.parse_args(arguments)
-    if bool(options.answers) == bool(options.baseline):
-        parser.error("either ANSWERS or --baseline is required")
-    truths = scoring.read_truths(options.truth)
-    files = [options.answers] if options.answers else scoring.baseline_files(options.baseline, options.truth)
-    for line in scoring.report(scoring.read_answers(files, truths), truths):
-        print(line)
-    return 0
-
-
-COMMANDS = {"experiment": experiment, "score": score}
-
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: nothing half-done remains
-    name, *rest = sys.argv[1:]
-    sys.exit(exit_code(lambda: COMMANDS[name](rest)))
+    sys.exit(exit_code(lambda: main(sys.argv[1:])))

@@ -205,13 +205,14 @@ def faults_address() -> tuple[str, str]:
 
 
 def experiment(*arguments: str) -> int:
+    environment.install("transfer")
     if running_stacks():
         os.environ["FAULTS_URL"], os.environ["DEMO_TOKEN"] = faults_address()
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "experiments", "experiment", *arguments])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "experiments", *arguments])
 
 
 def score(*arguments: str) -> int:
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "experiments", "score", *arguments])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "experiments.score", *arguments])
 
 
 def mcp() -> int:
