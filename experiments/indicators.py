@@ -86,7 +86,7 @@ class Indicator:
 
 INDICATORS: Mapping[str, Indicator] = {
     "generator.parallel_fetching": Indicator(DURATION, "generator", "generator.generate", rises=False),
-    "generator.retry_storm": Indicator(CALLS, "generator", "GET"),
+    "generator.retry_storm": Indicator(HANDLED, "generator"),
     "generator.stale_cache": Indicator(CALLS, "generator", "GET", rises=False),
     "generator.swallowed_errors": Indicator(HANDLED, "generator"),
     "upper.clock_skew": Indicator(OUTSIDE, "upper", "GET /"),

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 from psycopg.conninfo import make_conninfo
+from pyarrow import parquet
 
 from experiments import control
 from experiments.running import ExperimentError, run
@@ -52,10 +53,8 @@ class Demo:
         faults = {name: flag.variant for name, flag in flags.items() if flag.is_fault and flag.variant != "off"}
         return faults, flags["load"].variant, flags["sampling"].variant
 
-    def run(self, out, seconds=1, export=lambda folder, periods: folder.mkdir()) -> list[str]:
-        lines = []
-        run(scenario(seconds), 7, out, FaultsAPI(self.url, ""), self.database, export, lines.append)
-        return lines
+    def run(self, out, seconds=1, blind=False, report=print) -> None:
+        run(scenario(seconds), 7, out, FaultsAPI(self.url, ""), self.database, blind, report)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -69,7 +68,7 @@ class Demo:
             if state not in self.states:
                 self.states.append(state)
             slow = state[0].get("digit.slow_characters") == "strong"
-            made = passwords(seed, 2, SLOW if slow else None, minutes=1 / 600)
+            made = passwords(seed, 10, SLOW if slow else None, minutes=1 / 600)
             characters = "47" if slow else ""
             self._promscale.export(labelled(made, datetime.now(UTC), "digit.slow_characters", "digit", characters))
 
@@ -95,14 +94,8 @@ def read(file):
 
 def test_an_experiment(demo, results):
     before = demo.state()
-    exported = []
-
-    def export(folder, periods):
-        folder.mkdir()
-        exported.extend(periods)
-
-    out = results / "first"
-    lines = demo.run(out, seconds=5, export=export)
+    out, lines = results / "first", []
+    demo.run(out, seconds=5, report=lines.append)
     assert demo.state() == before
     assert ({}, "users=2,rate=3,seed=7", "percent=100") in demo.states
     assert ({"digit.slow_characters": "strong"}, "users=2,rate=3,seed=8", "percent=50") in demo.states
@@ -124,33 +117,49 @@ def test_an_experiment(demo, results):
         ("slow", True, "digit/process_digit")
     }
     periods = read(out / "traces" / "periods.json")
-    assert [[period.start.isoformat(), period.end.isoformat()] for period in exported] == [
-        [*periods["before"].values()], [*periods["during"].values()]
-    ]  # fmt: skip
+    assert periods["experiment"] == manifest["experiment"]
+    for phase, period in zip(manifest["phases"], (periods["before"], periods["during"]), strict=True):
+        assert {**phase, **period} == phase
+    exported = parquet.read_table(out / "traces" / "parquet" / "spans.parquet")
+    assert exported.num_rows == sum(phase["spans"] for phase in manifest["phases"])
+    assert "demo.fault.name" in str(exported.column("span_tags").to_pylist())
 
     truths = read_truths(results)
     answers = read_answers(baseline_files("self_time", results), truths)
     assert [(found.top[0], found.mean_rank) for found in score(answers, truths)] == [(1, 1), (1, 1)]
 
 
+def test_blind_traces_do_not_tell_the_answer(demo, results):
+    demo.run(results / "first", blind=True)
+    files = [path for path in (results / "first" / "traces").rglob("*") if path.is_file()]
+    assert sorted(path.name for path in files) == ["periods.json", "spans.parquet", "traces.otlp"]
+    for word in (b"slow_characters", b"demo.fault", b"feature_flag", b"strong", b"example", b"is slow"):
+        assert not [path for path in files if word in path.read_bytes()], word
+    assert b"process_digit" in (results / "first" / "traces" / "otlp" / "traces.otlp").read_bytes()
+    exported = parquet.read_table(results / "first" / "traces" / "parquet" / "spans.parquet").to_pylist()
+    texts = str(exported)
+    assert "process_digit" in texts and not any(word in texts for word in ("demo.fault", "feature_flag", "strong"))
+    assert "digit.slow_characters" in (results / "first" / "affected_spans.jsonl").read_text()
+
+
 def test_after_a_failure_the_stack_is_as_before_and_no_folder_remains(demo, results):
     demo.file.set({"upper.errors": "strong"}, load={"users": 5}, sampling={"percent": 20})
     before = demo.state()
 
-    def interrupt(folder, periods):
-        folder.mkdir()
-        (folder / "spans").write_text("half")
-        raise KeyboardInterrupt
+    def interrupt(line):
+        if line == "Exporting the traces":
+            assert [*results.glob("*/truth.json")]
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        demo.run(results / "first", export=interrupt)
+        demo.run(results / "first", report=interrupt)
     assert demo.state() == before
     assert list(results.iterdir()) == []
 
 
 def test_it_replaces_nothing(demo, results):
     (results / "notes.txt").write_text("mine")
-    with pytest.raises(ExperimentError, match="results exists already; name a new folder"):
+    with pytest.raises(CommandError, match="results is not an empty folder; name a new one"):
         demo.run(results)
     assert [file.name for file in results.iterdir()] == ["notes.txt"]
     assert demo.states in ([demo.state()], [])
@@ -158,7 +167,7 @@ def test_it_replaces_nothing(demo, results):
 
 def test_no_demo_is_running(results, dsn):
     with pytest.raises(CommandError, match="the part faults does not answer at http://127"):
-        run(scenario(1), 7, results / "first", FaultsAPI("http://127.0.0.1:9", ""), dsn, lambda *_: None, print)
+        run(scenario(1), 7, results / "first", FaultsAPI("http://127.0.0.1:9", ""), dsn, False, print)
     assert list(results.iterdir()) == []
 
 
@@ -168,7 +177,7 @@ def test_a_refused_change(promscale, tmp_path, results, serve):
     before = file.path.read_bytes()
     url = serve(create_app(file, Recorder(file, promscale.dsn, None), token="a-secret-token"))
     with pytest.raises(CommandError, match=r"Changes need the token that \./run\.sh prints"):
-        run(scenario(1), 7, results / "first", FaultsAPI(url, ""), promscale.dsn, lambda *_: None, print)
+        run(scenario(1), 7, results / "first", FaultsAPI(url, ""), promscale.dsn, False, print)
     assert file.path.read_bytes() == before
     with control.restoring(FaultsAPI(url, "a-secret-token")):
         file.set({"upper.errors": "strong"})
@@ -180,5 +189,5 @@ def test_no_traces(promscale, tmp_path, results, serve):
     file.prepare()
     url = serve(create_app(file, Recorder(file, promscale.dsn, None)))
     with pytest.raises(ExperimentError, match="no trace of the phase 'normal' is stored"):
-        run(scenario(1), 7, results / "first", FaultsAPI(url, ""), promscale.dsn, lambda *_: None, print)
+        run(scenario(1), 7, results / "first", FaultsAPI(url, ""), promscale.dsn, False, print)
     assert list(results.iterdir()) == []
