@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from itertools import islice, pairwise
+from itertools import groupby, islice, pairwise
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -31,6 +31,8 @@ _THRESHOLDS = ("warning", "bad")
 _UNIT_HEIGHT = 26  # pixels of a chart per unit of `Panel.height`
 _NAME_LENGTH = 200  # of a line
 _NAMES_IN_LABEL, _NAME_LENGTH_IN_LABEL = 5, 40
+_CHANGE_LENGTH = 32  # of a change's label
+_CHANGES_IN_LABEL = 3
 
 Names = tuple[str, ...]
 
@@ -49,11 +51,15 @@ class ChartData(NamedTuple):
     colours: Mapping[str, int]  # of services, as indexes in COLOURS
     time_range: TimeRange
     screen: Screen
+    changes: Sequence[svg.Change] = ()
 
     @property
     def times(self) -> svg.TimeAxis:
         begin, end = map(links.micros, self.time_range)
-        return svg.TimeAxis(begin, end, self.screen.zone)
+        return svg.TimeAxis(begin, end, self.screen.zone, self.changes)
+
+    def time_of(self, change: svg.Change) -> str:
+        return clock(links.time(change.time), self.screen.zone)
 
     @property
     def period(self) -> str:
@@ -65,6 +71,7 @@ class Chart(NamedTuple):
     legend: Sequence[tuple[str, str]] = ()  # name and colour of each line
     thresholds: Sequence[tuple[str, str]] = ()  # class and text of each horizontal line
     most: int = 0  # the largest number of a heat map's cells
+    has_changes: bool = False
 
 
 class Share(NamedTuple):
@@ -80,6 +87,23 @@ class Share(NamedTuple):
 def chart(panel: Panel, data: ChartData) -> Chart:
     """The chart of a panel for which `is_chart` holds."""
     return _CHARTS[panel.kind](panel, data)
+
+
+def changes(result: QueryResult) -> list[svg.Change]:
+    """The marks of the rows of the statement `fault_changes`: one for all that was switched at the same time."""
+    rows = sorted(result.as_dicts(), key=lambda row: (row["time"], row["flag"]))
+    marks = []
+    for time, group in groupby(rows, key=lambda row: row["time"]):
+        switched = list(group)
+        first = f"{switched[0]['flag']} {switched[0]['to_variant']}"
+        label = first if len(switched) == 1 else f"{len(switched)} flags"
+        words = [f"{row['flag']} from {row['from_variant']} to {row['to_variant']}" for row in switched]
+        marks.append(svg.Change(links.micros(time), cut(label, _CHANGE_LENGTH), ", ".join(words)))
+    return marks
+
+
+def has_time_axis(panel: Panel) -> bool:
+    return panel.kind in (Kind.SERIES, Kind.HEATMAP)
 
 
 def is_chart(panel: Panel) -> bool:
@@ -155,11 +179,12 @@ def _series(panel: Panel, data: ChartData) -> Chart:
     ]
     measure = unit(data.result.columns[_number_columns(data.result)[0]])
     thresholds = dict(zip(_THRESHOLDS, panel.thresholds or (), strict=False))
-    frame = _frame(panel, data, f"Lines over time, {data.period}: {_ranges(lines, measure)}")
+    frame = _frame(panel, data, f"Lines over time, {data.period}: {_ranges(lines, measure)}{_changed(data)}")
     return Chart(
         plot=svg.lines(frame, data.times, _steps(data.result), lines, measure, thresholds),
         legend=[(line.name, line.colour) for line in lines] if len(lines) > 1 else [],
         thresholds=[(name, f"{name} from {value:g}{measure.text}") for name, value in thresholds.items()],
+        has_changes=bool(data.changes),
     )
 
 
@@ -194,8 +219,11 @@ def _heatmap(panel: Panel, data: ChartData) -> Chart:
     for place, bucket, number in zip(places, buckets, requests, strict=True):
         rows[bucket - low][place] = number
     cells = _cells(panel, low, len(rows), None)
-    frame = _frame(panel, data, f"A heat map of durations over time, {data.period}: {_durations(low, rows)}")
-    return Chart(plot=svg.heatmap(frame, data.times, _steps(data.result), rows, cells), most=max(requests))
+    frame = _frame(
+        panel, data, f"A heat map of durations over time, {data.period}: {_durations(low, rows)}{_changed(data)}"
+    )
+    plot = svg.heatmap(frame, data.times, _steps(data.result), rows, cells)
+    return Chart(plot, most=max(requests), has_changes=bool(data.changes))
 
 
 def _histogram(panel: Panel, data: ChartData) -> Chart:
@@ -225,6 +253,16 @@ def _ranges(lines: Sequence[svg.Line], measure: Unit) -> str:
         texts.append(f"{cut(line.name, _NAME_LENGTH_IN_LABEL)} from {least} to {greatest}")
     more = len(lines) - len(texts)
     return ", ".join(texts) + (f", and {more} more" if more else "")
+
+
+def _changed(data: ChartData) -> str:
+    """The latest marks in words."""
+    if not data.changes:
+        return ""
+    latest = data.changes[-_CHANGES_IN_LABEL:]
+    words = [f"{data.time_of(change)} {cut(change.text, _NAME_LENGTH)}" for change in latest]
+    more = len(data.changes) - len(latest)
+    return ". Switched: " + "; ".join(words) + (f", and {more} times before" if more else "")
 
 
 def _durations(low: int, rows: Sequence[Sequence[int]]) -> str:

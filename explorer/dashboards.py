@@ -148,7 +148,8 @@ def create_dashboards(uri: str) -> Flask:
             return render_template("panel_error.html", message=message(error)), 500
         if not results[0].rows:
             return render_template("panel_empty.html", dashboard=dashboard)
-        data = charts.ChartData(results[0], colours, view.time_range, screen)
+        changes = _changes(database, view) if charts.has_time_axis(panel) else []
+        data = charts.ChartData(results[0], colours, view.time_range, screen, changes)
         match panel.kind, results:
             case Kind.TABLE, [rows]:
                 table = tables.table(panel, rows, colours, screen.zone, view.time_range)
@@ -168,6 +169,14 @@ def create_dashboards(uri: str) -> Flask:
         )
 
     return app
+
+
+def _changes(database: Database, view: View) -> list[svg.Change]:
+    """When faults were switched, as marks; none in a store of other traces, where nothing records it."""
+    try:
+        return charts.changes(database.query("fault_changes", view._asdict()))
+    except psycopg.errors.UndefinedTable:
+        return []
 
 
 def _search(dashboard: Dashboard, view: View) -> dict[str, str]:

@@ -55,6 +55,11 @@ def micros(time: datetime) -> int:
     return (time - _EPOCH) // timedelta(microseconds=1)
 
 
+def time(micros: int) -> datetime:
+    """The time so many microseconds after 1970."""
+    return _EPOCH + timedelta(microseconds=micros)
+
+
 def _limited(path: str) -> str:
     return path if len(path) <= MAX_URL_LENGTH else ""
 

@@ -47,12 +47,22 @@ class Frame(NamedTuple):
         return Scale(low, high, self.height - _BOTTOM, _TOP)
 
 
+class Change(NamedTuple):
+    """A vertical mark: at `time`, in microseconds since 1970, something was changed, as `text` says."""
+
+    time: int
+    label: str  # is left out where there is no room for it
+    text: str
+
+
 class TimeAxis(NamedTuple):
-    """What all charts of a page share: a time range, in microseconds since 1970, and the zone of its texts."""
+    """What all charts of a page share: a time range, in microseconds since 1970, the zone of its texts, and changes in
+    the order of time."""
 
     begin: int
     end: int
     zone: tzinfo
+    changes: Sequence[Change] = ()
 
 
 class Steps(NamedTuple):
@@ -156,7 +166,26 @@ def _time_plot(
 ) -> Markup:
     x = frame.x(times.begin, times.end)
     axis = _x_axis(frame, x, time_ticks(times.begin, times.end, frame.inner[0] // _TIME_GAP, times.zone), _TIME_GAP)
-    return _plot(frame, kind, x, y, axis + content, **steps._asdict(), unit=unit.text, zone=str(times.zone))
+    changes = [change for change in times.changes if times.begin <= change.time <= times.end]
+    content = axis + content + _changes(frame, x, changes)
+    data = {**steps._asdict(), "unit": unit.text, "zone": str(times.zone)}
+    return _plot(frame, kind, x, y, content, **data, changes=[(change.time, change.text) for change in changes])
+
+
+def _changes(frame: Frame, x: Scale, changes: Sequence[Change]) -> str:
+    """Vertical lines, with their labels to the right, or to the left before the right border, unless they overlap."""
+    lines = [f'<path d="M{x(change.time):.1f} {_TOP}V{frame.height - _BOTTOM}"/>' for change in changes]
+    labels = []
+    free_from = float(_LEFT)
+    for change in changes:
+        place, width = x(change.time), len(change.label) * _CHARACTER
+        is_left = place + width > frame.width - _RIGHT
+        if place - width * is_left < free_from:
+            continue
+        free_from = place + width * (not is_left)
+        side = f'x="{place - 4:.1f}" class="left"' if is_left else f'x="{place + 4:.1f}"'
+        labels.append(f'<text {side} y="{_TOP + 10}">{escape(change.label)}</text>')
+    return _group("changes", [*lines, *labels]) if changes else ""
 
 
 def _plot(frame: Frame, kind: str, x: Scale, y: Scale, content: str, **data: Any) -> Markup:

@@ -25,7 +25,7 @@ POLL_SECONDS = 0.25  # how often the file is checked for changes that were made 
 RETRY_SECONDS = 1
 CONNECT_SECONDS = 3
 
-_SCHEMA = Path(__file__).with_name("schema.sql").read_text()
+SCHEMA = Path(__file__).with_name("schema.sql").read_bytes()
 _STATEMENTS = aiosql.from_path(Path(__file__).with_name("recorder.sql"), "psycopg")
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -123,7 +123,7 @@ class Recorder:
                 states = list(self._waiting)
             try:
                 with psycopg.connect(self._uri, connect_timeout=CONNECT_SECONDS) as connection:
-                    connection.execute(_SCHEMA.encode())
+                    connection.execute(SCHEMA)
                     record(connection, states)
             except psycopg.Error as error:
                 reason = str(error).splitlines()[0]

@@ -1,7 +1,7 @@
 """Builds Grafana's dashboards from the definition in queries/.
 
 `python -m grafana.builder [URI]` writes grafana/dashboards/ and grafana/home/. URI is a database with promscale's
-schema, from which the builder learns the statements' columns; by default that of the running stack.
+schema and that of faults/, from which the builder learns the statements' columns; by default that of the running stack.
 
 The Grafana Foundation SDK knows the JSON of dashboards. This module decides how each kind of panel looks, and writes
 the SQL in the form that Grafana needs: https://grafana.com/docs/grafana/latest/datasources/postgres/ and the sources
@@ -179,6 +179,18 @@ EDGE_COLUMNS = """\
 source,
     target"""
 
+# Grafana recognises the fields of an annotation by these names. Tags are separated by commas.
+CHANGES_SQL = """\
+select
+    time,
+    string_agg(concat(flag, ' from ', from_variant, ' to ', to_variant), ', ' order by flag) as text,
+    string_agg(distinct service_name, ',') as tags
+from (
+{sql}
+) as changes
+group by time
+order by time"""
+
 # Grafana reports an error for a variable whose query returns no rows: return the default then.
 CHOICE_SQL = """\
 with choices as (
@@ -233,7 +245,7 @@ PanelBuilder = (
 
 
 def describe(connection: psycopg.Connection) -> Statements:
-    """All statements by their names, with the columns that PostgreSQL returns; it must have promscale's schema."""
+    """All statements by their names, with the columns that PostgreSQL returns; it must have both schemas."""
     executable = aiosql.from_path(queries.FOLDER, "psycopg", kwargs_only=True)
     now = datetime.now(UTC)
     # An empty time range: only the columns are needed.
@@ -561,9 +573,22 @@ def dashboard(definition: Dashboard, statements: Statements) -> model.Dashboard:
             sql = statements[panel.statements[0]].within(CHOICE_SQL, columns=TRACE_COLUMNS, default="'', 'none'")
             built.with_variable(choice("trace", panel.title, sql, ""))
     built.with_variable(jaeger())
+    built.annotation(changes(statements["fault_changes"]))
     for number, panel in enumerate(definition.panels, start=1):
         built.with_panel(build_panel(panel, statements, number))
     return built.build()
+
+
+def changes(statement: Statement) -> build.AnnotationQuery:
+    """Vertical marks on all charts with a time axis: when faults were switched."""
+    return (
+        build.AnnotationQuery()
+        .name("Faults switched")
+        .datasource(SQL)
+        .enable(True)
+        .icon_color("blue")
+        .target(Query(statement.within(CHANGES_SQL), "table", "Anno"))
+    )
 
 
 def literal(value: str) -> str:
@@ -629,7 +654,7 @@ def main(uri: str = DATABASE) -> None:
         with psycopg.connect(uri) as connection:
             statements = describe(connection)
     except psycopg.Error as error:
-        sys.exit(f"grafana.builder: {error}. It needs a database with promscale's schema: ./run.sh starts one.")
+        sys.exit(f"grafana.builder: {error}. It needs the database of the demo: ./run.sh starts it.")
     for path, content in files(statements).items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(content)

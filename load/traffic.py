@@ -7,7 +7,7 @@ import sys
 import threading
 from typing import NamedTuple, TypeVar
 
-from faults.flags import MAX_SEED
+from faults.flags import DEFAULT_RATE, DEFAULT_USERS, FlagError, seed_of
 from telemetry.flags import state
 
 MAX_SETTING = 1_000_000
@@ -30,7 +30,11 @@ class Traffic(NamedTuple):
 
 def default_traffic() -> Traffic:
     """The traffic by the environment variables. Ends the process with one line for an invalid value."""
-    return Traffic(_setting("LOAD_USERS", "3", int), _setting("LOAD_RATE", "1", float), _seed())
+    try:
+        seed = seed_of(os.environ)
+    except FlagError as error:
+        sys.exit(f"load: {error}")
+    return Traffic(_setting("LOAD_USERS", DEFAULT_USERS, int), _setting("LOAD_RATE", DEFAULT_RATE, float), seed)
 
 
 def current_traffic(default: Traffic) -> Traffic:
@@ -63,9 +67,9 @@ class Requests:
         return Request(source, source.randint(*LENGTHS), None if seed is None else number / self._traffic.rate)
 
 
-def _setting(name: str, default: str, kind: type[Number]) -> Number:
+def _setting(name: str, default: Number, kind: type[Number]) -> Number:
     """The number above 0 in an environment variable."""
-    text = os.environ.get(name) or default
+    text = os.environ.get(name) or str(default)
     try:
         value = kind(text)
     except ValueError:
@@ -74,12 +78,3 @@ def _setting(name: str, default: str, kind: type[Number]) -> Number:
         article = "a whole" if kind is int else "a"
         sys.exit(f"load: {name}={text!r} is not {article} number above 0 and below {MAX_SETTING}")
     return value
-
-
-def _seed() -> int | None:
-    text = os.environ.get("DEMO_SEED")
-    if not text:
-        return None
-    if not (text.isascii() and text.isdecimal() and int(text) <= MAX_SEED):
-        sys.exit(f"load: DEMO_SEED={text!r} is not a whole number from 0 to {MAX_SEED}")
-    return int(text)

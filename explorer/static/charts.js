@@ -5,6 +5,7 @@ import { clock, duration } from "./units.js";
 const SVG = "http://www.w3.org/2000/svg";
 const CLICK_PIXELS = 4; // a pointer that moves less is clicking
 const BOX_PIXELS = 10; // a drag on a heat map selects a box if it is at least that high
+const CHANGE_PIXELS = 6; // beside its mark, a change is in the tooltip
 const MIN_RANGE = 1000; // milliseconds
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
@@ -181,6 +182,16 @@ function tipRow(plot, { mark, name, value, isNear }) {
   return row;
 }
 
+// The changes in the step at a place, and beside it: [time, text].
+function changesNear(plot, at) {
+  const { start, end } = timesOf(plot, stepAt(plot, at)), x = across(plot, at);
+  return (plot.changes ?? []).filter(([time]) => (time >= start && time < end) || Math.abs(across(plot, time) - x) <= CHANGE_PIXELS);
+}
+
+function changeRow(plot, [time, text]) {
+  return element("div", "change", element("span", "", timeOf(plot, time).slice(11)), element("bdi", "", text));
+}
+
 function show() {
   const { plot: shown, at } = cursor, plot = model(shown), index = stepAt(plot, at), entries = entriesAt(shown, cursor);
   drawCursor(plot.zone ? at : undefined);
@@ -191,7 +202,7 @@ function show() {
     shown.classList.toggle("linked", Boolean(near.mark.url));
   }
   const head = plot.zone ? [element("div", "time", entries.length ? period(plot, timesOf(plot, index)) : timeOf(plot, at))] : [];
-  say([...head, ...entries.map((entry) => tipRow(plot, entry))]);
+  say([...head, ...entries.map((entry) => tipRow(plot, entry)), ...changesNear(plot, at).map((change) => changeRow(plot, change))]);
 }
 
 // Show these elements in the tooltip, beside the pointer or the cursor. Only what the keyboard does is read aloud.

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -15,10 +16,11 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from faults.recorder import SCHEMA, State, record
 from local.postgres import Cluster, as_account
 from promscale.store import Store
 from promscale.upkeep import Upkeep
-from tests.store.known_traces import export_passwords
+from tests.store.known_traces import NOON, export_passwords
 from tests.store.running import Promscale, value_of
 from tests.waiting import free_port, wait_until
 
@@ -125,12 +127,15 @@ def empty_dsn(postgres_uri, superuser_uri):
 
 @pytest.fixture(scope="session")
 def migrated(postgres_uri, superuser_uri):
-    """The name of a database with the store's schema, from which others are copied: that is faster than migrating."""
+    """The name of a database with the schemas of the store and of faults/, from which others are copied: that is faster
+    than migrating."""
     with (
         new_database(postgres_uri, superuser_uri) as dsn,
         psycopg.connect(superuser_uri, autocommit=True) as connection,
     ):
         Store(dsn).migrate()
+        with psycopg.connect(dsn) as owner:
+            owner.execute(SCHEMA)
         name = str(conninfo_to_dict(dsn)["dbname"])
         # A database with connections cannot be copied, and TimescaleDB's background workers would connect.
         connection.execute(sql.SQL("alter database {} allow_connections false").format(sql.Identifier(name)))
@@ -175,6 +180,13 @@ def upkeep(dsn):
 
 
 @pytest.fixture
-def traces(promscale):
-    """The root spans of known_traces.export_passwords, which are stored."""
+def traces(promscale, database):
+    """The root spans of known_traces.export_passwords, which are stored. A fault was switched in their time."""
+    switch_fault(database, NOON + timedelta(minutes=1))
     return export_passwords(promscale)
+
+
+def switch_fault(database: psycopg.Connection, time: datetime) -> None:
+    """Record that digit.errors was switched from mild to strong."""
+    variants = {time - timedelta(hours=1): "mild", time: "strong"}
+    record(database, [State(begin, None, {"digit.errors": variant}) for begin, variant in variants.items()])

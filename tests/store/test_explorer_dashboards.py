@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from html import unescape
 from xml.etree import ElementTree
 
@@ -17,6 +17,7 @@ from explorer import database as database_module
 from explorer.dashboards import DASHBOARDS, create_dashboards
 from explorer.traces import create_traces
 from queries import Kind
+from tests.store.conftest import switch_fault
 from tests.store.otlp_messages import add_service, child, request, span
 
 HOSTILE = "<script>alert('1')</script>"
@@ -519,3 +520,26 @@ def test_a_service_has_the_same_colour_everywhere(client, browser, promscale):
 )
 def test_links_to_traces_have_the_host_of_the_request(client, host, traces):
     assert f'href="http://{traces}:16686/search"' in client.get("/", headers={"Host": host}).text
+
+
+# Marks of changes ----------------------------------------------------------------------------------------------------
+
+OVER_TIME = [(dashboard, number) for dashboard, number, panel in PANELS if panel.kind in (Kind.SERIES, Kind.HEATMAP)]
+CHANGE = "digit.errors from mild to strong"
+
+
+@pytest.mark.parametrize(("dashboard", "number"), OVER_TIME)
+def test_charts_mark_when_a_fault_was_switched(client, traffic, database, dashboard, number):
+    switch_fault(database, datetime.now(UTC) - timedelta(minutes=2))
+    shown = client.get(url(dashboard, number)).text
+    assert CHANGE in shown and "a fault was switched" in shown
+    before = client.get(url(dashboard, number), query_string={"from": "now-15m", "to": "now-150s"}).text
+    assert 'class="plot' in before and CHANGE not in before
+
+
+def test_in_a_store_without_recorded_faults_charts_have_no_marks(client, traffic, database):
+    database.execute("drop schema demo cascade")
+    for dashboard, number in OVER_TIME:
+        answer = client.get(url(dashboard, number))
+        assert answer.status_code == 200
+        assert 'class="plot' in answer.text and "a fault was switched" not in answer.text

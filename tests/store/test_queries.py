@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from local import CHECKOUT, postgres
 from queries import UNITS
+from tests.store.conftest import switch_fault
 from tests.store.known_traces import ALL, CLIENT, DIGIT, FAILED, GENERATE, NOON, PASSWORD, SERVER, Export
 from tests.store.otlp_messages import add_service
 from tests.store.store_contents import close_all
@@ -40,8 +41,9 @@ def ask(database):
 
 
 @pytest.fixture
-def traffic(promscale):
-    """A password that was generated two minutes ago."""
+def traffic(promscale, database):
+    """A password that was generated two minutes ago, and a fault that was switched then."""
+    switch_fault(database, datetime.now(UTC) - timedelta(minutes=2))
     export = Export()
     export.add_trace(PASSWORD, datetime.now(UTC) - timedelta(minutes=2), failed=FAILED)
     promscale.export(export.message)
@@ -632,6 +634,22 @@ def test_a_sample_is_stable(many_calls, sample, upkeep, database):
     upkeep.summarise(0)
     assert database.execute("select count(*) from _promscale.touched_minute").fetchone() == (0,)
     assert sample(**HOUR, **BUY) == before
+
+
+# 07 ------------------------------------------------------------------------------------------------------------------
+
+
+def test_which_faults_were_on(traces, ask):
+    rows = ask("faults_on", time_from=NOON, time_to=NOON + timedelta(minutes=3))
+    begin, switched, end = minutes(0, 1, 3)
+    digit = ("digit.errors", "digit")
+    assert [(*row[:2], row[2], row[4]) for row in rows] == [(begin, switched, *digit), (switched, end, *digit)]
+    assert [row[3] for row in rows] == ["mild", "strong"]
+
+
+def test_when_faults_were_switched(traces, ask):
+    [switched] = ask("fault_changes", **ALL)
+    assert switched == (*minutes(1), "digit.errors", "digit", "mild", "strong")
 
 
 # Every statement -----------------------------------------------------------------------------------------------------

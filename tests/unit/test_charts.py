@@ -15,7 +15,7 @@ import pytest
 from werkzeug.datastructures import MultiDict
 
 from explorer import links
-from explorer.charts import SHADES, ChartData, Screen, chart, shade, shares
+from explorer.charts import SHADES, ChartData, Screen, changes, chart, shade, shares
 from explorer.results import QueryResult
 from local import CHECKOUT
 from queries import COLOURS, Kind, Link, Panel, colour_numbers
@@ -45,6 +45,20 @@ def plot(panel: Panel, data: ChartData) -> ElementTree.Element:
 
 def lines(plot: ElementTree.Element) -> dict[str, ElementTree.Element]:
     return {path.attrib["data-name"]: path for path in plot.iterfind(".//path[@data-name]")}
+
+
+SWITCHED = [
+    (BEGIN - MINUTE, "upper.errors", "upper", "mild", "off"),  # before the chart
+    (BEGIN + 20 * MINUTE, "digit.errors", "digit", "mild", "strong"),
+    (BEGIN + 58 * MINUTE, "digit.wave", "digit", "mild", "off"),
+    (BEGIN + 58 * MINUTE, "lower.slow_calls", "lower", "mild", "off"),
+]
+
+
+def switched(data: ChartData, rows: list[tuple] = SWITCHED) -> ChartData:
+    """The chart's data, and the result of the statement `fault_changes`."""
+    columns = ["time", "flag", "service_name", "from_variant", "to_variant"]
+    return data._replace(changes=changes(QueryResult(columns, rows[::-1])))
 
 
 def cell(at: int, bucket: int, requests: int) -> tuple:
@@ -280,3 +294,55 @@ def test_times_in_links_are_within_the_limits_of_a_search():
     always = datetime(1, 1, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
     fields = parse_qs(links.path(replace(SPANS, operation=""), {"service_name": "lower"}, always))
     assert (fields["start"], fields["end"]) == (["0"], ["253402300798999999"])
+
+
+# Marks of changes ----------------------------------------------------------------------------------------------------
+
+POINTS = [(BEGIN + at * MINUTE, BEGIN + (at + 1) * MINUTE, "digit", "render_digit", 1.5) for at in (0, 59)]
+WITH_TIME = {
+    Kind.SERIES: (LINE_COLUMNS, POINTS, {"digit": 3}),
+    Kind.HEATMAP: (CELL_COLUMNS, [cell(0, 20, 1), cell(59, 20, 1)], {}),
+}
+
+
+def marks(plot: ElementTree.Element) -> list[float]:
+    """The places of the vertical marks, in minutes after the begin of the chart."""
+    area = json.loads(plot.attrib["data-plot"])
+    places = [
+        float(re.fullmatch(r"M([\d.]+) .+", path.attrib["d"])[1]) for path in plot.iterfind("g[@class='changes']/path")
+    ]
+    return [60 * (place - area["left"]) / (area["right"] - area["left"]) for place in places]
+
+
+@pytest.mark.parametrize("kind", WITH_TIME)
+def test_a_chart_over_time_marks_when_faults_were_switched(kind):
+    drawn = plot(panel(kind), switched(data(*WITH_TIME[kind])))
+    assert marks(drawn) == pytest.approx([20, 58], abs=0.1)
+    assert [text.text for text in drawn.iterfind("g[@class='changes']/text")] == ["digit.errors strong", "2 flags"]
+    # The tooltip has the details.
+    both = "digit.wave from mild to off, lower.slow_calls from mild to off"
+    assert [text for _, text in json.loads(drawn.attrib["data-plot"])["changes"]] == [
+        "digit.errors from mild to strong",
+        both,
+    ]
+    assert (
+        f"2026-01-31 12:20:00 digit.errors from mild to strong; 2026-01-31 12:58:00 {both}"
+        in drawn.attrib["aria-label"]
+    )
+
+
+def test_labels_of_marks_do_not_overlap_and_stay_in_the_chart():
+    times = [BEGIN + at * MINUTE for at in (1, 2, 20, 59)]
+    rows = [(time, "generator.swallowed_errors", "generator", "off", HOSTILE) for time in times]
+    drawn = plot(panel(Kind.SERIES), switched(data(*WITH_TIME[Kind.SERIES]), rows))
+    assert len(marks(drawn)) == len(times)
+    texts = list(drawn.iterfind("g[@class='changes']/text"))
+    assert [text.get("class") for text in texts] == [None, None, "left"]
+    assert all(text.text.startswith("generator.swallowed_errors <") for text in texts)
+
+
+@pytest.mark.parametrize("kind", WITH_TIME)
+def test_a_chart_without_changes_has_no_marks(kind):
+    drawn = plot(panel(kind), data(*WITH_TIME[kind]))
+    assert marks(drawn) == []
+    assert "Switched" not in drawn.attrib["aria-label"]

@@ -198,7 +198,7 @@ def test_the_traffic_changes_while_the_process_runs(generator, url, start, tmp_p
     file.prepare()
     process = start(GENERATOR_URL=url, LOAD_USERS="4", LOAD_RATE="40", FAULTS_FILE=str(file.path))
     wait_until(lambda: generator.lengths, "a request")
-    file.set_load(1, 50, seed=7)
+    file.set(load={"users": 1, "rate": 50, "seed": 7})
     expected = Requests(Traffic(1, 1, seed=7))
     first = [expected.next().length for _ in range(4)]
 
@@ -230,4 +230,4 @@ def test_an_invalid_setting_is_named_in_one_line(start, name, value):
     process = start(**{name: value})
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert output.count("\n") == 1 and f"{name}={value!r} is not a" in output
+    assert output.count("\n") == 1 and f"load: {name}={value!r} is not a" in output

@@ -18,7 +18,7 @@ def recorded(count: int = 400, otherwise=ALWAYS_ON) -> int:
 
 
 def set_percent(tmp_path, percent: float) -> None:
-    FlagFile(tmp_path / "flags.json").set_sampling(percent)
+    FlagFile(tmp_path / "flags.json").set(sampling={"percent": percent})
     flags.start()
 
 

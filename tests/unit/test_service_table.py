@@ -14,6 +14,7 @@ from telemetry.services import (
     BESIDE,
     CHARACTER_SERVICES,
     COLLECTOR_HEALTH_PORT,
+    FAULTS_PORT,
     OTLP_GRPC_PORT,
     OTLP_HTTP_PORT,
     PAGES,
@@ -32,6 +33,7 @@ PUBLISHED = {
     "collector": {OTLP_GRPC_PORT, OTLP_HTTP_PORT, COLLECTOR_HEALTH_PORT},
     "promscale": {PROMSCALE_HTTP_PORT, PROMSCALE_GRPC_PORT},
     "postgres": {POSTGRES_PORT},
+    "faults": {FAULTS_PORT},
     **{name: {port} for name, port in BESIDE.items()},
     "grafana": {PAGES["dashboards"]},
     "jaeger": {PAGES["traces"]},
@@ -87,6 +89,22 @@ def test_in_compose_the_services_answer_by_their_host_names(parts):
     assert set(SERVICES) | {"promscale"} <= set(allowed)
 
 
+def test_in_compose_one_part_writes_the_flags_and_the_others_read_them(parts):
+    file = parts["faults"]["environment"]["FAULTS_FILE"]
+    [(volume, folder)] = [mount.split(":") for mount in parts["faults"]["volumes"]]
+    assert file.startswith(f"{folder}/")
+    assert parts["faults"]["user"] == "0:0"  # other than that of the services, which may not read the token
+    for name in TRACED:
+        assert parts[name]["volumes"] == [f"{volume}:{folder}:ro"]
+        assert parts[name]["environment"]["FAULTS_FILE"] == file
+        assert parts[name]["depends_on"]["faults"] == {"condition": "service_healthy"}
+        assert "user" not in parts[name]
+
+
+def test_in_compose_changes_need_a_token_where_the_ports_are_published_to_others(parts):
+    assert parts["faults"]["environment"]["PUBLISHED_ADDRESS"] == BIND
+
+
 @pytest.mark.parametrize("file", ["docker-compose.yaml", "docker-compose.original.yaml"])
 def test_compose_publishes_the_ports_of_the_table(file):
     services = compose(file)
@@ -101,7 +119,7 @@ def test_compose_publishes_the_ports_of_the_table(file):
     assert services.keys() >= {*PUBLISHED, "load"} - ({*BESIDE} if file.endswith("original.yaml") else set())
 
 
-@pytest.mark.parametrize("name", [*TRACED, "promscale", "explorer", "frame", "queries", "serving", "telemetry"])
+@pytest.mark.parametrize("name", [*TRACED, "promscale", "explorer", "faults", "frame", "queries", "serving", "telemetry"])
 def test_the_image_contains_each_package(name):
     patterns = (CHECKOUT / ".dockerignore").read_text().splitlines()
     assert f"!{name}" in patterns
@@ -138,7 +156,7 @@ def test_other_files_have_the_ports_of_the_table(file, ports):
 
 def test_the_dev_container_forwards_the_ports_of_the_table():
     container = json.loads((CHECKOUT / ".devcontainer" / "devcontainer.json").read_text())
-    ports = {SERVICES["generator"], POSTGRES_PORT, PROMSCALE_HTTP_PORT, *PAGES.values()}
+    ports = {SERVICES["generator"], FAULTS_PORT, POSTGRES_PORT, PROMSCALE_HTTP_PORT, *PAGES.values()}
     assert set(container["forwardPorts"]) == ports
     assert {int(port) for port in container["portsAttributes"]} == ports
 
@@ -159,7 +177,7 @@ def test_the_readme_lists_all_ports():
 
 def test_the_readmes_links_are_to_the_pages():
     linked = {int(port) for port in re.findall(r"[<(]http://localhost:(\d+)", README)}
-    assert linked == {SERVICES["generator"], PROMSCALE_HTTP_PORT, *PAGES.values()}
+    assert linked == {SERVICES["generator"], FAULTS_PORT, PROMSCALE_HTTP_PORT, *PAGES.values()}
 
 
 @pytest.mark.parametrize("name", TRACED)
