@@ -13,7 +13,7 @@ from faults.flags import MAX_SEED
 from local import CommandError, exit_code
 from local.arguments import Parser
 from local.control import FaultsAPI
-from telemetry.services import FAULTS_PORT, POSTGRES_PORT
+from telemetry.services import POSTGRES_PORT
 
 DATABASE_URI = f"postgresql://explorer@localhost:{POSTGRES_PORT}/postgres"
 
@@ -26,9 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--blind", action="store_true", help="traces without labels of faults")
     options = parser.parse_args(arguments)
     chosen, seed = scenario.find(options.scenario), _seed(options.seed)
-    api = FaultsAPI(
-        os.environ.get("FAULTS_URL") or f"http://localhost:{FAULTS_PORT}", os.environ.get("DEMO_TOKEN") or ""
-    )
+    api = FaultsAPI(os.environ.get("FAULTS_ADDRESS") or "localhost", os.environ.get("DEMO_TOKEN") or "")
     try:
         running.run(chosen, seed, options.out, api, DATABASE_URI, options.blind, lambda line: print(line, flush=True))
     except psycopg.Error as error:

@@ -194,20 +194,15 @@ def numbers(name: str, arguments: tuple[str, ...], options: tuple[str, ...]) -> 
 
 
 def faults_api() -> control.FaultsAPI:
-    return control.FaultsAPI(*faults_address())
-
-
-def faults_address() -> tuple[str, str]:
-    """The URL of the part `faults`, and the token that changes need."""
     for running in running_stacks():
-        return f"http://{running.reach_address()}:{FAULTS_PORT}", running.token()
+        return control.FaultsAPI(running.reach_address(), running.token())
     raise CommandError("nothing is running whose faults could be switched; start it with ./run.sh")
 
 
 def experiment(*arguments: str) -> int:
     environment.install("transfer")
-    if running_stacks():
-        os.environ["FAULTS_URL"], os.environ["DEMO_TOKEN"] = faults_address()
+    for running in running_stacks():
+        os.environ |= {"FAULTS_ADDRESS": running.reach_address(), "DEMO_TOKEN": running.token()}
     os.execv(sys.executable, [sys.executable, "-P", "-m", "experiments", *arguments])
 
 

@@ -11,16 +11,17 @@ from typing import Any
 
 from local import CommandError
 from local.arguments import Parser
+from telemetry.services import FAULTS_PORT
 
 TIMEOUT_SECONDS = 10
 _LEAST_WIDTH = 30  # of the descriptions
 
 
 class FaultsAPI:
-    """The API of the part `faults` at a URL. A change sends the token. Every method raises CommandError."""
+    """The API at an address. A change sends the token. Every method raises CommandError."""
 
-    def __init__(self, url: str, token: str) -> None:
-        self._url = f"{url}/flags"
+    def __init__(self, address: str, token: str) -> None:
+        self._url = f"http://{address}:{FAULTS_PORT}/flags"
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def in_effect(self) -> dict[str, Any]:

@@ -34,6 +34,13 @@ def scenario(seconds: int):
     return parse(SCENARIO.replace("SECONDS", f"{seconds}s"), "example")
 
 
+def api_at(url: str, token: str = "") -> FaultsAPI:
+    """A client of the API at another port than the demo's."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("local.control.FAULTS_PORT", int(url.rpartition(":")[2]))
+        return FaultsAPI("127.0.0.1", token)
+
+
 class Demo:
     """Stands for the services: its thread stores passwords, with slow digits while the flag is on."""
 
@@ -54,7 +61,7 @@ class Demo:
         return faults, flags["load"].variant, flags["sampling"].variant
 
     def run(self, out, seconds=1, blind=False, report=print) -> None:
-        run(scenario(seconds), 7, out, FaultsAPI(self.url, ""), self.database, blind, report)
+        run(scenario(seconds), 7, out, api_at(self.url), self.database, blind, report)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -167,7 +174,7 @@ def test_it_replaces_nothing(demo, results):
 
 def test_no_demo_is_running(results, dsn):
     with pytest.raises(CommandError, match="the part faults does not answer at http://127"):
-        run(scenario(1), 7, results / "first", FaultsAPI("http://127.0.0.1:9", ""), dsn, False, print)
+        run(scenario(1), 7, results / "first", api_at("http://127.0.0.1:9"), dsn, False, print)
     assert list(results.iterdir()) == []
 
 
@@ -177,9 +184,9 @@ def test_a_refused_change(promscale, tmp_path, results, serve):
     before = file.path.read_bytes()
     url = serve(create_app(file, Recorder(file, promscale.dsn, None), token="a-secret-token"))
     with pytest.raises(CommandError, match=r"Changes need the token that \./run\.sh prints"):
-        run(scenario(1), 7, results / "first", FaultsAPI(url, ""), promscale.dsn, False, print)
+        run(scenario(1), 7, results / "first", api_at(url), promscale.dsn, False, print)
     assert file.path.read_bytes() == before
-    with control.restoring(FaultsAPI(url, "a-secret-token")):
+    with control.restoring(api_at(url, "a-secret-token")):
         file.set({"upper.errors": "strong"})
     assert json.loads(file.path.read_bytes()) == json.loads(before)
 
@@ -189,5 +196,5 @@ def test_no_traces(promscale, tmp_path, results, serve):
     file.prepare()
     url = serve(create_app(file, Recorder(file, promscale.dsn, None)))
     with pytest.raises(ExperimentError, match="no trace of the phase 'normal' is stored"):
-        run(scenario(1), 7, results / "first", FaultsAPI(url, ""), promscale.dsn, False, print)
+        run(scenario(1), 7, results / "first", api_at(url), promscale.dsn, False, print)
     assert list(results.iterdir()) == []
