@@ -49,7 +49,7 @@ class Demo:
         self.file.prepare()
         self.url = serve(create_app(self.file, Recorder(self.file, promscale.dsn, None)))
         self.database = make_conninfo(promscale.dsn, user="explorer")
-        self.states = []  # of the flags, whenever one has changed
+        self.states: list[tuple] = []  # of the flags, whenever one has changed
         self._promscale = promscale
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work)

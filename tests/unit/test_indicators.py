@@ -52,17 +52,9 @@ def test_each_fault_has_an_indicator():
     assert {indicator.service for indicator in INDICATORS.values()} <= set(SERVICES)
 
 
-def measurements(**fields) -> Measurements:
-    usual = {
-        "durations_ms": [2.0, 4.0],
-        "calls": 2,
-        "errors": 0,
-        "outside_ms": 0.0,
-        "service_names": 3,
-        "handled_errors": 0,
-        "begins": False,
-    }
-    return Measurements(**usual | fields)
+USUAL = Measurements(
+    durations_ms=[2.0, 4.0], calls=2, errors=0, outside_ms=0.0, service_names=3, handled_errors=0, begins=False
+)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +73,7 @@ def measurements(**fields) -> Measurements:
     ],
 )
 def test_each_kind_of_indicator(flag, with_fault, before, during):
-    normal, faulty = [measurements()] * 30, [measurements(**with_fault)] * 30
+    normal, faulty = [USUAL] * 30, [USUAL._replace(**with_fault)] * 30
     found = change(INDICATORS[flag], normal, faulty)
     assert (found.verdict, found.before, found.during) == (CHANGED, pytest.approx(before), pytest.approx(during))
     assert (found.traces_before, found.traces_during, abs(found.test.effect)) == (30, 30, 1)
@@ -96,14 +88,14 @@ def test_an_indicator_in_words():
 
 
 def test_few_traces_and_traces_without_the_operation_prove_nothing():
-    without = measurements(durations_ms=None, calls=0)
-    normal, faulty = [measurements()] * 30, [measurements(durations_ms=[90.0])] * 19 + [without] * 30
+    without = USUAL._replace(durations_ms=None, calls=0)
+    normal, faulty = [USUAL] * 30, [USUAL._replace(durations_ms=[90.0])] * 19 + [without] * 30
     found = change(INDICATORS["digit.wave"], normal, faulty)
     assert (found.verdict, found.traces_during) == (TOO_FEW_TRACES, 19)
 
 
 def test_more_tests_need_a_smaller_p_value():
-    normal, faulty = [measurements()] * 100, [measurements()] * 91 + [measurements(errors=1)] * 9
+    normal, faulty = [USUAL] * 100, [USUAL] * 91 + [USUAL._replace(errors=1)] * 9
     assert 0.001 < change(INDICATORS["digit.errors"], normal, faulty).test.p_value < 0.01
     assert change(INDICATORS["digit.errors"], normal, faulty).verdict == CHANGED
     assert change(INDICATORS["digit.errors"], normal, faulty, tests=10).verdict == NO_EFFECT

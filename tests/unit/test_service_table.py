@@ -119,9 +119,7 @@ def test_compose_publishes_the_ports_of_the_table(file):
     assert services.keys() >= {*PUBLISHED, "load"} - ({*BESIDE} if file.endswith("original.yaml") else set())
 
 
-@pytest.mark.parametrize(
-    "name", [*TRACED, "promscale", "explorer", "faults", "frame", "queries", "serving", "telemetry"]
-)
+@pytest.mark.parametrize("name", [*TRACED, "promscale", "explorer", "faults", "frame", "queries", "serving", "telemetry"])
 def test_the_image_contains_each_package(name):
     patterns = (CHECKOUT / ".dockerignore").read_text().splitlines()
     assert f"!{name}" in patterns
