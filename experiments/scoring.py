@@ -58,15 +58,16 @@ def score(answers: Mapping[str, Ranking], truths: Sequence[Truth]) -> list[Score
     Of several causes, the one that is ranked highest counts.
     """
     pairs = [(answers.get(truth.experiment, []), truth) for truth in truths if truth.causing_services]
-    services = [rank(services_of(ranking), truth.causing_services, len(truth.services)) for ranking, truth in pairs]
+    services = [Rank.of(services_of(ranking), truth.causing_services, len(truth.services)) for ranking, truth in pairs]
     operations = [
-        rank(operations_of(ranking), truth.causing_operations, len(truth.operations)) for ranking, truth in pairs
+        Rank.of(operations_of(ranking), truth.causing_operations, len(truth.operations)) for ranking, truth in pairs
     ]
     return [_score("service", services), _score("operation", operations)]
 
 
-def _score(level: str, ranks: Sequence[float]) -> Score:
-    return Score(level, tuple(fmean(rank <= top for rank in ranks) for top in TOP), fmean(ranks))
+def _score(level: str, ranks: Sequence["Rank"]) -> Score:
+    shares = tuple(fmean(rank.is_ranked and rank.rank <= top for rank in ranks) for top in TOP)
+    return Score(level, shares, fmean(rank.rank for rank in ranks))
 
 
 def report(answers: Mapping[str, Ranking], truths: Sequence[Truth]) -> list[str]:
@@ -86,16 +87,22 @@ def report(answers: Mapping[str, Ranking], truths: Sequence[Truth]) -> list[str]
     ]
 
 
-def rank(ranking: Sequence[str], causes: frozenset[str], candidates: int) -> float:
-    """The rank of the first cause in the ranking, from 1.
+class Rank(NamedTuple):
+    """The rank of the first cause in a ranking, from 1.
 
-    A cause that is not in it has the mean of the ranks that the ranking leaves for the other candidates: what guessing
+    A cause that is not ranked has the mean of the ranks that are left for the other candidates, which is what guessing
     would achieve. So a short ranking is no advantage.
     """
-    if ranks := [number for number, place in enumerate(ranking, start=1) if place in causes]:
-        return ranks[0]
-    first_left = len(ranking) + 1
-    return (first_left + max(candidates, first_left)) / 2
+
+    rank: float
+    is_ranked: bool
+
+    @classmethod
+    def of(cls, ranking: Sequence[str], causes: frozenset[str], candidates: int) -> "Rank":
+        if ranks := [number for number, place in enumerate(ranking, start=1) if place in causes]:
+            return cls(ranks[0], True)
+        first_left = len(ranking) + 1
+        return cls((first_left + max(candidates, first_left)) / 2, False)
 
 
 def services_of(ranking: Ranking) -> Ranking:

@@ -5,6 +5,7 @@ import json
 import threading
 from datetime import UTC, datetime
 
+import duckdb
 import pytest
 from psycopg.conninfo import make_conninfo
 from pyarrow import parquet
@@ -16,12 +17,14 @@ from experiments.scoring import baseline_files, read_answers, read_truths, score
 from faults.app import create_app
 from faults.flags import FlagFile
 from faults.recorder import Recorder
-from local import CommandError
+from local import CHECKOUT, CommandError
 from local.control import FaultsAPI
 from tests.demo_traces import Fault, passwords
-from tests.store.labelled_traces import labelled
+from tests.documents import code_blocks
+from tests.store.labelled_traces import ADDED_MS, labelled
 
 SLOW = Fault("digit", lambda char, _: char in "47", slowness=12)
+DOCUMENT = CHECKOUT / "docs" / "experiments.md"
 SCENARIO = """
 description: digit is slow for some characters
 phases:
@@ -99,7 +102,7 @@ def read(file):
     return json.loads(file.read_text())
 
 
-def test_an_experiment(demo, results):
+def test_an_experiment(demo, results, monkeypatch):
     before = demo.state()
     out, lines = results / "first", []
     demo.run(out, seconds=5, report=lines.append)
@@ -130,6 +133,16 @@ def test_an_experiment(demo, results):
     exported = parquet.read_table(out / "traces" / "parquet" / "spans.parquet")
     assert exported.num_rows == sum(phase["spans"] for phase in manifest["phases"])
     assert "demo.fault.name" in str(exported.column("span_tags").to_pylist())
+
+    # The statements of the documentation: the causes, and each span with the fault whose effect has reached it.
+    [block] = [text for text in code_blocks(DOCUMENT, "sql") if "parquet" in text]
+    monkeypatch.chdir(results)
+    causes, reached = (duckdb.sql(statement).fetchall() for statement in block.split(";") if statement.strip())
+    assert causes == [("digit/process_digit", "digit.slow_characters", len(spans), ADDED_MS * len(spans))]
+    assert len(reached) == exported.num_rows
+    assert sum(row[-1] is not None for row in reached) == len(
+        {(span["trace_id"], number) for span in spans for number in span["path_span_ids"]}
+    )
 
     truths = read_truths(results)
     answers = read_answers(baseline_files("self_time", results), truths)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.scoring import ScoringError, Truth, baseline_files, rank, read_answers, read_truths, score
+from experiments.scoring import Rank, ScoringError, Truth, baseline_files, read_answers, read_truths, score
 
 SERVICES = ["digit", "generator", "load", "lower", "special", "upper"]
 OPERATIONS = [f"{service}/{name}" for service in ("digit", "lower") for name in ("GET /", "process", "render")]
@@ -32,19 +32,26 @@ def test_scores_of_two_experiments():
     service, operation = score(answers, [SLOW, STORM, NO_EFFECT])
     assert (service.level, service.top, service.mean_rank) == ("service", (0.5, 1, 1), 1.5)
     # Of the 8 operations of b2, one is ranked: the causes are between 2 and 8, on average at 5.
-    assert (operation.level, operation.top, operation.mean_rank) == ("operation", (0, 0.5, 1), (3 + 5) / 2)
+    assert (operation.level, operation.top, operation.mean_rank) == ("operation", (0, 0.5, 0.5), (3 + 5) / 2)
 
 
-def test_no_answer_is_as_good_as_guessing():
+def test_no_answer_has_the_mean_rank_of_guessing():
     service, _ = score({}, [SLOW])
-    assert (service.top, service.mean_rank) == ((0, 0, 1), (1 + 6) / 2)
+    assert (service.top, service.mean_rank) == ((0, 0, 0), (1 + 6) / 2)
 
 
 @pytest.mark.parametrize(
-    ("ranking", "expected"), [("dabc", 1), ("abd", 3), ("abc", (4 + 6) / 2), ("", 3.5), ("abcefgh", 8)]
+    ("ranking", "expected"),
+    [
+        ("dabc", (1, True)),
+        ("abd", (3, True)),
+        ("abc", ((4 + 6) / 2, False)),
+        ("", (3.5, False)),
+        ("abcefgh", (8, False)),
+    ],
 )
 def test_rank_of_d_among_six(ranking, expected):
-    assert rank(list(ranking), frozenset("d"), 6) == expected
+    assert Rank.of(list(ranking), frozenset("d"), 6) == expected
 
 
 @pytest.fixture
