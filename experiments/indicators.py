@@ -50,6 +50,12 @@ def _p95_ms(traces: Sequence[Measurements]) -> float | None:
     return quantiles(durations, n=20, method="inclusive")[-1] if len(durations) > 1 else next(iter(durations), None)
 
 
+def _error_percent(traces: Sequence[Measurements]) -> float | None:
+    """Of all spans: the mean of the traces would count those more that end at the first error."""
+    calls = sum(trace.calls for trace in traces)
+    return 100 * sum(trace.errors for trace in traces) / calls if calls else None
+
+
 def _mean(words: str, number: Callable[[Measurements], float | None]) -> Measure:
     return Measure(words, number, _mean_of(number))
 
@@ -59,8 +65,10 @@ DURATION = Measure(
     lambda trace: max(trace.durations_ms) if trace.durations_ms else None,
     _p95_ms,
 )
-ERRORS = _mean(
-    "failed spans of {service} {operation}, %", lambda trace: 100 * trace.errors / trace.calls if trace.calls else None
+ERRORS = Measure(
+    "failed spans of {service} {operation}, %",
+    lambda trace: 100 * trace.errors / trace.calls if trace.calls else None,
+    _error_percent,
 )
 CALLS = _mean("spans of {service} {operation} per trace", lambda trace: trace.calls)
 OUTSIDE = _mean(

@@ -94,6 +94,12 @@ def test_few_traces_and_traces_without_the_operation_prove_nothing():
     assert (found.verdict, found.traces_during) == (TOO_FEW_TRACES, 19)
 
 
+def test_the_percentage_of_errors_is_that_of_all_spans():
+    ended, complete = USUAL._replace(calls=1, errors=1), USUAL._replace(calls=9)
+    found = change(INDICATORS["digit.errors"], [USUAL] * 30, [ended, complete] * 15)
+    assert (found.before, found.during) == (0, 10)
+
+
 def test_more_tests_need_a_smaller_p_value():
     normal, faulty = [USUAL] * 100, [USUAL] * 91 + [USUAL._replace(errors=1)] * 9
     assert 0.001 < change(INDICATORS["digit.errors"], normal, faulty).test.p_value < 0.01
