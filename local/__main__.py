@@ -14,6 +14,9 @@
                             print or change the traffic
     ./run.sh sampling [--percent P]
                             print or change the percentage of traces that are recorded
+    ./run.sh export --format parquet|otlp|otlp-json|csv DIR
+                            write the traces of the last hour to files (--from, --to, --where SQL, --layout; --help)
+    ./run.sh import FILE... store the spans of files: OTLP protobuf, OTLP/JSON lines, Jaeger's JSON
     ./run.sh experiment SCENARIO --seed N --out DIR [--blind]
                             run faults by a scenario, verify their effects, write the traces and the truth
     ./run.sh score ANSWERS TRUTH | --baseline NAME TRUTH
@@ -215,6 +218,19 @@ def mcp() -> int:
     os.execv(sys.executable, [sys.executable, "-P", "-m", "explorer.assistant"])
 
 
+def export(*arguments: str) -> int:
+    return _transfer("export", arguments)
+
+
+def import_files(*arguments: str) -> int:
+    return _transfer("import", arguments)
+
+
+def _transfer(command: str, arguments: tuple[str, ...]) -> int:
+    environment.install("transfer")
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "transfer", command, *arguments])
+
+
 def down() -> int:
     stopped = [(candidate, candidate.stop()) for candidate in available_stacks()]
     for candidate, count in stopped:
@@ -273,6 +289,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "faults": faults,
     "load": load,
     "sampling": sampling,
+    "export": export,
+    "import": import_files,
     "experiment": experiment,
     "score": score,
     "mcp": mcp,

@@ -70,7 +70,7 @@ def write_rcabench(
     if injection.faults is not None:
         services = [LOAD_GENERATOR if fault.service == root_service else fault.service for fault in injection.faults]
         truth = {
-            "injection_name": folder.name,
+            "injection_name": ", ".join(fault.flag for fault in injection.faults),
             "start_time": injection.time,
             "end_time": snapshot.time_to,
             "ground_truth": [{"service": [service]} for service in dict.fromkeys(services)],

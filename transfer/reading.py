@@ -96,15 +96,17 @@ def _document(message: bytes) -> Iterator[bytes]:
 
 def _json_texts(stream: IO[bytes]) -> Iterator[bytes]:
     """JSON: a text per line, or a single one of several lines, which is read into memory."""
+    first = True
     for number, line in enumerate(stream, 1):
         if not line.strip():
             continue
         try:
             text = orjson.loads(line)
         except orjson.JSONDecodeError:
-            if number > 1:
+            if not first:
                 raise ValueError(f"line {number:,} is not JSON") from None
             text = orjson.loads(line + stream.read())
+        first = False
         try:
             yield from _otlp(text)
         except ValueError as error:

@@ -15,6 +15,7 @@ import psycopg
 import pyarrow
 from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import namedtuple_row
 
 from transfer.errors import TransferError
 
@@ -89,7 +90,7 @@ class Snapshot:
             "first_to": "infinity",
             "labels": self._labels,
             "label_prefix": LABEL_PREFIX,
-            "other_events": f'$[*] ? (@[1] != "{LABEL_EVENT}")',
+            "other_events": f'strict $[*] ? (@[1] != "{LABEL_EVENT}")',
             **values,
         }
         condition = sql.SQL(self._where or "true")
@@ -98,7 +99,7 @@ class Snapshot:
 
     def rows(self, name: str) -> list[Any]:
         with _one_line(self._where):
-            return self._connection.execute(self.statement(name)).fetchall()
+            return self._connection.cursor(row_factory=namedtuple_row).execute(self.statement(name)).fetchall()
 
     def copy(self, statement: sql.Composed, options: str) -> Iterator[bytes | bytearray | memoryview]:
         """What COPY sends of the statement's result, with options such as "format csv"."""
