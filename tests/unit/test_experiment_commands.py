@@ -31,7 +31,7 @@ def test_scores_of_answers_and_of_a_baseline(checkout, folder):
         "experiments: 1; with an answer: 1",
         "             top-1   top-3   top-5   mean rank",
         "service       100%    100%    100%         1.0",
-        "operation       0%    100%    100%         2.0",
+        "operation       0%      0%      0%         2.0",
     ]
     scored = checkout.run("score", "--baseline", "self_time", str(folder))
     assert scored.stdout.splitlines()[2:] == [
