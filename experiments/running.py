@@ -7,13 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import transfer
-from transfer.exporting import new_folder
-
 from experiments import control, results
 from experiments.results import Experiment, ExperimentError, Ran
 from experiments.scenario import Phase, Scenario
 from experiments.store import Period, Store
 from local.control import FaultsAPI
+from transfer.exporting import new_folder
 
 SETTLE_SECONDS = 2  # until all services have read the flags, and the requests that have begun before have ended
 STABLE_SECONDS = 4  # without a new span: then all of them are stored

@@ -44,7 +44,7 @@ def test_no_answer_has_the_mean_rank_of_guessing():
     ("ranking", "expected"),
     [
         ("dabc", (1, True)),
-        ("abd", (3, True)),
+        ("bcd", (3, True)),
         ("abc", ((4 + 6) / 2, False)),
         ("", (3.5, False)),
         ("abcefgh", (8, False)),
