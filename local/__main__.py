@@ -17,6 +17,10 @@
     ./run.sh export --format parquet|otlp|otlp-json|csv DIR
                             write the traces of the last hour to files (--from, --to, --where SQL, --layout; --help)
     ./run.sh import FILE... store the spans of files: OTLP protobuf, OTLP/JSON lines, Jaeger's JSON
+    ./run.sh experiment SCENARIO --seed N --out DIR [--blind]
+                            run faults by a scenario, verify their effects, write the traces and the truth
+    ./run.sh score ANSWERS TRUTH | --baseline NAME TRUTH
+                            how high rankings of suspects have the causes
     ./run.sh mcp            a server of the Model Context Protocol on stdin and stdout: an assistant reads the traces
     ./run.sh down           stop it; keep the data
     ./run.sh reset          stop it and delete the data
@@ -198,6 +202,17 @@ def faults_api() -> control.FaultsAPI:
     raise CommandError("nothing is running whose faults could be switched; start it with ./run.sh")
 
 
+def experiment(*arguments: str) -> int:
+    environment.install("transfer")
+    for running in running_stacks():
+        os.environ |= {"FAULTS_ADDRESS": running.reach_address(), "DEMO_TOKEN": running.token()}
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "experiments", *arguments])
+
+
+def score(*arguments: str) -> int:
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "experiments.score", *arguments])
+
+
 def mcp() -> int:
     environment.install("mcp")
     os.execv(sys.executable, [sys.executable, "-P", "-m", "explorer.assistant"])
@@ -276,6 +291,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "sampling": sampling,
     "export": export,
     "import": import_files,
+    "experiment": experiment,
+    "score": score,
     "mcp": mcp,
     "down": down,
     "reset": reset,

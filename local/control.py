@@ -1,6 +1,5 @@
 """Changes the running demo by the API of the part `faults`: what `./run.sh faults`, `load` and `sampling` do."""
 
-import argparse
 import http.client
 import json
 import shutil
@@ -8,9 +7,10 @@ import textwrap
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from local import CommandError
+from local.arguments import Parser
 from telemetry.services import FAULTS_PORT
 
 TIMEOUT_SECONDS = 10
@@ -61,15 +61,10 @@ def set_body(words: Sequence[str]) -> dict[str, object]:
 
 def options(command: str, words: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     """The values of options such as --users 10, by their names. Raises CommandError."""
-    parser = _Parser(prog=f"./run.sh {command}", add_help=False, allow_abbrev=False)
+    parser = Parser(command)
     for name in names:
         parser.add_argument(f"--{name}", metavar=name[0].upper())
     return {name: value for name, value in vars(parser.parse_args(words)).items() if value is not None}
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise CommandError(f"{message}; {self.format_usage().strip()}")
 
 
 def faults_table(state: Mapping[str, Any]) -> str:

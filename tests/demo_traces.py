@@ -171,7 +171,7 @@ def passwords(seed: int, count: int, fault: Fault | None = None, minutes: float 
 def export(made: list[Trace], begin: datetime) -> ExportTraceServiceRequest:
     """The traces as a request, moved to a time that begins at `begin`."""
     message = ExportTraceServiceRequest()
-    offset = round(begin.timestamp()) * 10**9
+    offset = round(begin.timestamp() * 10**6) * 1000
     for trace in made:
         by_service: dict[str, list[OtlpSpan]] = {}
         for made_span in trace.spans:

@@ -29,7 +29,8 @@ class Checkout:
             (venv / "bin" / "python").symlink_to(interpreter)
             (venv / "lib").symlink_to(Path(sys.prefix) / "lib")
             shutil.copy(Path(sys.prefix) / "pyvenv.cfg", venv)
-            shutil.copy(CHECKOUT / "requirements" / "local.txt", venv)
+            for name in ("local", "transfer"):  # installed, as requirements/test.txt has them all
+                shutil.copy(CHECKOUT / "requirements" / f"{name}.txt", venv)
 
     def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run run.sh; `options` are subprocess.run's."""

@@ -1,0 +1,1 @@
+"""Experiments: faults with a verified effect, the ground truth, and the traces. docs/experiments.md describes them."""
