@@ -72,7 +72,7 @@ class Recorder:
             self._note()
 
     def latest(self, number: int) -> list[Any]:
-        """The latest changes, as rows of demo.fault_change. Those that wait are recorded before, if the database answers.
+        """The latest changes, as rows of demo.fault_change. Those that wait are recorded before it, if they can be.
 
         Raises psycopg.Error.
         """

@@ -587,7 +587,8 @@ def changes(statement: Statement) -> build.AnnotationQuery:
         .datasource(SQL)
         .enable(True)
         .icon_color("blue")
-        .target(Query(statement.within(CHANGES_SQL), "table", "Anno"))
+        # The SDK's type is that of Grafana's own data source.
+        .target(Query(statement.within(CHANGES_SQL), "table", "Anno"))  # type: ignore[arg-type]
     )
 
 

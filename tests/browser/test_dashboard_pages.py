@@ -16,6 +16,7 @@ from explorer.dashboards import DASHBOARDS, create_dashboards
 from explorer.web import clock, quantity
 from queries import COLOURS, MILLISECONDS, SERVICES, Kind
 from telemetry.services import EXPLORER
+from tests.store.conftest import switch_fault
 from tests.store.known_traces import NOON, PASSWORD, Export
 from tests.store.otlp_messages import add_service, child, request, span
 
@@ -242,6 +243,25 @@ def test_a_pointer_shows_values_in_a_tooltip_and_the_time_on_all_charts(explorer
     page.mouse.move(5, 5)
     assert cursors(page) == []
     assert page.locator(".tip").is_hidden()
+
+
+@pytest.mark.parametrize("title", ["Requests by duration, over time", "Duration percentiles"])
+def test_the_tooltip_says_which_fault_was_switched(explorer, open_page, database, title):
+    switch_fault(database, datetime.now(UTC) - timedelta(minutes=20))
+    page = dashboard_page(open_page, explorer, "03-request-durations", height=1400)
+    shown = chart(page, title)
+    page.mouse.move(*inside(shown, 2 / 3, 0.9))
+    change = page.locator(".tip .change")
+    assert change.locator("bdi").inner_text() == "digit.errors from mild to strong"
+    page.mouse.move(*inside(shown, 1 / 3, 0.9))
+    assert change.count() == 0
+    # The arrow keys reach it as well, from there in steps of a minute.
+    shown.focus()
+    for _ in range(25):
+        page.keyboard.press("ArrowRight")
+        if change.count():
+            break
+    assert change.count() == 1 and page.locator(".tip").get_attribute("aria-live") == "polite"
 
 
 def test_the_tooltip_of_a_cell_has_its_requests_and_durations(explorer, open_page):

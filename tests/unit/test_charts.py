@@ -308,9 +308,7 @@ WITH_TIME = {
 def marks(plot: ElementTree.Element) -> list[float]:
     """The places of the vertical marks, in minutes after the begin of the chart."""
     area = json.loads(plot.attrib["data-plot"])
-    places = [
-        float(re.fullmatch(r"M([\d.]+) .+", path.attrib["d"])[1]) for path in plot.iterfind("g[@class='changes']/path")
-    ]
+    places = [float(path.attrib["d"][1:].split()[0]) for path in plot.iterfind("g[@class='changes']/path")]
     return [60 * (place - area["left"]) / (area["right"] - area["left"]) for place in places]
 
 
