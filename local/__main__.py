@@ -9,6 +9,7 @@
     ./run.sh faults         list the faults, and which variant of each is on
     ./run.sh faults set FLAG VARIANT [FLAG VARIANT ...]
                             switch faults
+    ./run.sh faults off     switch all faults off
     ./run.sh faults reset   switch everything to its default, also the traffic and the sampling
     ./run.sh load [--users N] [--rate R] [--seed S]
                             print or change the traffic
@@ -49,6 +50,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from faults.flags import OFF
 from local import CHECKOUT, CommandError, compose, control, environment, exit_code, health, postgres, stack
 from telemetry.services import FAULTS_PORT, POSTGRES_PORT, SERVICES
 
@@ -168,12 +170,15 @@ def psql(*arguments: str) -> int:
 
 
 def faults(action: str = "list", *arguments: str) -> int:
-    if action not in ("list", "set", "reset") or (arguments and action != "set"):
-        raise CommandError(f"faults does not take {' '.join((action, *arguments))!r}; name set or reset, or nothing")
-    body = control.set_body(arguments) if action == "set" else {"reset": True}
+    if action not in ("list", "set", "off", "reset") or (arguments and action != "set"):
+        words = " ".join((action, *arguments))
+        raise CommandError(f"faults does not take {words!r}; name set, off or reset, or nothing")
+    chosen = control.set_body(arguments) if action == "set" else {}
     api = faults_api()
+    if action == "off":
+        chosen = {"set": dict.fromkeys(api.in_effect()["flags"], OFF)}
     if action != "list":
-        api.change(body)
+        api.change(chosen or {"reset": True})
     print(control.faults_table(api.in_effect()))
     return 0
 

@@ -4,9 +4,9 @@ import argparse
 import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from local import exit_code
+from local.arguments import Parser
 from telemetry.services import POSTGRES_PORT
 from transfer import FORMATS, LAYOUTS, TransferError, export, import_files
 from transfer.exporting import DEFAULT_FROM, DEFAULT_TO, ROOT_SERVICE
@@ -17,54 +17,52 @@ ENDPOINT = "localhost:9202"
 _TIMES = ("--from", "--to", "--inject-time")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise TransferError(f"{self.prog}: {message}; {self.prog} --help lists the options")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="./run.sh", add_help=False)
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-
-    exporting = commands.add_parser("export", help="write stored traces to files")
-    exporting.add_argument("folder", metavar="DIR", type=Path, help="a new or empty folder")
-    exporting.add_argument("--format", default="", help=f"{', '.join(FORMATS)}")
-    exporting.add_argument(
+def _export_parser() -> Parser:
+    parser = Parser("export")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="a new or empty folder")
+    parser.add_argument("--format", default="", help=f"{', '.join(FORMATS)}")
+    parser.add_argument(
         "--from", dest="time_from", metavar="T", default=DEFAULT_FROM, help="2026-01-31T12:00:00Z, -1h (default), ..."
     )
-    exporting.add_argument("--to", dest="time_to", metavar="T", default=DEFAULT_TO, help="the default is now")
-    exporting.add_argument(
+    parser.add_argument("--to", dest="time_to", metavar="T", default=DEFAULT_TO, help="the default is now")
+    parser.add_argument(
         "--where",
         metavar="SQL",
         default="",
         help="only traces with a span that fulfils this condition on the columns of ps_trace.span",
     )
-    exporting.add_argument(
+    parser.add_argument(
         "--without-labels", action="store_true", help="leave out labels of faults, and the table of the faults"
     )
-    exporting.add_argument("--layout", default="", help=f"a folder for another tool: {', '.join(LAYOUTS)}")
-    exporting.add_argument(
+    parser.add_argument("--layout", default="", help=f"a folder for another tool: {', '.join(LAYOUTS)}")
+    parser.add_argument(
         "--inject-time", metavar="T", help="of a layout: when the fault began (default: the first in demo.fault)"
     )
-    exporting.add_argument(
+    parser.add_argument(
         "--root-service",
         metavar="NAME",
         default=ROOT_SERVICE,
         help="of the layout rcabench: the service that the load comes from, which is called loadgenerator there"
         f" (default: {ROOT_SERVICE})",
     )
-    importing = commands.add_parser("import", help="store the spans of files")
-    importing.add_argument("files", metavar="FILE", nargs="+", type=Path)
-    importing.add_argument("--endpoint", default=ENDPOINT, help=f"promscale's gRPC (default: {ENDPOINT})")
-    for command in (exporting, importing):
-        command.add_argument("--database", metavar="URI", default=DATABASE_URI, help=f"default: {DATABASE_URI}")
+    return parser
+
+
+def _import_parser() -> Parser:
+    parser = Parser("import")
+    parser.add_argument("files", metavar="FILE", nargs="+", type=Path)
+    parser.add_argument("--endpoint", default=ENDPOINT, help=f"promscale's gRPC (default: {ENDPOINT})")
     return parser
 
 
 def main(arguments: list[str]) -> int:
-    options = _parser().parse_args(_joined(arguments))
-    if options.command == "import":
-        return _import(options)
+    command, *rest = arguments
+    parser, run = {"export": (_export_parser(), _export), "import": (_import_parser(), _import)}[command]
+    parser.add_argument("--database", metavar="URI", default=DATABASE_URI, help=f"default: {DATABASE_URI}")
+    return run(parser.parse_args(_joined(rest)))
+
+
+def _export(options: argparse.Namespace) -> int:
     done = export(
         options.database,
         options.time_from,

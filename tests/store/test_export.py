@@ -213,7 +213,7 @@ def test_the_command_prints_what_it_has_done_and_one_line_for_an_error(reader, d
     for arguments, cause in (
         ([*range_options(reader), tmp_path / "out"], "is not an empty folder"),
         ([tmp_path / "new"], "--format '' is not one of"),
-        (["--nonsense", tmp_path / "new"], "--help lists the options"),
+        (["--nonsense", tmp_path / "new"], "unrecognized arguments: --nonsense; usage: ./run.sh export"),
     ):
         run = transfer("export", *arguments)
         _, stderr = run.communicate()

@@ -95,11 +95,14 @@ def test_a_part_that_does_not_answer(monkeypatch):
             "faults set takes pairs of a flag and its variant: ./run.sh faults set digit.errors strong",
         ),
         (["faults", "set", "digit.errors"], "faults set takes pairs"),
-        (["faults", "on"], "faults does not take 'on'; name set or reset, or nothing"),
+        (["faults", "on"], "faults does not take 'on'; name set, off or reset, or nothing"),
         (["faults", "reset", "digit.errors"], "faults does not take 'reset digit.errors'"),
-        (["load", "--users"], "--users: expected one argument; usage: ./run.sh load [--users U] [--rate R] [--seed S]"),
+        (
+            ["load", "--users"],
+            "--users: expected one argument; usage: ./run.sh load [-h] [--users U] [--rate R]",
+        ),
         (["load", "--user", "3"], "--user 3; usage: ./run.sh load"),
-        (["sampling", "50"], "50; usage: ./run.sh sampling [--percent P]"),
+        (["sampling", "50"], "50; usage: ./run.sh sampling [-h] [--percent P]"),
     ],
 )
 def test_arguments_that_are_none(tmp_path, arguments, words):

@@ -155,7 +155,7 @@ def test_an_assistants_server_writes_nothing_but_its_messages_to_stdout(checkout
 @pytest.mark.parametrize("command", ["export", "import"])
 def test_an_unknown_option_of_a_transfer(checkout, command):
     shutil.copy(CHECKOUT / "requirements" / "transfer.txt", checkout.folder / ".venv")
-    assert f"./run.sh {command} --help lists the options" in error_line(checkout.run(command, "--nonsense"))
+    assert f"usage: ./run.sh {command}" in error_line(checkout.run(command, "--nonsense"))
 
 
 def test_logs_before_the_first_start(checkout):
