@@ -81,7 +81,8 @@ def create_app(file: FlagFile, recorder: Recorder, token: str = "") -> Flask:
     def send_form() -> Response:
         body = _form_body()
         change(body)
-        return redirect(url_for("show", _anchor=next(iter(body.get("set", {})), None)), 303)
+        switched = [*body.get("set", {})]
+        return redirect(url_for("show", _anchor=switched[0] if len(switched) == 1 else None), 303)
 
     @app.post("/token")
     def send_token() -> Response:
@@ -141,6 +142,7 @@ def create_app(file: FlagFile, recorder: Recorder, token: str = "") -> Flask:
             error=error,
             services={name: list(group) for name, group in groupby(faults, key=lambda flag: flag.service)},
             changed=[flag for flag in flags.values() if flag.variant != flag.default],
+            on=[flag for flag in faults if flag.parameters],
             now=in_effect(flags),
             limits={"users": MAX_USERS, "rate": MAX_RATE, "seed": MAX_SEED},
             changes=[

@@ -52,6 +52,14 @@ def test_a_fault_is_switched_with_the_keyboard(open_page, serve, file, recorder,
     assert file.flags()["digit.errors"].variant == "mild"
 
 
+def test_all_faults_are_switched_off_at_once(open_page, serve, file, recorder):
+    page = open_page(serve(create_app(file, recorder)))
+    page.get_by_role("button", name="Switch all faults off").click()
+    page.get_by_text("Not at their defaults:").wait_for()
+    assert {flag.variant for flag in file.flags().values() if flag.is_fault} == {"off"}
+    assert page.get_by_role("button", name="Switch all faults off").count() == 0
+
+
 def test_numbers_are_set_and_an_empty_field_restores_the_default(open_page, serve, file, recorder):
     page = open_page(serve(create_app(file, recorder)), width=360)
     page.get_by_label("Users").fill("12")
