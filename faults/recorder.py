@@ -171,7 +171,13 @@ def record(connection: psycopg.Connection, states: Sequence[State]) -> None:
 
 
 def _read_journal(path: Path) -> list[State]:
-    """The states that a former process has noted and not recorded."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    states = [json.loads(line) for line in lines]
+    """The states that a former process has noted and not recorded.
+
+    A last line without an end is removed: the process was killed while it wrote, and `start` notes that state again.
+    """
+    text = path.read_text() if path.exists() else ""
+    complete = text[: text.rfind("\n") + 1]
+    if complete != text:
+        path.write_text(complete)
+    states = [json.loads(line) for line in complete.splitlines()]
     return [State(datetime.fromisoformat(state["time"]), state["seed"], state["variants"]) for state in states]

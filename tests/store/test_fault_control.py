@@ -243,6 +243,19 @@ def test_changes_while_the_database_is_away_are_recorded_when_it_is_back(part, p
     assert [end, *first, *second] == [times[0], times[0], times[1], times[2], None]
 
 
+def test_half_a_line_of_a_killed_process_loses_nothing(part, proxy, recorded):
+    recorded("mild")
+    proxy.cut()
+    assert part.post(STRONG).ok
+    part.kill()
+    with part.file.with_name("changes.jsonl").open("a") as journal:
+        journal.write('{"time": "2026-')
+    part.start()
+    assert part.post({"set": {"digit.errors": "off"}}).ok
+    proxy.restore()
+    assert recorded("mild", "strong")[1][2] is not None
+
+
 def test_the_part_starts_before_the_database(stopped_part, proxy, recorded):
     proxy.cut()
     stopped_part.start()
