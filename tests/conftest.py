@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from faults.flags import FlagFile
 from serving import Server
 from serving.hosts import WSGIApp
 from tests.hostile import outcomes
@@ -62,6 +63,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if lines:
             terminalreporter.section(title)
             terminalreporter.write_line("\n".join(lines))
+
+
+@pytest.fixture
+def flag_file(tmp_path) -> FlagFile:
+    """A file with the flags at their defaults."""
+    file = FlagFile(tmp_path / "flags.json")
+    file.prepare()
+    return file
 
 
 @pytest.fixture

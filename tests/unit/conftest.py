@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from faults.flags import OFF, FlagFile
+from faults.flags import OFF
 from telemetry import flags
 
 
@@ -79,24 +79,22 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def switch(tmp_path, monkeypatch) -> Iterator[Callable[..., None]]:
+def switch(flag_file, monkeypatch) -> Iterator[Callable[..., None]]:
     """A function that switches faults to a variant, or to other parameters of their variant `strong`, at once. All
     others are off."""
-    file = FlagFile(tmp_path / "flags.json")
-    file.prepare()
-    everything_off = {name: OFF for name, flag in file.flags().items() if flag.is_fault}
-    monkeypatch.setenv("FAULTS_FILE", str(file.path))
+    everything_off = {name: OFF for name, flag in flag_file.flags().items() if flag.is_fault}
+    monkeypatch.setenv("FAULTS_FILE", str(flag_file.path))
 
     def switch(variants: Mapping[str, str | Mapping[str, Any]]) -> None:
-        content = json.loads(file.path.read_text())
+        content = json.loads(flag_file.path.read_text())
         for name, variant in variants.items():
             if not isinstance(variant, str):
                 content["flags"][name]["variants"]["strong"] = variant
-        file.path.write_text(json.dumps(content))
-        file.set({name: variant if isinstance(variant, str) else "strong" for name, variant in variants.items()})
+        flag_file.path.write_text(json.dumps(content))
+        flag_file.set({name: variant if isinstance(variant, str) else "strong" for name, variant in variants.items()})
         flags.start()
 
     switch(everything_off)
     yield switch
-    file.reset()
+    flag_file.reset()
     switch(everything_off)

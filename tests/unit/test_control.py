@@ -5,7 +5,6 @@ import re
 import pytest
 
 from faults.app import create_app
-from faults.flags import FlagFile
 from faults.recorder import Recorder
 from local import CommandError, control
 from tests.stack.checkout import Checkout, error_line
@@ -15,15 +14,8 @@ TOKEN = "the-token-of-this-test"
 
 
 @pytest.fixture
-def file(tmp_path) -> FlagFile:
-    file = FlagFile(tmp_path / "flags.json")
-    file.prepare()
-    return file
-
-
-@pytest.fixture
-def api(serve, file, monkeypatch) -> control.FaultsAPI:
-    url = serve(create_app(file, Recorder(file, "postgresql://127.0.0.1:1/none", None), TOKEN))
+def api(serve, flag_file, monkeypatch) -> control.FaultsAPI:
+    url = serve(create_app(flag_file, Recorder(flag_file, "postgresql://127.0.0.1:1/none", None), TOKEN))
     monkeypatch.setattr(control, "FAULTS_PORT", int(url.rpartition(":")[2]))
     return control.FaultsAPI("127.0.0.1", TOKEN)
 
@@ -69,11 +61,11 @@ def test_numbers_are_changed_and_reported(api):
         ({"sampling": {"percent": "all"}}, "^percent='all' is not a number from 0 to 100$"),
     ],
 )
-def test_what_the_api_refuses_is_the_error(api, file, body, message):
-    before = file.path.read_text()
+def test_what_the_api_refuses_is_the_error(api, flag_file, body, message):
+    before = flag_file.path.read_text()
     with pytest.raises(CommandError, match=message):
         api.change(body)
-    assert file.path.read_text() == before
+    assert flag_file.path.read_text() == before
 
 
 def test_a_wrong_token(api):

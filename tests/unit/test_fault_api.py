@@ -11,20 +11,13 @@ STRONG = {"set": {"digit.errors": "strong"}}
 
 
 @pytest.fixture
-def file(tmp_path) -> FlagFile:
-    file = FlagFile(tmp_path / "flags.json")
-    file.prepare()
-    return file
-
-
-@pytest.fixture
-def url(serve, file) -> str:
+def url(serve, flag_file) -> str:
     """Of the app, without a database."""
-    return serve(create_app(file, Recorder(file, "postgresql://127.0.0.1:1/none", None)))
+    return serve(create_app(flag_file, Recorder(flag_file, "postgresql://127.0.0.1:1/none", None)))
 
 
-def changed(file: FlagFile) -> dict[str, str]:
-    return {name: flag.variant for name, flag in file.flags().items() if flag.variant != flag.default}
+def changed(flag_file: FlagFile) -> dict[str, str]:
+    return {name: flag.variant for name, flag in flag_file.flags().items() if flag.variant != flag.default}
 
 
 @pytest.mark.parametrize(
@@ -47,12 +40,12 @@ def changed(file: FlagFile) -> dict[str, str]:
         (b'{"set": {"digit.errors": "strong"}, "sampling": {"percent": "1%"}}', "percent='1%' is not a number"),
     ],
 )
-def test_a_bad_body_gets_one_sentence_and_changes_nothing(file, url, body, message):
+def test_a_bad_body_gets_one_sentence_and_changes_nothing(flag_file, url, body, message):
     answer = requests.post(f"{url}/flags", data=body, timeout=10)
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert error.startswith(message) and "\n" not in error
-    assert changed(file) == {}
+    assert changed(flag_file) == {}
 
 
 @pytest.mark.parametrize(
@@ -73,10 +66,10 @@ def test_a_bad_body_gets_one_sentence_and_changes_nothing(file, url, body, messa
         ({"Host": "evil.example"}, 400),
     ],
 )
-def test_pages_of_other_sites_change_nothing(file, url, headers, status):
+def test_pages_of_other_sites_change_nothing(flag_file, url, headers, status):
     sent = {name: value.format(own=url) for name, value in headers.items()}
     assert requests.post(f"{url}/flags", json=STRONG, headers=sent, timeout=10).status_code == status
     form = requests.post(url, data={"set": "upper.errors=strong"}, headers=sent, timeout=10, allow_redirects=False)
     assert form.status_code == (303 if status == 200 else status)
     expected = {"digit.errors": "strong", "upper.errors": "strong"} if status == 200 else {}
-    assert changed(file) == expected
+    assert changed(flag_file) == expected

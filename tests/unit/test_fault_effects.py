@@ -4,7 +4,6 @@ import itertools
 import re
 import threading
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from local import CHECKOUT
 from telemetry.clock import SkewedExporter
 from telemetry.services import CHARACTER_SERVICES, SERVICES
 from tests.demo_services import Services, named
+from tests.waiting import wait_until
 
 FAULTS = CHECKOUT / "docs" / "faults.md"
 MINUTE_SECONDS = 60
@@ -269,9 +269,11 @@ def test_a_clock_that_is_ahead(services, exporter, spans, switch):
     assert (skewed.context, skewed.name, skewed.resource) == (original.context, original.name, original.resource)
 
 
-def test_a_broken_file_leaves_the_flags_as_they_were(services, spans, switch, monkeypatch, tmp_path):
+def test_a_broken_file_leaves_the_flags_as_they_were(services, spans, switch, flag_file, caplog):
     switch({"special.n_plus_one": {"calls": 1}})
-    Path(tmp_path / "flags.json").write_text("{")
+    broken = flag_file.path.read_text()[:-10]
+    flag_file.path.write_text(broken)
+    wait_until(lambda: "The flags stay as they were" in caplog.text, "an error in the log")
     services.call("special")
     [rendered] = named("render_special", spans())
     assert faults_of(rendered) == ("special.n_plus_one",)

@@ -13,7 +13,6 @@ from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from opentelemetry.trace import StatusCode
 
-from faults.flags import FlagFile
 from load import waiting
 from load.traffic import Requests, Traffic
 from load.users import FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, Statistics, User, percentiles
@@ -193,12 +192,10 @@ def test_the_wait_for_the_generator_ends_and_does_not_fill_the_log(unused_port, 
     assert len(caplog.records) == waiting.TRIES / waiting.TRIES_PER_LOG_LINE
 
 
-def test_the_traffic_changes_while_the_process_runs(generator, url, start, tmp_path):
-    file = FlagFile(tmp_path / "flags.json")
-    file.prepare()
-    process = start(GENERATOR_URL=url, LOAD_USERS="4", LOAD_RATE="40", FAULTS_FILE=str(file.path))
+def test_the_traffic_changes_while_the_process_runs(generator, url, start, flag_file):
+    process = start(GENERATOR_URL=url, LOAD_USERS="4", LOAD_RATE="40", FAULTS_FILE=str(flag_file.path))
     wait_until(lambda: generator.lengths, "a request")
-    file.set(load={"users": 1, "rate": 50, "seed": 7})
+    flag_file.set(load={"users": 1, "rate": 50, "seed": 7})
     expected = Requests(Traffic(1, 1, seed=7))
     first = [expected.next().length for _ in range(4)]
 
@@ -207,7 +204,7 @@ def test_the_traffic_changes_while_the_process_runs(generator, url, start, tmp_p
         return any(lengths[begin : begin + 4] == first for begin in range(len(lengths)))
 
     wait_until(sent_those_of_the_seed, "the first requests of the seed")
-    file.reset()
+    flag_file.reset()
     seen = len(generator.lengths)
     wait_until(lambda: len(generator.lengths) >= seen + 20, "twenty requests of the traffic before")
     output = stop(process)
