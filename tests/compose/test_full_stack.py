@@ -56,7 +56,7 @@ def test_psql_and_logs_find_the_full_stack(stack):
     assert "timescaledb" in stack.psql("-Atc", "select extname from pg_extension")
     listing = stack.checkout.run("logs", "nobody")
     assert listing.returncode == 1
-    assert "collector, dashboards, digit, generator" in listing.stderr
+    assert "collector, dashboards, digit, faults, generator" in listing.stderr
 
 
 def test_the_commands_switch_faults(stack):

@@ -105,7 +105,7 @@ def test_load_keeps_sending_requests(stack):
 
 
 def test_status_says_that_all_parts_are_healthy(own_stack):
-    others = {"supervisord", "postgres", "promscale", "collector", "load", "dashboards"}
+    others = {"supervisord", "postgres", "promscale", "collector", "faults", "load", "dashboards"}
     others.add("jaeger" if shutil.which("jaeger") else "traces")
     assert own_stack.healthy_pids().keys() == others | set(SERVICES)
     assert own_stack.stored_spans() > 0
@@ -132,7 +132,7 @@ def test_psql_finds_files_in_the_current_folder(own_stack, tmp_path):
 def test_logs_of_an_unknown_part_lists_the_parts(own_stack):
     listing = own_stack.checkout.run("logs", "nobody")
     assert listing.returncode == 1
-    assert "collector, dashboards, digit, generator" in listing.stderr
+    assert "collector, dashboards, digit, faults, generator" in listing.stderr
 
 
 def test_all_processes_stay_under_1200_megabytes(own_stack):

@@ -59,9 +59,9 @@ def test_a_changed_setting_restarts_the_parts_that_use_it(own_stack):
     before = own_stack.healthy_pids()
     changed = own_stack.checkout.run("local", env=os.environ | {"LOAD_USERS": "6"})
     assert changed.returncode == 0, changed.stderr
-    assert "Restarting the parts with changed settings: load\n" in changed.stdout
+    assert "Restarting the parts with changed settings: faults, load\n" in changed.stdout
     after = own_stack.healthy_pids()
-    assert {name for name in before if before[name] != after[name]} == {"load"}
+    assert {name for name in before if before[name] != after[name]} == {"faults", "load"}
     assert users() == "6"
 
     kept = own_stack.checkout.run("local")

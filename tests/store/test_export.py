@@ -34,13 +34,15 @@ LABELS = {"demo.fault.name": ["digit.errors"], "demo.fault.added_ms": 1.5, "demo
 
 
 @pytest.fixture
-def reader(dsn, traces):
-    """A connection string for the role of those who only read, to a database with three known traces."""
+def reader(dsn, traces, database):
+    """A connection string for the role of those who only read, to a database with three known traces, and without the
+    table of the faults."""
+    database.execute("drop schema demo cascade")
     return make_conninfo(dsn, user="explorer")
 
 
 @pytest.fixture
-def faults(database):
+def faults(reader, database):
     """The table of the faults, with one that began before the last of the three traces."""
     database.execute(FAULTS)
     database.execute("insert into demo.fault values (%s, null, 'digit.errors', 'strong', 'digit', 7)", [INJECTED])

@@ -59,7 +59,7 @@ def stored(promscale: Promscale, *trace_ids: bytes) -> dict[tuple, tuple]:
 @pytest.mark.parametrize("file_format", ["otlp", "otlp-json"])
 def test_otlp_is_equal_field_by_field_in_another_store(promscale, other, tmp_path, file_format):
     @settings(
-        max_examples=25,
+        max_examples=8,
         phases=[Phase.generate],  # smaller examples would take minutes to find
         deadline=None,
         derandomize=True,
@@ -77,7 +77,7 @@ def test_otlp_is_equal_field_by_field_in_another_store(promscale, other, tmp_pat
         folder = tmp_path / uuid.uuid4().hex
         done = export(promscale.dsn, *ALL_TIME, folder, file_format=file_format, where=condition)
         assert done.spans == len(sent)
-        assert import_into(other, done.files[0]) == (len(sent), len(sent), 0)
+        assert import_into(other, done.files[-1]) == (len(sent), len(sent), 0)
         assert stored(other, *trace_ids) == sent
 
     exported_and_imported()
@@ -86,7 +86,7 @@ def test_otlp_is_equal_field_by_field_in_another_store(promscale, other, tmp_pat
 def test_an_import_that_is_repeated_stores_nothing_twice(promscale, other, database, tmp_path):
     export_passwords(promscale)
     spans = span_count(database)
-    [path] = export(promscale.dsn, ALL["time_from"], ALL["time_to"], tmp_path / "out", file_format="otlp").files
+    [*_, path] = export(promscale.dsn, ALL["time_from"], ALL["time_to"], tmp_path / "out", file_format="otlp").files
     assert import_into(other, path, path) == (2 * spans, spans, 0)
     assert import_into(other, path) == (spans, 0, 0)
 
