@@ -1,6 +1,6 @@
 """Measures export to each format, and import of OTLP: speed, CPU time, peak memory, and size.
 
-python -m benchmarks.transfer [SPANS]     starts a PostgreSQL and a promscale with so many spans (1,500,000)
+./run.sh bench transfer [SPANS]     starts a PostgreSQL and a promscale with so many spans (1,500,000)
 """
 
 import subprocess

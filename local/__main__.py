@@ -27,7 +27,7 @@
     ./run.sh reset          stop it and delete the data
     ./run.sh test [ARGS]    run the tests (ARGS: pytest's)
     ./run.sh check [ARGS]   check style, types, SQL, shell scripts and spelling (ARGS: of `pre-commit run`)
-    ./run.sh bench [ingest | query | start [ARGS]]
+    ./run.sh bench [ingest | query | start | flags | transfer [ARGS]]
                             run the benchmarks, or one of them (ARGS: --help lists them)
     ./run.sh help           print this text
 
@@ -54,7 +54,7 @@ from faults.flags import OFF
 from local import CHECKOUT, CommandError, compose, control, environment, exit_code, health, postgres, stack
 from telemetry.services import FAULTS_PORT, POSTGRES_PORT, SERVICES
 
-BENCHMARKS = ("ingest", "query", "start")
+BENCHMARKS = ("ingest", "query", "start", "flags", "transfer")
 CONNECTION = ["-h", "localhost", "-p", str(POSTGRES_PORT), "-d", "postgres", "-U", "postgres"]
 
 
