@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 
 from experiments import running, scenario
-from faults.flags import MAX_SEED
+from faults.flags import MAX_SEED, whole_number
 from local import CommandError, exit_code
 from local.arguments import Parser
 from local.control import FaultsAPI
@@ -39,8 +39,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _seed(text: str) -> int:
     most = MAX_SEED - scenario.MAX_PHASES  # each phase has a seed of its own
-    if text.isascii() and text.isdecimal() and int(text) <= most:
-        return int(text)
+    if (seed := whole_number(text, 0, most)) is not None:
+        return seed
     raise CommandError(f"--seed {text!r} is not a whole number from 0 to {most}")
 
 

@@ -1,4 +1,5 @@
-"""Who may change the faults: everyone on this machine, or, where others reach the demo too, whoever has the token."""
+"""Authorization of changes to the faults. On a loopback address, every client may make them. On any other address, a
+client needs a bearer token."""
 
 import hmac
 import os

@@ -166,10 +166,17 @@ def _control(name: str, flag: Mapping[str, Any], values: Mapping[str, object]) -
     return _on(variant, {DEFAULT: {}, variant: parameters})
 
 
-def _whole(name: str, value: object, least: int, most: int) -> int:
+def whole_number(value: object, least: int, most: int) -> int | None:
+    """The whole number in these bounds that a value or a text is; None if it is none."""
     # str() of a bool or a float is no whole number. Digits only: int() also takes " 16", "+16" and "1_6".
     if (text := str(value)).isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most:
         return int(text)
+    return None
+
+
+def _whole(name: str, value: object, least: int, most: int) -> int:
+    if (whole := whole_number(value, least, most)) is not None:
+        return whole
     raise FlagError(f"{name}={value!r} is not a whole number from {least} to {most}")
 
 

@@ -3,10 +3,9 @@
 from random import Random
 
 import requests
-from flask import current_app
 
 from telemetry.randomness import seeded_call
-from telemetry.tracing import VERSION
+from telemetry.tracing import VERSION, service_name
 
 # Seconds: to connect, and between bytes of the response.
 TIMEOUT = (1, 3)
@@ -23,7 +22,7 @@ def fetch_character(url: str, source: Random, nested: bool = False) -> str:
 
     `nested`: the caller is itself a service that another one is waiting for. Raises CallFailed.
     """
-    caller = {"User-Agent": f"{current_app.name.partition('.')[0]}/{VERSION}"}
+    caller = {"User-Agent": f"{service_name()}/{VERSION}"}
     try:
         with seeded_call(source):
             answer = requests.get(url, headers=caller, timeout=NESTED_TIMEOUT if nested else TIMEOUT)

@@ -1,6 +1,7 @@
 """Head sampling by the flag `sampling`, so that the percentage can be changed while the process runs."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from opentelemetry.context import Context
@@ -34,7 +35,12 @@ class FlagSampler(Sampler):
 
     def _current(self) -> Sampler:
         percent = state("sampling").parameters.get("percent")
-        return self._otherwise if percent is None else ParentBased(TraceIdRatioBased(percent / 100))
+        return self._otherwise if percent is None else _by_percentage(percent)
 
     def get_description(self) -> str:
         return f"FlagSampler{{{self._current().get_description()}}}"
+
+
+@lru_cache(maxsize=1)  # it decides for every span
+def _by_percentage(percent: float) -> Sampler:
+    return ParentBased(TraceIdRatioBased(percent / 100))

@@ -10,6 +10,7 @@ import tomllib
 import uuid
 from pathlib import Path
 
+from flask import current_app
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -52,6 +53,11 @@ def stop() -> None:
     provider = trace.get_tracer_provider()
     if isinstance(provider, TracerProvider):
         provider.shutdown()
+
+
+def service_name() -> str:
+    """The service whose Flask app handles the current request."""
+    return current_app.name.partition(".")[0]
 
 
 def trace_id() -> str:

@@ -2,11 +2,11 @@
 
 import time
 
-from flask import current_app
 from opentelemetry import trace
 
 from telemetry.flags import Fault, fault
 from telemetry.randomness import random_source
+from telemetry.tracing import service_name
 
 
 def work(milliseconds: float, char: str) -> None:
@@ -32,4 +32,4 @@ def work_on_slow_characters(char: str) -> None:
 
 def _own_fault(name: str) -> Fault | None:
     """A fault that several services have, each by a flag of its own."""
-    return fault(f"{current_app.name.partition('.')[0]}.{name}")
+    return fault(f"{service_name()}.{name}")
