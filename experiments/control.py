@@ -15,7 +15,7 @@ def enter(api: FaultsAPI, phase: Phase, seed: int) -> None:
         {
             "set": {**dict.fromkeys(api.in_effect()["flags"], OFF), **phase.faults},
             "load": {"users": phase.load.users, "rate": phase.load.rate, "seed": seed},
-            "sampling": {"percent": phase.sampling},
+            "sampling": {"percent": phase.sampling, "tail_latency_ms": None},
         }
     )
 

@@ -26,7 +26,8 @@ def main() -> None:
         uri = os.environ.get("FAULTS_DB_URI") or f"postgresql://postgres@localhost:{POSTGRES_PORT}/postgres"
         recorder = Recorder(file, uri, seed_of(os.environ))
         recorder.start()
-        app = create_app(file, recorder, token(os.environ, file.path.with_name(TOKEN_FILE)))
+        tail_sampling = os.environ.get("TAIL_SAMPLING") != "off"
+        app = create_app(file, recorder, token(os.environ, file.path.with_name(TOKEN_FILE)), tail_sampling)
     except (FlagError, ValueError, OSError) as error:
         sys.exit(f"faults: {error}")
     serving.serve(app)

@@ -1,8 +1,8 @@
 """The page on which faults are switched, and the API behind it.
 
 GET /flags returns what is in effect, as JSON. POST /flags changes it: {"set": {flag: variant}, "load": {"users",
-"rate", "seed"}, "sampling": {"percent"}}, in which everything is optional, or {"reset": true}. It changes all or
-nothing, and returns what is in effect then, or {"error"} with a status from 400 on.
+"rate", "seed"}, "sampling": {"percent", "tail_latency_ms"}}, in which everything is optional, or {"reset": true}. It
+changes all or nothing, and returns what is in effect then, or {"error"} with a status from 400 on.
 """
 
 import json
@@ -26,6 +26,7 @@ from faults.flags import (
     DEFAULT_USERS,
     MAX_RATE,
     MAX_SEED,
+    MAX_TAIL_LATENCY_MS,
     MAX_USERS,
     Flag,
     FlagError,
@@ -51,8 +52,11 @@ _KEYS = ("set", "load", "sampling", "reset")
 _log = logging.getLogger("faults")
 
 
-def create_app(file: FlagFile, recorder: Recorder, token: str = "") -> Flask:
-    """The Flask app. With a token, changes need it: as a bearer token, or in the cookie that the page's form sets."""
+def create_app(file: FlagFile, recorder: Recorder, token: str = "", tail_sampling: bool = True) -> Flask:
+    """The Flask app. With a token, changes need it: as a bearer token, or in the cookie that the page's form sets.
+
+    `tail_sampling` is whether the Collector can do that.
+    """
     app = Flask(__name__, static_url_path=static_path(Path(__file__).with_name("static")))
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.json.sort_keys = False  # type: ignore[attr-defined]  # of Flask's default provider
@@ -109,6 +113,8 @@ def create_app(file: FlagFile, recorder: Recorder, token: str = "") -> Flask:
 
     def change(body: Mapping[str, Any]) -> None:
         """Raises FlagError, OSError."""
+        if not tail_sampling and (body.get("sampling") or {}).get("tail_latency_ms") is not None:
+            raise FlagError("tail_latency_ms cannot be set: rotel, the Collector of this stack, has no tail sampling")
         with recorder.change() as changed:
             if body.get("reset"):
                 changed.reset()
@@ -144,7 +150,13 @@ def create_app(file: FlagFile, recorder: Recorder, token: str = "") -> Flask:
             changed=[flag for flag in flags.values() if flag.variant != flag.default],
             on=[flag for flag in faults if flag.parameters],
             now=in_effect(flags),
-            limits={"users": MAX_USERS, "rate": MAX_RATE, "seed": MAX_SEED},
+            limits={
+                "users": MAX_USERS,
+                "rate": MAX_RATE,
+                "seed": MAX_SEED,
+                "tail_latency_ms": MAX_TAIL_LATENCY_MS,
+            },
+            tail_sampling=tail_sampling,
             changes=[
                 (time, rows, _links(time, [row.flag for row in rows]))
                 for time, group in groupby(changes, key=lambda row: row.time)
@@ -177,7 +189,7 @@ def in_effect(flags: Mapping[str, Flag]) -> dict[str, Any]:
             if flag.is_fault
         },
         "load": variables | dict(flags["load"].parameters),
-        "sampling": {"percent": None} | dict(flags["sampling"].parameters),
+        "sampling": {"percent": None, "tail_latency_ms": None} | dict(flags["sampling"].parameters),
     }
 
 
@@ -212,7 +224,7 @@ def _form_body() -> dict[str, Any]:
     if "reset" in form:
         return {"reset": True}
     body: dict[str, Any] = {"set": dict(text.partition("=")[::2] for text in form.getlist("set"))}
-    for key, names in (("load", ("users", "rate", "seed")), ("sampling", ("percent",))):
+    for key, names in (("load", ("users", "rate", "seed")), ("sampling", ("percent", "tail_latency_ms"))):
         body[key] = {name: form[name].strip() or None for name in names if name in form}
     return body
 

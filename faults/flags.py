@@ -20,6 +20,7 @@ TOKEN_FILE = "token"  # beside the file of a running stack, where changes need a
 # of the environment.
 OFF, DEFAULT = "off", "default"
 MAX_USERS, MAX_RATE, MAX_SEED = 1000, 1000, 2**63 - 1
+MAX_TAIL_LATENCY_MS = 3_600_000
 # The traffic without the flag `load` and without LOAD_USERS and LOAD_RATE.
 DEFAULT_USERS, DEFAULT_RATE = 3, 1
 
@@ -105,8 +106,10 @@ class FlagFile:
 
         `variants`: those of faults, by their flags. `load`: `users`, the number of simulated users, `rate`, the
         requests per second of all together, and `seed`: with a new one, the users begin again with the seed's first
-        request. `sampling`: `percent`, the share of the traces that are recorded (head sampling). Numbers may be texts;
-        None is the value that the environment variables give, and what is not given stays as it is.
+        request. `sampling`: `percent`, the share of the traces that are recorded (head sampling), and
+        `tail_latency_ms`: of the other traces, those with an error and those that last at least so long are recorded as
+        well (tail sampling). Numbers may be texts; None is the value that the environment variables give, and what is
+        not given stays as it is.
         """
         with self._lock:
             flags = _read(self.path)
@@ -215,7 +218,11 @@ def _percent(value: object) -> float:
     raise FlagError(f"percent={value!r} is not a number from 0 to 100")
 
 
+def _tail_latency_ms(value: object) -> int:
+    return _whole("tail_latency_ms", value, 0, MAX_TAIL_LATENCY_MS)
+
+
 _CONTROLS: dict[str, dict[str, Callable[[object], float]]] = {
     "load": {"users": _users, "rate": _rate, "seed": _seed},
-    "sampling": {"percent": _percent},
+    "sampling": {"percent": _percent, "tail_latency_ms": _tail_latency_ms},
 }

@@ -13,8 +13,9 @@
     ./run.sh faults reset   switch everything to its default, also the traffic and the sampling
     ./run.sh load [--users N] [--rate R] [--seed S]
                             print or change the traffic
-    ./run.sh sampling [--percent P]
-                            print or change the percentage of traces that are recorded
+    ./run.sh sampling [--percent P] [--tail-latency-ms N]
+                            print or change the percentage of traces that are recorded, and of the others those with
+                            an error and those that last N ms
     ./run.sh export --format parquet|otlp|otlp-json|csv DIR
                             write the traces of the last hour to files (--from, --to, --where SQL, --layout; --help)
     ./run.sh import FILE... store the spans of files: OTLP protobuf, OTLP/JSON lines, Jaeger's JSON
@@ -188,7 +189,7 @@ def load(*arguments: str) -> int:
 
 
 def sampling(*arguments: str) -> int:
-    return numbers("sampling", arguments, ("percent",))
+    return numbers("sampling", arguments, ("percent", "tail_latency_ms"))
 
 
 def numbers(name: str, arguments: tuple[str, ...], options: tuple[str, ...]) -> int:

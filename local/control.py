@@ -59,12 +59,12 @@ def set_body(words: Sequence[str]) -> dict[str, object]:
     return {"set": dict(zip(words[::2], words[1::2], strict=True))}
 
 
-def options(command: str, words: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """The values of options such as --users 10, by their names. Raises CommandError."""
+def options(command: str, words: Sequence[str], names: Sequence[str]) -> dict[str, str | None]:
+    """The values of options such as --users 10, by their names; None for an empty one. Raises CommandError."""
     parser = Parser(command)
     for name in names:
-        parser.add_argument(f"--{name}", metavar=name[0].upper())
-    return {name: value for name, value in vars(parser.parse_args(words)).items() if value is not None}
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar=name[0].upper())
+    return {name: value or None for name, value in vars(parser.parse_args(words)).items() if value is not None}
 
 
 def faults_table(state: Mapping[str, Any]) -> str:
@@ -94,9 +94,10 @@ def load_report(state: Mapping[str, Any]) -> str:
 
 
 def sampling_report(state: Mapping[str, Any]) -> str:
-    percent = state["sampling"]["percent"]
+    percent, latency_ms = (state["sampling"][name] for name in ("percent", "tail_latency_ms"))
     decided = "decided by OTEL_TRACES_SAMPLER: all traces, if it is not set" if percent is None else f"{percent} %"
-    return f"sampling: {decided}"
+    others = "" if latency_ms is None else f"; and others with an error, or that last {latency_ms} ms or more"
+    return f"sampling: {decided}{others}"
 
 
 REPORTS = {"load": load_report, "sampling": sampling_report}

@@ -102,6 +102,7 @@ def parts(settings: Mapping[str, str] | None = None) -> list[Part]:
     host = health.reach_address(bind)
     jaeger = shutil.which("jaeger", path=settings.get("PATH"))
     explorer = PAGES | {"traces": BESIDE["traces"]} if jaeger else PAGES
+    collector = _collector(bind, host, settings)
     links = {f"EXPLORER_{name.upper()}_PORT": str(port) for name, port in explorer.items()}
     return [
         Part(
@@ -124,7 +125,7 @@ def parts(settings: Mapping[str, str] | None = None) -> list[Part]:
                 "PROMSCALE_TRACING_GRPC_SERVER_ADDRESS": f"{bind}:{PROMSCALE_GRPC_PORT}",
             },
         ),
-        _collector(bind, host, settings),
+        collector,
         Part(
             "faults",
             [sys.executable, "-m", "faults"],
@@ -135,6 +136,7 @@ def parts(settings: Mapping[str, str] | None = None) -> list[Part]:
                 "PORT": str(FAULTS_PORT),
                 "FAULTS_FILE": str(FLAGS.path),
                 "FAULTS_DB_URI": DATABASE.uri,
+                "TAIL_SAMPLING": "off" if _is_rotel(collector) else "on",
                 **links,
             },
         ),
@@ -225,10 +227,14 @@ def _collector(bind: str, host: str, settings: Mapping[str, str]) -> Part:
     )
 
 
+def _is_rotel(collector: Part) -> bool:
+    return Path(collector.command[0]).name == ROTEL
+
+
 def collector_report(settings: Mapping[str, str] | None = None) -> str:
     """What the Collector's acknowledgement guarantees, and what rotel has lost according to its logs."""
     collector = next(part for part in parts(settings) if part.name == "collector")
-    if Path(collector.command[0]).name != ROTEL:
+    if not _is_rotel(collector):
         return QUEUE_ON_DISK
     log = "".join(file.read_text(errors="replace") for file in LOGS.glob("collector.log*"))
     return (

@@ -1,6 +1,7 @@
 """Programs and packages of Go and Node for the tests: built or installed once, and kept in the user's cache folder."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -30,7 +31,8 @@ def jaeger() -> Path:
 
 def otelcol() -> Path:
     """The OpenTelemetry Collector with the components that collector/config.yaml uses."""
-    return _cached(f"otelcol-{BUILDER[1]}", _build_otelcol) / "otelcol"
+    manifest = hashlib.sha256(MANIFEST.read_bytes()).hexdigest()[:12]
+    return _cached(f"otelcol-{BUILDER[1]}-{manifest}", _build_otelcol) / "otelcol"
 
 
 def grafana_data() -> Path:

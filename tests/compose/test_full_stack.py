@@ -68,34 +68,33 @@ def test_the_commands_switch_faults(stack):
     assert "All faults are at their defaults." in checked(stack.checkout.run("faults", "reset")).stdout
 
 
-def test_sampling_keeps_complete_traces(stack):
-    """Without sampling, spans have no trace state."""
+def test_the_percentage_that_the_collector_samples_is_a_setting(stack):
+    """tests/unit/test_collector.py tests what the Collector does with it."""
+    file = str(stack.checkout.folder / "docker-compose.yaml")
+    environment = os.environ | {"TRACE_SAMPLING_PERCENT": "30"}
+    config = docker("compose", "--file", file, "config", "--format", "json", env=environment).stdout
+    variables = json.loads(config)["services"]["collector"]["environment"]
+    assert variables["TRACE_SAMPLING_PERCENT"] == "30"
+    assert variables["COLLECTOR_PROCESSORS"] == "[memory_limiter, probabilistic_sampler]"
+
+
+def test_tail_sampling_without_a_restart(stack):
+    """Without it, spans have no trace state."""
+    undecided = "select bool_and(trace_state like 'demo_tail_latency_ms=%%') from ps_trace.span where trace_id = %s"
     assert stack.rows("select count(*) from ps_trace.span where trace_state is not null") == [(0,)]
-    # Restart everything: the services need half a minute to find a Collector that gets another address.
-    stack.checkout.run("down")
-    started = stack.checkout.run("docker", env=os.environ | {"TRACE_SAMPLING_PERCENT": "30"})
-    assert started.returncode == 0, started.stderr
-    passwords = [requests.get(stack.generator, timeout=60).json()["trace_id"] for _ in range(40)]
-    stack.checkout.run("down")
-    again = stack.checkout.run("docker")
-    assert again.returncode == 0, again.stderr
+    before = stack.healthy_pids()
+    # Every trace is left to the Collector, which keeps all.
+    shown = checked(stack.checkout.run("sampling", "--percent=0", "--tail-latency-ms=0")).stdout
+    assert "sampling: 0 %; and others with an error, or that last 0 ms or more" in shown
 
-    def complete_traces():
-        """The traces that were kept, if all parents of their spans are stored."""
-        kept = stack.rows(
-            """
-            select trace_id, count(*) filter (where not is_root_span and not exists (
-                select from ps_trace.span as parent
-                where parent.trace_id = span.trace_id and parent.span_id = span.parent_span_id
-            ))
-            from ps_trace.span where trace_id = any(%s::text[]::trace_id[]) group by trace_id
-            """,
-            passwords,
-        )
-        return all(missing_parents == 0 for _, missing_parents in kept) and kept
+    def is_left_to_the_collector():
+        trace_id = requests.get(stack.generator, timeout=60).json()["trace_id"]
+        wait_until(lambda: stack.rows(undecided, trace_id)[0][0] is not None, "the trace")
+        return stack.rows(undecided, trace_id) == [(True,)]
 
-    # The Collector may still have some of their spans in its queue.
-    assert len(wait_until(complete_traces, "complete traces")) < len(passwords)
+    wait_until(is_left_to_the_collector, "a trace for which the services know it")
+    checked(stack.checkout.run("faults", "reset"))
+    assert stack.healthy_pids() == before
 
 
 def test_jaeger_shows_a_trace_and_who_calls_whom(stack):

@@ -305,9 +305,15 @@ def test_readers_may_read_the_truth_and_not_change_it(dsn, database):
 def test_a_change_returns_what_is_in_effect(stopped_part):
     stopped_part.start(LOAD_USERS="5", DEMO_SEED="42")
     before = requests.get(f"{stopped_part.url}/flags", timeout=10).json()
-    assert before["load"] == {"users": 5, "rate": 1, "seed": 42} and before["sampling"] == {"percent": None}
+    assert before["load"] == {"users": 5, "rate": 1, "seed": 42} and before["sampling"] == {
+        "percent": None,
+        "tail_latency_ms": None,
+    }
     after = stopped_part.post({**STRONG, "load": {"rate": 2.5}, "sampling": {"percent": 10}}).json()
-    assert after["load"] == {"users": 5, "rate": 2.5, "seed": 42} and after["sampling"] == {"percent": 10}
+    assert after["load"] == {"users": 5, "rate": 2.5, "seed": 42} and after["sampling"] == {
+        "percent": 10,
+        "tail_latency_ms": None,
+    }
     assert after["flags"]["digit.errors"] == before["flags"]["digit.errors"] | {"variant": "strong"}
     assert list(after["flags"]["digit.errors"]["variants"]) == ["off", "mild", "strong"]
     assert stopped_part.post({"reset": True}).json() == before

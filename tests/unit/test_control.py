@@ -47,6 +47,12 @@ def test_numbers_are_changed_and_reported(api):
     assert "OTEL_TRACES_SAMPLER" in control.sampling_report(api.in_effect())
     api.change({"sampling": control.options("sampling", ["--percent", "12.5"], ("percent",))})
     assert control.sampling_report(api.in_effect()) == "sampling: 12.5 %"
+    words = ["--tail-latency-ms", "500"]
+    api.change({"sampling": control.options("sampling", words, ("percent", "tail_latency_ms"))})
+    report = "sampling: 12.5 %; and others with an error, or that last 500 ms or more"
+    assert control.sampling_report(api.in_effect()) == report
+    api.change({"sampling": control.options("sampling", ["--tail-latency-ms="], ("tail_latency_ms",))})
+    assert control.sampling_report(api.in_effect()) == "sampling: 12.5 %"
 
 
 @pytest.mark.parametrize(
@@ -59,6 +65,7 @@ def test_numbers_are_changed_and_reported(api):
         ({"set": {"digit.errors": "on"}}, r"^digit\.errors has no variant 'on'; name one of off, mild, strong$"),
         ({"load": {"users": "ten"}}, "^users='ten' is not a whole number from 1 to 1000$"),
         ({"sampling": {"percent": "all"}}, "^percent='all' is not a number from 0 to 100$"),
+        ({"sampling": {"tail_latency_ms": -1}}, "^tail_latency_ms=-1 is not a whole number from 0 to 3600000$"),
     ],
 )
 def test_what_the_api_refuses_is_the_error(api, flag_file, body, message):
@@ -94,7 +101,7 @@ def test_a_part_that_does_not_answer(monkeypatch):
             "--users: expected one argument; usage: ./run.sh load [-h] [--users U] [--rate R]",
         ),
         (["load", "--user", "3"], "--user 3; usage: ./run.sh load"),
-        (["sampling", "50"], "50; usage: ./run.sh sampling [-h] [--percent P]"),
+        (["sampling", "50"], "50; usage: ./run.sh sampling [-h] [--percent P] [--tail-latency-ms T]"),
     ],
 )
 def test_arguments_that_are_none(tmp_path, arguments, words):

@@ -73,3 +73,15 @@ def test_pages_of_other_sites_change_nothing(flag_file, url, headers, status):
     assert form.status_code == (303 if status == 200 else status)
     expected = {"digit.errors": "strong", "upper.errors": "strong"} if status == 200 else {}
     assert changed(flag_file) == expected
+
+
+def test_tail_sampling_with_a_collector_that_has_none(serve, flag_file):
+    url = serve(create_app(flag_file, Recorder(flag_file, "postgresql://127.0.0.1:1/none", None), tail_sampling=False))
+    answer = requests.post(f"{url}/flags", json={"sampling": {"percent": 10, "tail_latency_ms": 500}}, timeout=60)
+    assert answer.status_code == 400
+    assert "rotel, the Collector of this stack, has no tail sampling" in answer.json()["error"]
+    assert not changed(flag_file)
+    page = requests.get(url, timeout=60).text
+    assert "There is no tail sampling" in page and 'name="tail_latency_ms"' not in page
+    nothing = requests.post(f"{url}/flags", json={"sampling": {"percent": 10, "tail_latency_ms": None}}, timeout=60)
+    assert nothing.json()["sampling"] == {"percent": 10, "tail_latency_ms": None}

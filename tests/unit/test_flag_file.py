@@ -105,7 +105,7 @@ CHOICES = r"name one of generator\.parallel_fetching, .*special\.slow_characters
         ({"load": {"seed": 2**63}}, "seed=9223372036854775808 is not"),
         ({"sampling": {"percent": 100.1}}, r"percent=100\.1 is not a number from 0 to 100$"),
         ({"sampling": {"percent": "inf"}}, "percent='inf' is not"),
-        ({"sampling": {"percents": 1}}, "sampling has no value 'percents'; name one of percent$"),
+        ({"sampling": {"percents": 1}}, "sampling has no value 'percents'; name one of percent, tail_latency_ms$"),
     ],
 )
 def test_a_change_with_an_error_changes_nothing(file, change, message):
