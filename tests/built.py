@@ -1,4 +1,8 @@
-"""Programs and packages of Go and Node for the tests: built or installed once, and kept in the user's cache folder."""
+"""Programs and packages of Go and Node for the tests: built or installed once, and kept in the user's cache folder.
+
+`python3 -m tests.built` builds the programs of Go before the tests. The standard library only, so that it can run
+before .venv exists.
+"""
 
 import fcntl
 import hashlib
@@ -8,25 +12,31 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-
-import pytest
+from unittest import SkipTest
 
 # Jaeger 2.13, the latest that is a Go module: a tag of version 2 or later would need a module path that ends in /v2.
 JAEGER = "github.com/jaegertracing/jaeger", "v1.76.0"
 BUILDER = "go.opentelemetry.io/collector/cmd/builder", "v0.159.0"
 MANIFEST = Path(__file__).parent / "compose" / "otelcol.yaml"
+# Jaeger without optimizations takes two thirds of the processor time to build, and any tests less than that to run.
+GOFLAGS = "-trimpath '-gcflags=all=-N -l'"
 PACKAGES = Path(__file__).parent / "panels" / "package.json"
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tracing-demo"
 
 
 def jaeger_sources() -> Path:
-    """A writable folder with the sources of Jaeger's module, and the program in it."""
-    return _cached(f"jaeger-{JAEGER[1]}", _build_jaeger)
+    """A folder with the sources of Jaeger's module, and two programs in it."""
+    return _cached(f"jaeger-{JAEGER[1]}-suite", _build_jaeger)
 
 
 def jaeger() -> Path:
     return jaeger_sources() / "cmd" / "jaeger" / "jaeger"
+
+
+def jaeger_suite() -> Path:
+    """Jaeger's tests of a storage, as a program. It runs in its own folder."""
+    return jaeger_sources() / "cmd" / "jaeger" / "internal" / "integration" / "suite"
 
 
 def otelcol() -> Path:
@@ -47,7 +57,7 @@ def node(program: Path, stdin: str) -> subprocess.CompletedProcess[str]:
     # Some packages that the library loads with require() are ES modules.
     feature = subprocess.run([command, "-p", "process.features.require_module"], capture_output=True, text=True)
     if feature.stdout.strip() != "true":
-        pytest.skip("Grafana's library needs Node 20.19, 22.12 or later")
+        raise SkipTest("Grafana's library needs Node 20.19, 22.12 or later")
     environment = os.environ | {"NODE_PATH": str(grafana_data() / "node_modules")}
     return subprocess.run([command, program], input=stdin, env=environment, capture_output=True, text=True)
 
@@ -56,8 +66,8 @@ def go(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.Comp
     """Run go; the caller checks the exit code. Skips the test without Go."""
     program = shutil.which("go", path=f"{os.environ['PATH']}:/usr/local/go/bin")
     if not program:
-        pytest.skip("Go is not installed")
-    variables = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-trimpath", "GOWORK": "off"} | environment
+        raise SkipTest("Go is not installed")
+    variables = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": GOFLAGS, "GOGC": "400", "GOWORK": "off"} | environment
     return subprocess.run([program, *arguments], cwd=cwd, env=variables, capture_output=True, text=True)
 
 
@@ -83,6 +93,8 @@ def _build_jaeger(folder: Path) -> None:
     for path in [folder, *folder.rglob("*")]:  # files in Go's module cache are read-only
         path.chmod(path.stat().st_mode | 0o200)
     _checked("build", "-ldflags=-s -w", "-o", "cmd/jaeger/jaeger", "./cmd/jaeger", cwd=folder)
+    suite = folder / "cmd" / "jaeger" / "internal" / "integration"
+    _checked("test", "-c", "-vet=off", "-ldflags=-s -w", "-o", "suite", cwd=suite)
 
 
 def _build_otelcol(folder: Path) -> None:
@@ -100,7 +112,7 @@ def _install_grafana_data(folder: Path) -> None:
 def _program(name: str) -> str:
     path = shutil.which(name)
     if not path:
-        pytest.skip(f"{name} is not installed")
+        raise SkipTest(f"{name} is not installed")
     return path
 
 
@@ -108,3 +120,8 @@ def _checked(*arguments: str, cwd: Path) -> str:
     finished = go(*arguments, cwd=cwd)
     assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
     return finished.stdout
+
+
+if __name__ == "__main__":
+    jaeger()
+    otelcol()

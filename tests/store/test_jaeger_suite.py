@@ -34,7 +34,7 @@ def purger(database):
 
 
 def test_jaegers_suite(promscale, purger):
-    sources = built.jaeger_sources()
+    suite = built.jaeger_suite()
     for port in PORTS:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -44,8 +44,8 @@ def test_jaegers_suite(promscale, purger):
                 pytest.skip(f"port {port}, which Jaeger's suite needs, is in use")
     endpoint = f"127.0.0.1:{promscale.server.port}"
     run = built.go(
-        *("test", "-json", "-count=1", "-timeout=20m", "-run=^TestGRPCStorage$", "./cmd/jaeger/internal/integration"),
-        cwd=sources,
+        *("tool", "test2json", suite, "-test.v=test2json", "-test.timeout=20m", "-test.run=^TestGRPCStorage$"),
+        cwd=suite.parent,
         STORAGE="grpc",
         CUSTOM_STORAGE="true",
         REMOTE_STORAGE_ENDPOINT=endpoint,
