@@ -23,10 +23,12 @@ def main() -> None:
     try:
         file.path.parent.mkdir(parents=True, exist_ok=True)
         file.prepare()
+        tail_sampling = os.environ.get("TAIL_SAMPLING") != "off"
+        if not tail_sampling and "tail_latency_ms" in file.flags()["sampling"].parameters:  # of another Collector
+            file.set(sampling={"tail_latency_ms": None})
         uri = os.environ.get("FAULTS_DB_URI") or f"postgresql://postgres@localhost:{POSTGRES_PORT}/postgres"
         recorder = Recorder(file, uri, seed_of(os.environ))
         recorder.start()
-        tail_sampling = os.environ.get("TAIL_SAMPLING") != "off"
         app = create_app(file, recorder, token(os.environ, file.path.with_name(TOKEN_FILE)), tail_sampling)
     except (FlagError, ValueError, OSError) as error:
         sys.exit(f"faults: {error}")

@@ -302,6 +302,15 @@ def test_readers_may_read_the_truth_and_not_change_it(dsn, database):
 # The API -------------------------------------------------------------------------------------------------------------
 
 
+def test_tail_sampling_ends_with_a_collector_that_has_none(stopped_part):
+    stopped_part.start()
+    assert stopped_part.post({"sampling": {"percent": 10, "tail_latency_ms": 500}}).ok
+    stopped_part.kill()
+    stopped_part.start(TAIL_SAMPLING="off")
+    now = requests.get(f"{stopped_part.url}/flags", timeout=10).json()
+    assert now["sampling"] == {"percent": 10, "tail_latency_ms": None}
+
+
 def test_a_change_returns_what_is_in_effect(stopped_part):
     stopped_part.start(LOAD_USERS="5", DEMO_SEED="42")
     before = requests.get(f"{stopped_part.url}/flags", timeout=10).json()
