@@ -162,7 +162,7 @@ def test_one_statement_cannot_use_all_memory(own_stack):
 
 def test_silent_connections_do_not_block_others(own_stack):
     """On the demo's own web servers: not Grafana's or Jaeger's."""
-    ports = {**SERVICES, "promscale": PROMSCALE_HTTP_PORT, **PAGES}
+    ports = {**SERVICES, "faults": FAULTS_PORT, "promscale": PROMSCALE_HTTP_PORT, **PAGES}
     running = own_stack.healthy_pids()
     ports = {name: port for name, port in ports.items() if name in running}
     with contextlib.ExitStack() as limits:
