@@ -7,13 +7,13 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from itertools import groupby, islice, pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from markupsafe import Markup
 
-from explorer import links, svg
+from explorer import changes, links, svg
 from explorer.axes import BUCKETS_PER_DECADE, milliseconds
 from explorer.links import TimeRange
 from explorer.results import QueryResult
@@ -31,8 +31,6 @@ _THRESHOLDS = ("warning", "bad")
 _UNIT_HEIGHT = 26  # pixels of a chart per unit of `Panel.height`
 _NAME_LENGTH = 200  # of a line
 _NAMES_IN_LABEL, _NAME_LENGTH_IN_LABEL = 5, 40
-_CHANGE_LENGTH = 32  # of a change's label
-_CHANGES_IN_LABEL = 3
 
 Names = tuple[str, ...]
 
@@ -57,9 +55,6 @@ class ChartData(NamedTuple):
     def times(self) -> svg.TimeAxis:
         begin, end = map(links.micros, self.time_range)
         return svg.TimeAxis(begin, end, self.screen.zone, self.changes)
-
-    def time_of(self, change: svg.Change) -> str:
-        return clock(links.time(change.time), self.screen.zone)
 
     @property
     def period(self) -> str:
@@ -87,19 +82,6 @@ class Share(NamedTuple):
 def chart(panel: Panel, data: ChartData) -> Chart:
     """The chart of a panel for which `is_chart` holds."""
     return _CHARTS[panel.kind](panel, data)
-
-
-def changes(result: QueryResult) -> list[svg.Change]:
-    """The marks of the rows of the statement `fault_changes`: one for all that was switched at the same time."""
-    rows = sorted(result.as_dicts(), key=lambda row: (row["time"], row["flag"]))
-    marks = []
-    for time, group in groupby(rows, key=lambda row: row["time"]):
-        switched = list(group)
-        first = f"{switched[0]['flag']} {switched[0]['to_variant']}"
-        label = first if len(switched) == 1 else f"{len(switched)} flags"
-        words = [f"{row['flag']} from {row['from_variant']} to {row['to_variant']}" for row in switched]
-        marks.append(svg.Change(links.micros(time), cut(label, _CHANGE_LENGTH), ", ".join(words)))
-    return marks
 
 
 def has_time_axis(panel: Panel) -> bool:
@@ -179,7 +161,7 @@ def _series(panel: Panel, data: ChartData) -> Chart:
     ]
     measure = unit(data.result.columns[_number_columns(data.result)[0]])
     thresholds = dict(zip(_THRESHOLDS, panel.thresholds or (), strict=False))
-    frame = _frame(panel, data, f"Lines over time, {data.period}: {_ranges(lines, measure)}{_changed(data)}")
+    frame = _frame(panel, data, f"Lines over time, {data.period}: {_ranges(lines, measure)}")
     return Chart(
         plot=svg.lines(frame, data.times, _steps(data.result), lines, measure, thresholds),
         legend=[(line.name, line.colour) for line in lines] if len(lines) > 1 else [],
@@ -219,9 +201,7 @@ def _heatmap(panel: Panel, data: ChartData) -> Chart:
     for place, bucket, number in zip(places, buckets, requests, strict=True):
         rows[bucket - low][place] = number
     cells = _cells(panel, low, len(rows), None)
-    frame = _frame(
-        panel, data, f"A heat map of durations over time, {data.period}: {_durations(low, rows)}{_changed(data)}"
-    )
+    frame = _frame(panel, data, f"A heat map of durations over time, {data.period}: {_durations(low, rows)}")
     plot = svg.heatmap(frame, data.times, _steps(data.result), rows, cells)
     return Chart(plot, most=max(requests), has_changes=bool(data.changes))
 
@@ -241,7 +221,8 @@ def _cells(panel: Panel, low: int, count: int, time_range: TimeRange | None) -> 
 
 
 def _frame(panel: Panel, data: ChartData, description: str) -> svg.Frame:
-    return svg.Frame(data.screen.width, _UNIT_HEIGHT * panel.height, f"{panel.title}. {description}.")
+    words = f"{panel.title}. {description}{changes.in_words(data.times)}."
+    return svg.Frame(data.screen.width, _UNIT_HEIGHT * panel.height, words)
 
 
 def _ranges(lines: Sequence[svg.Line], measure: Unit) -> str:
@@ -253,16 +234,6 @@ def _ranges(lines: Sequence[svg.Line], measure: Unit) -> str:
         texts.append(f"{cut(line.name, _NAME_LENGTH_IN_LABEL)} from {least} to {greatest}")
     more = len(lines) - len(texts)
     return ", ".join(texts) + (f", and {more} more" if more else "")
-
-
-def _changed(data: ChartData) -> str:
-    """The latest marks in words."""
-    if not data.changes:
-        return ""
-    latest = data.changes[-_CHANGES_IN_LABEL:]
-    words = [f"{data.time_of(change)} {cut(change.text, _NAME_LENGTH)}" for change in latest]
-    more = len(data.changes) - len(latest)
-    return ". Switched: " + "; ".join(words) + (f", and {more} times before" if more else "")
 
 
 def _durations(low: int, rows: Sequence[Sequence[int]]) -> str:

@@ -15,7 +15,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 import queries
 import queries.dashboards
-from explorer import charts, links, node_graph, ranges, svg, tables
+from explorer import changes, charts, links, node_graph, ranges, svg, tables
 from explorer.analysis_pages import analysis_pages
 from explorer.database import DATABASE_URI, Database, message
 from explorer.home import home_page
@@ -148,8 +148,8 @@ def create_dashboards(uri: str) -> Flask:
             return render_template("panel_error.html", message=message(error)), 500
         if not results[0].rows:
             return render_template("panel_empty.html", dashboard=dashboard)
-        changes = _changes(database, view) if charts.has_time_axis(panel) else []
-        data = charts.ChartData(results[0], colours, view.time_range, screen, changes)
+        marks = changes.read(database, view.time_range) if charts.has_time_axis(panel) else []
+        data = charts.ChartData(results[0], colours, view.time_range, screen, marks)
         match panel.kind, results:
             case Kind.TABLE, [rows]:
                 table = tables.table(panel, rows, colours, screen.zone, view.time_range)
@@ -169,14 +169,6 @@ def create_dashboards(uri: str) -> Flask:
         )
 
     return app
-
-
-def _changes(database: Database, view: View) -> list[svg.Change]:
-    """When faults were switched, as marks; none in a store of other traces, where nothing records it."""
-    try:
-        return charts.changes(database.query("fault_changes", view._asdict()))
-    except psycopg.errors.UndefinedTable:
-        return []
 
 
 def _search(dashboard: Dashboard, view: View) -> dict[str, str]:

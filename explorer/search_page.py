@@ -9,13 +9,14 @@
 Without the database, it has only the newest traces, by Jaeger's storage API.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import psycopg
 from flask import Blueprint, render_template, request, url_for
 
 import queries
+from explorer import changes, links, svg
 from explorer.analysis.selection import Selection
 from explorer.database import STATEMENT_SECONDS, Database, message
 from explorer.query import (
@@ -29,8 +30,8 @@ from explorer.query import (
     read_query,
     read_words,
 )
-from explorer.scatter import scatter
-from explorer.store import Store
+from explorer.scatter import scatter, time_range
+from explorer.store import Store, TraceSummary
 from explorer.trace_list import ORDERS, Call, Key, Page, Place, read_attributes, read_page
 from frame import with_query
 from promscale.otlp import truncated_name
@@ -51,10 +52,12 @@ _NEWEST = View("newest", Place(), [], None)
 
 
 class Results(NamedTuple):
-    """A page of traces, and their attributes by trace id and key. `problem` says why there are none."""
+    """A page of traces, their attributes by trace id and key, and when faults were switched in their time. `problem`
+    says why there are none."""
 
     page: Page
     attributes: Mapping[tuple[str, str], str] = {}
+    changes: Sequence[svg.Change] = ()
     problem: str = ""
     status: int = 200
 
@@ -90,7 +93,7 @@ def search_page(store: Store, database: Database | None) -> Blueprint:
             ],
             is_open=is_open,
             future=_future(store, query) if is_open and not results.problem else None,
-            scatter=scatter(traces),
+            scatter=scatter(traces, results.changes) if traces else None,
             colours=queries.colour_numbers(
                 [*services, *(service.name for trace in traces for service in trace.services)]
             ),
@@ -147,15 +150,24 @@ def _read(database: Database, query: Query, view: View) -> Results:
     try:
         page = read_page(database, selection, view.order, view.place, query.limit, view.call)
         attributes = read_attributes(database, selection, page.traces, view.columns)
+        switched = _changes(database, page.traces)
     except psycopg.errors.QueryCanceled:
         problem = f"The search did not finish within {STATEMENT_SECONDS} s. Choose a shorter range, or sort by newest."
-        return Results(Page([], None, None), {}, problem, 504)
+        return Results(Page([], None, None), problem=problem, status=504)
     except psycopg.Error as error:
-        return Results(Page([], None, None), {}, message(error), 503)
+        return Results(Page([], None, None), problem=message(error), status=503)
     if view.order == "newest":
         # In the order of the times that the page shows: those of the traces' first spans.
         page = page._replace(traces=sorted(page.traces, key=lambda trace: trace.start, reverse=True))
-    return Results(page, attributes)
+    return Results(page, attributes, switched)
+
+
+def _changes(database: Database, traces: Sequence[TraceSummary]) -> list[svg.Change]:
+    """When faults were switched in the time of the scatter plot. Raises psycopg.Error."""
+    if not traces:
+        return []
+    begin, end = map(links.time, time_range(traces))
+    return changes.read(database, (begin, end))
 
 
 class Future(NamedTuple):

@@ -64,6 +64,11 @@ class TimeAxis(NamedTuple):
     zone: tzinfo
     changes: Sequence[Change] = ()
 
+    @property
+    def shown(self) -> list[Change]:
+        """The changes in the time range."""
+        return [change for change in self.changes if self.begin <= change.time <= self.end]
+
 
 class Steps(NamedTuple):
     """The times of consecutive values, in microseconds: the first begins at `begin`, and each lasts for `step`."""
@@ -166,26 +171,35 @@ def _time_plot(
 ) -> Markup:
     x = frame.x(times.begin, times.end)
     axis = _x_axis(frame, x, time_ticks(times.begin, times.end, frame.inner[0] // _TIME_GAP, times.zone), _TIME_GAP)
-    changes = [change for change in times.changes if times.begin <= change.time <= times.end]
-    content = axis + content + _changes(frame, x, changes)
-    data = {**steps._asdict(), "unit": unit.text, "zone": str(times.zone)}
-    return _plot(frame, kind, x, y, content, **data, changes=[(change.time, change.text) for change in changes])
+    marks = changes(times, frame.inner[0])
+    content = axis + content + (_inner(frame, marks) if marks else "")
+    return _plot(frame, kind, x, y, content, unit=unit.text, zone=str(times.zone), **time_data(times, steps))
 
 
-def _changes(frame: Frame, x: Scale, changes: Sequence[Change]) -> str:
-    """Vertical lines, with their labels to the right, or to the left before the right border, unless they overlap."""
-    lines = [f'<path d="M{x(change.time):.1f} {_TOP}V{frame.height - _BOTTOM}"/>' for change in changes]
+def time_data(times: TimeAxis, steps: Steps) -> dict[str, Any]:
+    """What charts.js needs of a time axis, besides its place."""
+    marks = [(change.time, change.text) for change in times.shown]
+    return {"start": times.begin, "end": times.end, **steps._asdict(), "changes": marks}
+
+
+def changes(times: TimeAxis, width: float) -> Markup:
+    """Vertical lines, with their labels to the right, or to the left before the right border, unless they overlap.
+
+    Places are percentages of the enclosing <svg>, the plot area, which has at least `width` pixels.
+    """
+    x = Scale(times.begin, times.end, 0, 100)
+    lines = [f'<line x1="{x(change.time):.2f}%" x2="{x(change.time):.2f}%" y2="100%"/>' for change in times.shown]
     labels = []
-    free_from = float(_LEFT)
-    for change in changes:
-        place, width = x(change.time), len(change.label) * _CHARACTER
-        is_left = place + width > frame.width - _RIGHT
-        if place - width * is_left < free_from:
+    free_from = 0.0
+    for change in times.shown:
+        place, length = x(change.time), 100 * len(change.label) * _CHARACTER / width
+        is_left = place + length > 100
+        if place - length * is_left < free_from:
             continue
-        free_from = place + width * (not is_left)
-        side = f'x="{place - 4:.1f}" class="left"' if is_left else f'x="{place + 4:.1f}"'
-        labels.append(f'<text {side} y="{_TOP + 10}">{escape(change.label)}</text>')
-    return _group("changes", [*lines, *labels]) if changes else ""
+        free_from = place + length * (not is_left)
+        side = 'dx="-4" class="left"' if is_left else 'dx="4"'
+        labels.append(f'<text x="{place:.2f}%" y="10" {side}>{escape(change.label)}</text>')
+    return Markup(_group("changes", [*lines, *labels]) if lines else "")
 
 
 def _plot(frame: Frame, kind: str, x: Scale, y: Scale, content: str, **data: Any) -> Markup:
@@ -225,10 +239,13 @@ def _group(name: str, elements: Sequence[str]) -> str:
 def _marks(frame: Frame, marks: Sequence[str]) -> str:
     """The marks, cut at the borders of the plot area."""
     width, height = frame.inner
-    return (
-        f'<svg class="marks" x="{_LEFT}" y="{_TOP}" width="{width}" height="{height}"'
-        f' viewBox="{_LEFT} {_TOP} {width} {height}">{"".join(marks)}</svg>'
-    )
+    return _inner(frame, "".join(marks), f' class="marks" viewBox="{_LEFT} {_TOP} {width} {height}"')
+
+
+def _inner(frame: Frame, content: str, attributes: str = "") -> str:
+    """An <svg> that is the plot area."""
+    width, height = frame.inner
+    return f'<svg x="{_LEFT}" y="{_TOP}" width="{width}" height="{height}"{attributes}>{content}</svg>'
 
 
 def _transform(x: Scale, y: Scale, begin: float, step: float, low: float = 0) -> str:

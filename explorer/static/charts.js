@@ -1,4 +1,4 @@
-// The charts of explorer/svg.py: one cursor for all, a tooltip, selection by dragging, links, and legends.
+// The charts of explorer/svg.py, and the search page's scatter plot: one cursor for all, a tooltip, selection by dragging, links, and legends.
 
 import { clock, duration } from "./units.js";
 
@@ -24,7 +24,8 @@ document.body.append(tip);
 
 // Data ---------------------------------------------------------------------------------------------------------------
 
-// The numbers of a plot and its marks with their values.
+// The numbers of a plot and its marks with their values. A scatter plot, whose dots are links, has no such marks; it
+// ends at the right border of its box, whose pixels are its own.
 function model(plot) {
   if (!models.has(plot)) {
     const marks = [...plot.querySelectorAll("[data-url]")].map((mark) => ({
@@ -33,7 +34,10 @@ function model(plot) {
     }));
     models.set(plot, { ...JSON.parse(plot.dataset.plot), marks });
   }
-  return models.get(plot);
+  const found = models.get(plot);
+  if (found.kind !== "scatter") return found;
+  const { width } = plot.getBoundingClientRect();
+  return { ...found, width, right: width };
 }
 
 // A line's path has pairs of a step and its value.
@@ -74,6 +78,7 @@ function entriesAt(element, { at, height }) {
     return entries.sort((a, b) => b.value - a.value);
   }
   const [mark] = plot.marks;
+  if (!mark) return [];
   const isHeatmap = plot.kind === "heatmap";
   const row = isHeatmap ? clamp(Math.floor(height) - plot.low, 0, mark.values.length - 1) : index;
   const value = isHeatmap ? mark.values[row][index] : mark.values[row];
@@ -138,7 +143,7 @@ function draw(element, name, path) {
 // The line of the cursor on all charts with a time axis, without other marks; without an argument there is none.
 function drawCursor(at) {
   for (const element of document.querySelectorAll(".plot")) {
-    const plot = model(element), isShown = plot.zone && at >= plot.start && at <= plot.end;
+    const plot = model(element), isShown = plot.changes && at >= plot.start && at <= plot.end;
     draw(element, "cursor", isShown ? `M${across(plot, at)} ${plot.top}V${plot.bottom}` : "");
     draw(element, "spot", "");
     element.classList.remove("linked");
@@ -194,14 +199,14 @@ function changeRow(plot, [time, text]) {
 
 function show() {
   const { plot: shown, at } = cursor, plot = model(shown), index = stepAt(plot, at), entries = entriesAt(shown, cursor);
-  drawCursor(plot.zone ? at : undefined);
+  drawCursor(plot.changes ? at : undefined);
   const near = entries.find(({ isNear }) => isNear);
   if (near) {
     draw(shown, "spot", spot(plot, index, near));
     near.mark.mark.classList.add("near");
     shown.classList.toggle("linked", Boolean(near.mark.url));
   }
-  const head = plot.zone ? [element("div", "time", entries.length ? period(plot, timesOf(plot, index)) : timeOf(plot, at))] : [];
+  const head = plot.changes ? [element("div", "time", entries.length ? period(plot, timesOf(plot, index)) : timeOf(plot, at))] : [];
   say([...head, ...entries.map((entry) => tipRow(plot, entry)), ...changesNear(plot, at).map((change) => changeRow(plot, change))]);
 }
 
@@ -256,7 +261,7 @@ function drawSelection(selection) {
 }
 
 function textsOf(selection) {
-  const plot = model(drag.plot), texts = plot.zone ? [period(plot, selection)] : [];
+  const plot = model(drag.plot), texts = plot.changes ? [period(plot, selection)] : [];
   if (selection.first === undefined) return texts;
   return [...texts, durations(plot.marks[0], selection.first, selection.last), quantity(plot, selection.sum)];
 }
@@ -270,7 +275,7 @@ function select(selection, event) {
   }
   const plot = model(drag.plot), path = pathOf(plot.marks[0], selection, first, last);
   const choices = [["What differs", differencesUrl(path)], ["Show traces", tracesUrl(path)]];
-  if (plot.zone) choices.push(["Zoom in", rangeUrl(selection)]);
+  if (plot.changes) choices.push(["Zoom in", rangeUrl(selection)]);
   offer(selection, choices.filter(([, url]) => url));
 }
 
@@ -312,7 +317,7 @@ function endDrag() {
 
 // Events -------------------------------------------------------------------------------------------------------------
 
-const plotOf = (event) => event.target.closest?.(".plot");
+const plotOf = ({ target }) => !target.closest?.("a") && target.closest?.(".plot");
 
 addEventListener("pointerdown", (event) => {
   if (drag?.menu && !drag.menu.contains(event.target)) endDrag();
@@ -351,8 +356,9 @@ addEventListener("scroll", () => {
   if (drag?.menu) endDrag();
   else if (cursor && !cursor.isByKey && !drag) hide();
 }, { passive: true });
+addEventListener("resize", () => cursor && !drag && show()); // a scatter plot is not scaled
 
-// The arrow keys move the cursor to the next step with a value, and to the value above or below; Enter follows it. With
+// The arrow keys move the cursor to the next step with a value or a change, and to the value above or below; Enter follows it. With
 // Shift they select, as a drag does; Enter chooses what is selected.
 addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
@@ -367,15 +373,19 @@ addEventListener("keydown", (event) => {
   cursor = { ...move(plot, place, event.key), plot, isByKey: true };
   if (!event.shiftKey) endDrag();
   show();
-  if (!event.shiftKey) return;
+  if (!event.shiftKey || !panels) return;
   drag ??= { plot, from: place ?? cursor };
   drag.selection = selectionOf(cursor);
   drawSelection(drag.selection);
 });
 addEventListener("focusout", (event) => {
   if (!cursor?.isByKey || !plotOf(event)) return;
-  hide();
-  if (!drag?.menu) endDrag();
+  // Later, because a chart that is being replaced loses the focus to the new one.
+  queueMicrotask(() => {
+    if (document.activeElement === cursor?.plot) return;
+    hide();
+    if (!drag?.menu) endDrag();
+  });
 });
 
 function move(element, place, key) {
@@ -384,7 +394,7 @@ function move(element, place, key) {
   const [first, last] = [plot.start, plot.end].map((at) => stepAt(plot, at)), direction = sideways ?? -1;
   let index = place ? stepAt(plot, place.at) : direction === 1 ? first - 1 : last + 1;
   do index += direction;
-  while (index >= first && index <= last && !stepHasValue(plot, index));
+  while (index >= first && index <= last && !stepHasValue(plot, index) && !stepHasChange(plot, index));
   if (index < first || index > last) return place ?? { at: plot.end, height: plot.low };
   const { start, end } = timesOf(plot, index);
   return { at: clamp((start + end) / 2, plot.start, plot.end), height: place?.height ?? (plot.low + plot.high) / 2 };
@@ -392,6 +402,7 @@ function move(element, place, key) {
 
 const stepHasValue = ({ kind, marks }, index) => marks.some(({ values }) =>
   kind === "heatmap" ? values.some((row) => row[index]) : values[index] !== undefined);
+const stepHasChange = (plot, index) => plot.changes?.some(([time]) => stepAt(plot, time) === index);
 
 // The height of the next value above (1) or below (-1); rows of cells are as high as 1.
 function nextHeight(element, place, direction) {

@@ -1,5 +1,6 @@
 // The search page: live results.
 
+import { replaced } from "./charts.js";
 import { showTimes } from "./explorer.js";
 import { clock } from "./units.js";
 
@@ -27,14 +28,16 @@ function anchorRow() {
 function replace(fresh) {
   const anchor = anchorRow();
   const before = anchor?.getBoundingClientRect().top;
-  const link = results().contains(document.activeElement) && document.activeElement.getAttribute("href");
+  const focused = results().contains(document.activeElement) && document.activeElement;
+  const selector = focused && (focused.matches(".plot") ? ".plot" : `a[href="${CSS.escape(focused.getAttribute("href"))}"]`);
   const scrolled = scrollY > 0;
   results().replaceWith(fresh);
   showTimes(fresh);
   showClock(fresh);
   const same = anchor && fresh.querySelector(`tr[data-trace="${anchor.dataset.trace}"]`);
   if (same && scrolled) scrollBy({ top: same.getBoundingClientRect().top - before, behavior: "instant" });
-  if (link) fresh.querySelector(`a[href="${CSS.escape(link)}"]`)?.focus({ preventScroll: true });
+  if (selector) fresh.querySelector(selector)?.focus({ preventScroll: true });
+  replaced(fresh);
 }
 
 async function reload() {

@@ -489,6 +489,18 @@ def test_a_legend_hides_lines_also_after_a_refresh(explorer, open_page):
     assert line.is_visible()
 
 
+def test_the_cursor_of_the_keyboard_stays_after_a_refresh(explorer, open_page):
+    page = dashboard_page(open_page, explorer, "02-error-rates", "from=now-1h&refresh=5s")
+    errors = chart(page, "Error rate over time")
+    errors.focus()
+    page.keyboard.press("ArrowLeft")
+    errors.evaluate("chart => chart.dataset.old = 'yes'")
+    page.wait_for_selector(".plot[data-old]", state="detached")
+    assert page.locator(".tip").is_visible() and cursors(page)
+    page.keyboard.press("Tab")
+    assert page.locator(".tip").is_hidden() and not cursors(page)
+
+
 def test_a_refresh_waits_for_the_end_of_a_drag(explorer, open_page):
     page = dashboard_page(open_page, explorer, "01-request-rate", "from=now-1h&refresh=5s")
     dragged = chart(page, "Requests per second, by minute")

@@ -2,11 +2,13 @@
 
 import re
 import time
+from datetime import timedelta
 
 import pytest
 from psycopg.conninfo import make_conninfo
 
 from explorer.traces import create_traces
+from faults.recorder import State, record
 from tests.store.otlp_messages import request, span
 
 SECOND = 10**9
@@ -134,10 +136,58 @@ def test_a_page_with_a_fixed_end_cannot_be_live(explorer, thirty, open_page):
     assert page.get_by_label("Live").is_disabled()
 
 
+@pytest.fixture
+def switched(database, thirty):
+    """digit.errors was switched to mild before the traces, and twice in their time: to strong and back to mild."""
+    [(first, last)] = database.execute("select min(start_time), max(start_time) from span")
+    times = (first - timedelta(hours=1), first + (last - first) / 3, first + (last - first) * 2 / 3)
+    variants = zip(times, ("mild", "strong", "mild"), strict=True)
+    record(database, [State(begin, None, {"digit.errors": variant}) for begin, variant in variants])
+
+
+def scatter(page):
+    return page.get_by_role("group", name="Duration of each trace over time")
+
+
+def test_the_tooltip_of_the_scatter_plot_says_which_fault_was_switched(explorer, switched, open_page):
+    page = open_page(f"{explorer}/search?limit=100")
+    change, tip = page.locator(".tip .change bdi"), page.locator(".tip")
+    box = scatter(page).locator(".changes line").first.bounding_box()
+    page.mouse.move(box["x"] + 3, box["y"] + 20)
+    assert change.inner_text() == "digit.errors from mild to strong"
+    page.mouse.move(box["x"] - 60, box["y"] + 20)
+    assert tip.is_visible() and change.count() == 0
+    # The arrow keys lead from change to change.
+    scatter(page).focus()
+    for key, text in (("Right", "mild to strong"), ("Right", "strong to mild"), ("Left", "mild to strong")):
+        page.keyboard.press(f"Arrow{key}")
+        assert change.inner_text() == f"digit.errors from {text}"
+    assert tip.get_attribute("aria-live") == "polite"
+    page.keyboard.press("Escape")
+    assert tip.is_hidden()
+
+
+def test_a_dot_of_a_plot_with_marks_leads_to_its_trace(explorer, switched, thirty, open_page):
+    page = open_page(f"{explorer}/search?limit=100")
+    page.locator(f"a[href='/trace/{thirty[7]}'] circle").click()
+    page.wait_for_url(f"**/trace/{thirty[7]}")
+
+
+def test_live_results_keep_the_cursor_at_a_change(explorer, switched, export, open_page):
+    page = open_page(f"{explorer}/search?limit=100&live=1")
+    scatter(page).focus()
+    page.keyboard.press("ArrowRight")
+    before = page.locator(".tip .change").inner_text()
+    late = export("late", 1)
+    page.locator(f"tr[data-trace='{late}']").wait_for()
+    assert page.locator(".tip .change").inner_text() == before
+    assert page.evaluate("document.activeElement.matches('.scatter .plot')")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 800, 1920])
-def test_results_fit_the_window(explorer, thirty, open_page, screenshot, width, scheme):
-    page = open_page(f"{explorer}/search?limit=3&sort=spans&columns=number+http.response.status_code", width, scheme)
+def test_results_fit_the_window(explorer, switched, open_page, screenshot, width, scheme):
+    page = open_page(f"{explorer}/search?limit=30&sort=spans&columns=number+http.response.status_code", width, scheme)
     screenshot(page, f"search-{width}-{scheme}")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for control in page.locator("input:visible, select:visible").all():

@@ -4,6 +4,7 @@ import random
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from html import unescape
 from itertools import chain
 
@@ -13,6 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from psycopg.conninfo import make_conninfo
 
 from explorer.traces import create_traces
+from tests.store.conftest import switch_fault
 from tests.store.otlp_messages import MINUTE, SECOND, add_service, attributes, child, request, span
 from tests.store.store_contents import close_all, hours_ago, span_at
 
@@ -269,3 +271,40 @@ def test_any_range_of_time_can_be_searched(browser, promscale, path):
     for start, end in ((0, 0), (last, last)):
         page = get(browser, f"{path}{'&' if '?' in path else '?'}lookback=custom&start={start}&end={end}")
         assert "Choose a longer range" in page
+
+
+# Marks of changes ----------------------------------------------------------------------------------------------------
+
+CHANGE = "digit.errors from mild to strong"
+
+
+@pytest.fixture
+def four_minutes(promscale) -> datetime:
+    """When the first of two traces starts that are four minutes apart."""
+    first = time.time_ns() - 10 * MINUTE
+    for start in (first, first + 4 * MINUTE):
+        promscale.export(request(span("root", start_time_unix_nano=start, end_time_unix_nano=start + SECOND)))
+    return datetime.fromtimestamp(first / SECOND, UTC)
+
+
+def test_the_scatter_plot_marks_when_a_fault_was_switched(browser, four_minutes, database):
+    switch_fault(database, four_minutes + timedelta(minutes=1))
+    page = get(browser)
+    [mark] = map(float, re.findall(r'<line x1="([\d.]+)%"', page))
+    first, last = sorted(map(float, re.findall(r'<circle cx="([\d.]+)%"', page)))
+    assert mark == pytest.approx(first + (last - first) / 4, abs=0.1)
+    assert "digit.errors strong</text>" in page and "a fault was switched" in page
+    [label] = re.findall('aria-label="(Duration of each trace[^"]*)"', page)
+    assert label.endswith(f" {CHANGE}")
+
+
+def test_the_scatter_plot_has_no_marks_of_other_times(browser, four_minutes, database):
+    switch_fault(database, four_minutes + timedelta(minutes=5))
+    page = get(browser)
+    assert "<circle" in page and CHANGE not in page and "a fault was switched" not in page
+
+
+def test_a_search_in_a_store_without_recorded_faults_has_no_marks(browser, four_minutes, database):
+    database.execute("drop schema demo cascade")
+    page = get(browser)
+    assert "<circle" in page and "a fault was switched" not in page

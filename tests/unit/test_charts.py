@@ -14,8 +14,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from werkzeug.datastructures import MultiDict
 
-from explorer import links
-from explorer.charts import SHADES, ChartData, Screen, changes, chart, shade, shares
+from explorer import changes, links
+from explorer.charts import SHADES, ChartData, Screen, chart, shade, shares
 from explorer.results import QueryResult
 from local import CHECKOUT
 from queries import COLOURS, Kind, Link, Panel, colour_numbers
@@ -58,7 +58,7 @@ SWITCHED = [
 def switched(data: ChartData, rows: list[tuple] = SWITCHED) -> ChartData:
     """The chart's data, and the result of the statement `fault_changes`."""
     columns = ["time", "flag", "service_name", "from_variant", "to_variant"]
-    return data._replace(changes=changes(QueryResult(columns, rows[::-1])))
+    return data._replace(changes=changes.of_result(QueryResult(columns, rows[::-1])))
 
 
 def cell(at: int, bucket: int, requests: int) -> tuple:
@@ -305,18 +305,19 @@ WITH_TIME = {
 }
 
 
+CHANGES = ".//g[@class='changes']"
+
+
 def marks(plot: ElementTree.Element) -> list[float]:
     """The places of the vertical marks, in minutes after the begin of the chart."""
-    area = json.loads(plot.attrib["data-plot"])
-    places = [float(path.attrib["d"][1:].split()[0]) for path in plot.iterfind("g[@class='changes']/path")]
-    return [60 * (place - area["left"]) / (area["right"] - area["left"]) for place in places]
+    return [60 * float(line.attrib["x1"].removesuffix("%")) / 100 for line in plot.iterfind(f"{CHANGES}/line")]
 
 
 @pytest.mark.parametrize("kind", WITH_TIME)
 def test_a_chart_over_time_marks_when_faults_were_switched(kind):
     drawn = plot(panel(kind), switched(data(*WITH_TIME[kind])))
     assert marks(drawn) == pytest.approx([20, 58], abs=0.1)
-    assert [text.text for text in drawn.iterfind("g[@class='changes']/text")] == ["digit.errors strong", "2 flags"]
+    assert [text.text for text in drawn.iterfind(f"{CHANGES}/text")] == ["digit.errors strong", "2 flags"]
     # The tooltip has the details.
     both = "digit.wave from mild to off, lower.slow_calls from mild to off"
     assert [text for _, text in json.loads(drawn.attrib["data-plot"])["changes"]] == [
@@ -334,7 +335,7 @@ def test_labels_of_marks_do_not_overlap_and_stay_in_the_chart():
     rows = [(time, "generator.swallowed_errors", "generator", "off", HOSTILE) for time in times]
     drawn = plot(panel(Kind.SERIES), switched(data(*WITH_TIME[Kind.SERIES]), rows))
     assert len(marks(drawn)) == len(times)
-    texts = list(drawn.iterfind("g[@class='changes']/text"))
+    texts = list(drawn.iterfind(f"{CHANGES}/text"))
     assert [text.get("class") for text in texts] == [None, None, "left"]
     assert all(text.text.startswith("generator.swallowed_errors <") for text in texts)
 
