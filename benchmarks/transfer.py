@@ -1,4 +1,4 @@
-"""Measures export to each format, and import of OTLP: speed, CPU time, peak memory, and size.
+"""Measures export to each format, and import of OTLP and OTLP/JSON: speed, CPU time, peak memory, and size.
 
 ./run.sh bench transfer [SPANS]     starts a PostgreSQL and a promscale with so many spans (1,500,000)
 """
@@ -56,9 +56,10 @@ def main() -> None:
             measure(f"export {file_format}", target, "export", "--from", f"-{HOURS + 1}h", "--format", file_format, out)
             [files[file_format]] = out.iterdir()
             print(f"{files[file_format].stat().st_size / spans:>12.0f}")
-        with stores.own() as empty:
-            measure("import otlp", empty, "import", "--endpoint", empty.endpoint, files["otlp"])
-            print()
+        for file_format in ("otlp", "otlp-json"):
+            with stores.own() as empty:
+                measure(f"import {file_format}", empty, "import", "--endpoint", empty.endpoint, files[file_format])
+                print()
 
 
 if __name__ == "__main__":

@@ -146,6 +146,26 @@ def test_a_format_is_recognised_from_the_content(promscale, tmp_path, written):
     assert stored(promscale, sent.trace_id) == spans_by_identity(message.resource_spans)
 
 
+def test_json_as_other_programs_write_it(promscale, tmp_path):
+    """Protobuf's JSON mapping: names of enums, numbers as numbers or strings, null, and fields of a later version."""
+    message = request(span("checkout", {"share": 3.0}, kind=3))
+    [sent] = message.resource_spans[0].scope_spans[0].spans
+    document = json.loads(as_json(message))
+    [written] = document["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    written |= {
+        "kind": "SPAN_KIND_CLIENT",
+        "startTimeUnixNano": sent.start_time_unix_nano,
+        "traceState": None,
+        "events": [],
+        "attributes": [{"key": "share", "value": {"doubleValue": "3"}}],
+        "laterField": {"a": 1},
+    }
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps(document))
+    assert import_into(promscale, path) == (1, 1, 0)
+    assert stored(promscale, sent.trace_id) == spans_by_identity(message.resource_spans)
+
+
 def test_jaegers_json_is_what_jaegers_page_downloads(promscale, other, traces, tmp_path):
     """The download of the imported traces is the same."""
     ids = "&".join(f"traceID={root.trace_id.hex()}" for root in traces)
@@ -240,6 +260,21 @@ BAD_FILES = {
     "a bad second line": (b'{"resourceSpans": []}\n{"resource\n', "line 2 is not JSON"),
     "an id that is no hex": (
         b'{"resourceSpans": [{"scopeSpans": [{"spans": [{"traceId": "xyz"}]}]}]}', "line 1: non-hexadecimal",
+    ),
+    "two values of an attribute": (
+        b'{"resourceSpans": [{"resource": {"attributes": [{"value": {"intValue": 1, "boolValue": true}}]}}]}',
+        "line 1: Failed to parse resourceSpans field: Failed to parse resource field: Failed to parse attributes field:"
+    ),
+    "a text instead of a list": (
+        b'{"resourceSpans": [{"scopeSpans": [{"spans": [{"attributes": ""}]}]}]}', "Failed to parse attributes field",
+    ),
+    "a number instead of an id": (
+        b'{"resourceSpans": [{"scopeSpans": [{"spans": [{"spanId": 1}]}]}]}', "line 1: fromhex() argument must be str",
+    ),
+    "a value that is nested too deeply": (
+        b'{"resourceSpans": [{"resource": {"attributes": [{"value": '
+        + b'{"arrayValue": {"values": [' * 100 + b"]}}" * 100 + b"}]}}]}",
+        "line 1: Failed to parse resourceSpans field",
     ),
     "not a trace of Jaeger": (b'{"data": [{"spans": [{}]}]}', "not a trace in Jaeger's JSON"),
     "cut off": (delimited(GOOD, GOOD)[:-1], f"the message at byte {len(GOOD) + 4} is cut off"),
