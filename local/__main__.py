@@ -18,7 +18,7 @@
                             an error and those that last N ms
     ./run.sh export --format parquet|otlp|otlp-json|csv DIR
                             write the traces of the last hour to files (--from, --to, --where SQL, --layout; --help)
-    ./run.sh import FILE... store the spans of files: OTLP protobuf, OTLP/JSON lines, Jaeger's JSON
+    ./run.sh import PATH... store the spans of files and folders: OTLP protobuf, OTLP/JSON lines, Jaeger's JSON
     ./run.sh experiment SCENARIO --seed N --out DIR [--blind]
                             run faults by a scenario, verify their effects, write the traces and the truth
     ./run.sh score ANSWERS TRUTH | --baseline NAME TRUTH

@@ -53,7 +53,7 @@ def _export_parser() -> Parser:
 
 def _import_parser() -> Parser:
     parser = Parser("import")
-    parser.add_argument("files", metavar="FILE", nargs="+", type=Path)
+    parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a file, or a folder of files")
     parser.add_argument("--endpoint", default=ENDPOINT, help=f"promscale's gRPC (default: {ENDPOINT})")
     return parser
 
@@ -84,7 +84,9 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    done = import_files(options.files, options.endpoint, options.database)
+    done = import_files(options.paths, options.endpoint, options.database)
+    for path in done.skipped:
+        print(f"Skipped {path}, which has no spans: it is the table of the faults of an export")
     old = done.read - done.new - done.refusals.count
     print(f"Imported {done.read:,} spans: {done.new:,} new, {old:,} stored already, {done.refusals.count:,} refused")
     if done.refusals.count:

@@ -21,6 +21,8 @@ LAYOUTS = {"rcabench": "parquet", "rcaeval": "csv"}
 DEFAULT_FROM, DEFAULT_TO = "-1h", "now"
 ROOT_SERVICE = "load"
 
+# The table of the faults, by format. It has no spans.
+FAULTS_FILES = {"parquet": "faults.parquet", "otlp": "faults.csv", "otlp-json": "faults.csv", "csv": "faults.csv"}
 _OTLP_FILES: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "otlp": ("traces.otlp", to_proto),
     "otlp-json": ("traces.jsonl", to_json),
@@ -79,8 +81,7 @@ def export(
             spans = _write_spans(snapshot, unfinished, file_format, labels, progress.update)
             [(recorded,)] = snapshot.rows("has_faults")
             if labels and recorded:
-                suffix = "parquet" if file_format == "parquet" else "csv"
-                write_table(snapshot, snapshot.statement("faults"), unfinished / f"faults.{suffix}")
+                write_table(snapshot, snapshot.statement("faults"), unfinished / FAULTS_FILES[file_format])
         names = sorted(path.name for path in unfinished.iterdir())
     return Exported(spans, [folder / name for name in names])
 

@@ -19,6 +19,7 @@ from promscale import wire_pb2 as wire
 from promscale.otlp import Refusals
 from promscale.server import TRACE_SERVICE
 from transfer.errors import TransferError
+from transfer.exporting import FAULTS_FILES
 from transfer.otlp_files import LENGTH, scopes
 from transfer.progress import progress_bar
 from transfer.reading import read_file
@@ -36,23 +37,32 @@ _RETRIED = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
 
 
 class Imported(NamedTuple):
-    """Numbers of spans: in the files; of these, stored for the first time; and refused, with the first reasons."""
+    """Numbers of spans: in the files; of these, stored for the first time; and refused, with the first reasons.
+
+    `skipped` are the files of an export that have no spans.
+    """
 
     read: int
     new: int
     refusals: Refusals
+    skipped: list[Path]
 
 
 def import_files(paths: Sequence[Path], endpoint: str, database_uri: str) -> Imported:
     """Send the spans of these files to the promscale at `endpoint` ("host:port"), whose database is at `database_uri`.
 
+    A folder stands for the files in it, but for hidden ones. Tables of faults that an export wrote are skipped.
     All files are read before the first span is sent, so that nothing is sent if one of them cannot be imported.
     promscale recognises a span that it has stored already, so that an interrupted import can be repeated.
 
     Raises OSError and TransferError.
     """
+    files = [file for path in paths for file in _files(path)]
+    skipped = [file for file in files if file.name in FAULTS_FILES.values()]
+    if len(skipped) == len(files):
+        raise TransferError(f"there is no file with spans in {', '.join(map(str, paths))}")
     with tempfile.TemporaryFile() as spool:
-        read = sum(_spool(path, spool) for path in paths)
+        read = sum(_spool(file, spool) for file in files if file not in skipped)
         with (
             connect(database_uri) as database,
             grpc.insecure_channel(endpoint, options=[("grpc.max_send_message_length", -1)]) as channel,
@@ -67,7 +77,16 @@ def import_files(paths: Sequence[Path], endpoint: str, database_uri: str) -> Imp
                 new += _stored(database, trace_ids) - stored_before
                 refusals.extend(refused)
                 progress.update(spans)
-    return Imported(read, new, refusals)
+    return Imported(read, new, refusals, skipped)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """The file, or those in the folder that the shell's pattern * matches."""
+    if path.is_dir():
+        for inner in sorted(path.glob("[!.]*")):
+            yield from _files(inner)
+    else:
+        yield path
 
 
 def _spool(path: Path, spool: IO[bytes]) -> int:

@@ -29,6 +29,7 @@ from tests.store.running import Promscale, span_count
 from tests.store.searching import traces_request
 from tests.store.store_contents import spans_by_identity
 from transfer import TransferError, export, import_files
+from transfer.__main__ import main
 
 ALL_TIME = ("0001-01-01", "9999-01-01")
 
@@ -89,6 +90,33 @@ def test_an_import_that_is_repeated_stores_nothing_twice(promscale, other, datab
     [*_, path] = export(promscale.dsn, ALL["time_from"], ALL["time_to"], tmp_path / "out", file_format="otlp").files
     assert import_into(other, path, path) == (2 * spans, spans, 0)
     assert import_into(other, path) == (spans, 0, 0)
+
+
+@pytest.mark.parametrize("file_format", ["otlp", "otlp-json"])
+def test_the_folder_of_an_export_is_imported(promscale, other, database, tmp_path, capsys, file_format):
+    export_passwords(promscale)
+    spans = span_count(database)
+    folder = tmp_path / "out"
+    faults, _ = export(promscale.dsn, ALL["time_from"], ALL["time_to"], folder, file_format=file_format).files
+    (folder / ".hidden").touch()
+    options = ["--endpoint", f"127.0.0.1:{other.server.port}", "--database", make_conninfo(other.dsn, user="explorer")]
+    for arguments, new in (([tmp_path], spans), (folder.glob("[!.]*"), 0)):
+        assert main(["import", *options, *map(str, arguments)]) == 0
+        skipped, imported = capsys.readouterr().out.splitlines()
+        assert skipped == f"Skipped {faults}, which has no spans: it is the table of the faults of an export"
+        assert imported == f"Imported {spans} spans: {new} new, {spans - new} stored already, 0 refused"
+
+
+def test_a_folder_with_another_file_and_one_without_spans(promscale, database, tmp_path):
+    (tmp_path / "faults.csv").touch()
+    for paths in ([tmp_path], [tmp_path / "faults.csv"]):
+        with pytest.raises(TransferError, match=f"there is no file with spans in {paths[0]}"):
+            import_into(promscale, *paths)
+    (tmp_path / "a.otlp").write_bytes(GOOD)
+    (tmp_path / "spans.csv").write_text("trace_id,span_id\n1,2\n")
+    with pytest.raises(TransferError, match=r"spans\.csv cannot be imported: .*; readable are"):
+        import_into(promscale, tmp_path)
+    assert span_count(database) == 0
 
 
 def as_json(message: ExportTraceServiceRequest) -> bytes:
