@@ -11,11 +11,11 @@ import psycopg
 from experiments.indicators import Indicator, Measurements
 from experiments.scoring import Ranking
 from experiments.truth import Span
+from promscale.database import reader_conninfo
 
 _STATEMENTS = aiosql.from_path(Path(__file__).with_name("experiments.sql"), "psycopg")
 _BASELINES = aiosql.from_path(Path(__file__).with_name("baselines.sql"), "psycopg")
 BASELINES = ("self_time", "error_origins")
-_SETTINGS = "-c search_path=public,ps_trace -c statement_timeout=5min -c default_transaction_read_only=on"
 _FETCHED_SPANS = 10_000  # at a time
 
 
@@ -39,9 +39,8 @@ class Store:
     """The traces of periods: those whose root span starts and ends in it. Every method raises psycopg.Error."""
 
     def __init__(self, uri: str) -> None:
-        self._connection = psycopg.connect(
-            uri, autocommit=True, connect_timeout=5, application_name="experiment", options=_SETTINGS
-        )
+        conninfo = reader_conninfo(uri, "experiment", statement_timeout="5min")
+        self._connection = psycopg.connect(conninfo, autocommit=True)
 
     def __enter__(self) -> "Store":
         return self

@@ -16,7 +16,7 @@ from werkzeug.exceptions import ServiceUnavailable
 
 import queries
 from explorer.results import QueryResult, TextResult
-from promscale.database import deadline
+from promscale.database import deadline, reader_conninfo
 from telemetry.services import POSTGRES_PORT
 
 DATABASE_URI = os.environ.get("EXPLORER_DB_URI") or f"postgresql://explorer@localhost:{POSTGRES_PORT}/postgres"
@@ -30,11 +30,6 @@ USER_STATEMENTS = 2
 USER_STATEMENT_WAIT_SECONDS = 3
 MAX_RESULT_BYTES = 16 * 2**20
 
-_SETTINGS = {
-    "search_path": "public,ps_trace",
-    "default_transaction_read_only": "on",
-    "statement_timeout": f"{STATEMENT_SECONDS}s",
-}
 _DECLARE_CURSOR = "declare page no scroll cursor for "
 # White space and comments before a statement. Nested comments are not recognised, and their statements refused.
 _LEADING_COMMENTS = re.compile(r"(?:\s+|--[^\n]*|/\*.*?\*/)*", re.DOTALL)
@@ -70,14 +65,12 @@ class Database:
         self._address = f"{address.get('host', 'localhost')}:{address.get('port', 5432)}"
         self._user_statements = threading.BoundedSemaphore(USER_STATEMENTS)
         self._pool = ConnectionPool(
-            uri,
+            reader_conninfo(uri, "explorer", statement_timeout=f"{STATEMENT_SECONDS}s"),
             kwargs={
                 "autocommit": True,
                 "connect_timeout": CONNECT_SECONDS,
-                "application_name": "explorer",
                 # No prepared statements: a generic plan would serve one minute and 24 h alike.
                 "prepare_threshold": None,
-                "options": " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items()),
             },
             check=_check,
             reset=_reset,

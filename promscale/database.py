@@ -1,22 +1,23 @@
-"""Connection settings of promscale, and a deadline for work on a connection, for promscale and the explorer."""
+"""Settings of connections to the trace database, to write and to read, and a deadline for work on a connection."""
 
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 # These override settings of the role or the database: somebody's `alter role ... set` must not stop promscale.
-_SETTINGS = {
+_WRITER = {
     "search_path": "public",
     "default_transaction_read_only": "off",
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
 }
+_READER = {"search_path": "public,ps_trace", "default_transaction_read_only": "on"}
 
 
 def conninfo(uri: str, application_name: str) -> str:
@@ -24,9 +25,17 @@ def conninfo(uri: str, application_name: str) -> str:
 
     Raises psycopg.ProgrammingError if `uri` is malformed.
     """
+    return _conninfo(uri, application_name, _WRITER)
+
+
+def reader_conninfo(uri: str, application_name: str, **settings: str) -> str:
+    """The same for a connection that only reads ps_trace, with further settings, such as `statement_timeout="5min"`."""
+    return _conninfo(uri, application_name, _READER | settings)
+
+
+def _conninfo(uri: str, application_name: str, settings: Mapping[str, str]) -> str:
     given = conninfo_to_dict(uri).get("options") or ""
-    settings = " ".join(f"-c {name}={value}" for name, value in _SETTINGS.items())
-    options = f"{given} {settings}".lstrip()
+    options = " ".join([str(given), *(f"-c {name}={value}" for name, value in settings.items())]).lstrip()
     return make_conninfo(uri, options=options, application_name=application_name, connect_timeout=5)
 
 

@@ -14,21 +14,19 @@ import aiosql
 import psycopg
 import pyarrow
 from psycopg import errors, sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import namedtuple_row
 
+from promscale.database import reader_conninfo
 from transfer.errors import TransferError
 
 STATEMENTS = aiosql.from_path(Path(__file__).with_name("transfer.sql"), "psycopg")
 
-CONNECT_SECONDS = 5
 # Bytes of rows in one batch of Arrow.
 BATCH_BYTES = 8 * 2**20
 # The labels that a service puts on spans on which a fault took effect; the second is the name of an event.
 LABEL_PREFIX, LABEL_EVENT = "demo.fault.", "feature_flag.evaluation"
 
-# The role's own timeout is for pages, and PostgreSQL's just-in-time compilation takes longer than it saves.
-_SETTINGS = {"search_path": "public,ps_trace", "statement_timeout": "0", "jit": "off"}
 _AGO = re.compile(r"(?:now\s*)?-(.+)")  # -1h; also Grafana's now-1h
 _TIMES = "write 2026-01-31 12:00, 2026-01-31T12:00:00Z, now, -15m or -1h"
 
@@ -48,8 +46,8 @@ class Snapshot:
     ) -> None:
         self._where = where.strip()
         with contextlib.ExitStack() as opened:
+            self._uri = uri
             self._connection = opened.enter_context(_connect(uri))
-            self._uri = make_conninfo(uri, options=_options(uri))
             opened.enter_context(self._connection.transaction())
             self._id = self._value(sql.SQL("select pg_export_snapshot()"))
             self.time_from, self.time_to = self.time(time_from, "--from"), self.time(time_to, "--to")
@@ -118,7 +116,7 @@ class Snapshot:
         """The statement's result in batches of about BATCH_BYTES, which the driver reads by COPY."""
         options = {"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)}
         try:
-            with adbc.connect(_as_uri(self._uri)) as connection, connection.cursor() as settings:
+            with adbc.connect(_as_uri(_conninfo(self._uri))) as connection, connection.cursor() as settings:
                 settings.execute("set transaction isolation level repeatable read read only")
                 settings.execute(f"set transaction snapshot '{self._id}'")
                 with connection.cursor(adbc_stmt_kwargs=options) as cursor:
@@ -146,7 +144,7 @@ class Snapshot:
 def connect(uri: str) -> psycopg.Connection:
     """A connection that only reads; each statement is a transaction. Raises TransferError."""
     try:
-        connection = psycopg.connect(uri, options=_options(uri), connect_timeout=CONNECT_SECONDS, autocommit=True)
+        connection = psycopg.connect(_conninfo(uri), autocommit=True)
     except psycopg.Error as error:
         reason = " ".join(str(error).split())
         raise TransferError(f"no trace database answers: {reason}; start the demo with ./run.sh") from None
@@ -164,10 +162,9 @@ def _connect(uri: str) -> Iterator[psycopg.Connection]:
         connection.close()
 
 
-def _options(uri: str) -> str:
-    settings = {**_SETTINGS, "default_transaction_read_only": "on"}
-    given = conninfo_to_dict(uri).get("options") or ""
-    return " ".join([str(given), *(f"-c {name}={value}" for name, value in settings.items())]).strip()
+def _conninfo(uri: str) -> str:
+    # The role's own timeout is for pages, and PostgreSQL's just-in-time compilation takes longer than it saves.
+    return reader_conninfo(uri, "transfer", statement_timeout="0", jit="off")
 
 
 def _as_uri(conninfo: str) -> str:
