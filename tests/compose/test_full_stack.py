@@ -80,7 +80,9 @@ def test_the_percentage_that_the_collector_samples_is_a_setting(stack):
 
 def test_tail_sampling_without_a_restart(stack):
     """Without it, spans have no trace state."""
-    undecided = "select bool_and(trace_state like 'demo_tail_latency_ms=%%') from ps_trace.span where trace_id = %s"
+    undecided = """
+        select bool_and(coalesce(trace_state, '') like 'demo_tail_latency_ms=%%') from ps_trace.span where trace_id = %s
+    """
     assert stack.rows("select count(*) from ps_trace.span where trace_state is not null") == [(0,)]
     before = stack.healthy_pids()
     # Every trace is left to the Collector, which keeps all.
