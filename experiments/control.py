@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from experiments.scenario import Phase
-from faults.flags import OFF
+from faults.flags import CONTROLS, OFF
 from local.control import FaultsAPI
 
 
@@ -15,7 +15,7 @@ def enter(api: FaultsAPI, phase: Phase, seed: int) -> None:
         {
             "set": {**dict.fromkeys(api.in_effect()["flags"], OFF), **phase.faults},
             "load": {"users": phase.load.users, "rate": phase.load.rate, "seed": seed},
-            "sampling": {"percent": phase.sampling, "tail_latency_ms": None},
+            "sampling": dict.fromkeys(CONTROLS["sampling"]) | {"percent": phase.sampling},
         }
     )
 

@@ -22,6 +22,7 @@ from werkzeug.wrappers import Response
 
 from faults.access import is_token
 from faults.flags import (
+    CONTROLS,
     DEFAULT_RATE,
     DEFAULT_USERS,
     MAX_RATE,
@@ -189,7 +190,7 @@ def in_effect(flags: Mapping[str, Flag]) -> dict[str, Any]:
             if flag.is_fault
         },
         "load": variables | dict(flags["load"].parameters),
-        "sampling": {"percent": None, "tail_latency_ms": None} | dict(flags["sampling"].parameters),
+        "sampling": dict.fromkeys(CONTROLS["sampling"]) | dict(flags["sampling"].parameters),
     }
 
 
@@ -224,7 +225,7 @@ def _form_body() -> dict[str, Any]:
     if "reset" in form:
         return {"reset": True}
     body: dict[str, Any] = {"set": dict(text.partition("=")[::2] for text in form.getlist("set"))}
-    for key, names in (("load", ("users", "rate", "seed")), ("sampling", ("percent", "tail_latency_ms"))):
+    for key, names in CONTROLS.items():
         body[key] = {name: form[name].strip() or None for name in names if name in form}
     return body
 

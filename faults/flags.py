@@ -75,7 +75,7 @@ class FlagFile:
             present = _read(self.path) if self.path.exists() else {}
             for name, flag in present.items():
                 if name in definitions and (variant := flag["defaultVariant"]) != definitions[name]["defaultVariant"]:
-                    if name in _CONTROLS:
+                    if name in CONTROLS:
                         definitions[name] = {**definitions[name], **_on(variant, flag["variants"])}
                     elif variant in definitions[name]["variants"]:
                         definitions[name]["defaultVariant"] = variant
@@ -114,8 +114,8 @@ class FlagFile:
         with self._lock:
             flags = _read(self.path)
             for name, variant in (variants or {}).items():
-                if name in _CONTROLS or name not in flags:
-                    choices = ", ".join(flag for flag in flags if flag not in _CONTROLS)
+                if name in CONTROLS or name not in flags:
+                    choices = ", ".join(flag for flag in flags if flag not in CONTROLS)
                     raise FlagError(f"there is no fault {name!r}; name one of {choices}")
                 if variant not in (known := list(flags[name]["variants"])):
                     raise FlagError(f"{name} has no variant {variant!r}; name one of {', '.join(known)}")
@@ -145,7 +145,7 @@ _SCHEMA = "https://flagd.dev/schema/v0/flags.json"
 def _read(path: Path) -> dict[str, Any]:
     try:
         flags: dict[str, Any] = json.loads(path.read_text())["flags"]
-        for name in (*_CONTROLS, *flags):
+        for name in (*CONTROLS, *flags):
             if not isinstance(flags[name]["variants"][flags[name]["defaultVariant"]], dict):
                 raise ValueError(f"the variant of {name} that is on is no object of parameters")
         return flags
@@ -159,7 +159,7 @@ def _on(variant: str, variants: Mapping[str, Any]) -> dict[str, Any]:
 
 def _control(name: str, flag: Mapping[str, Any], values: Mapping[str, object]) -> dict[str, Any]:
     """The variant of `load` or `sampling` with these values in place of the present ones. Raises FlagError."""
-    known = _CONTROLS[name]
+    known = CONTROLS[name]
     if unknown := values.keys() - known.keys():
         raise FlagError(f"{name} has no value {min(unknown)!r}; name one of {', '.join(known)}")
     present: Mapping[str, Any] = flag["variants"][flag["defaultVariant"]]
@@ -222,7 +222,8 @@ def _tail_latency_ms(value: object) -> int:
     return _whole("tail_latency_ms", value, 0, MAX_TAIL_LATENCY_MS)
 
 
-_CONTROLS: dict[str, dict[str, Callable[[object], float]]] = {
+# The flags that are no faults, and by the name of each of their values the function that checks it (raises FlagError).
+CONTROLS: dict[str, dict[str, Callable[[object], float]]] = {
     "load": {"users": _users, "rate": _rate, "seed": _seed},
     "sampling": {"percent": _percent, "tail_latency_ms": _tail_latency_ms},
 }

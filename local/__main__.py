@@ -51,7 +51,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from faults.flags import OFF
+from faults.flags import CONTROLS, OFF
 from local import CHECKOUT, CommandError, compose, control, environment, exit_code, health, postgres, stack
 from telemetry.services import FAULTS_PORT, POSTGRES_PORT, SERVICES
 
@@ -185,16 +185,16 @@ def faults(action: str = "list", *arguments: str) -> int:
 
 
 def load(*arguments: str) -> int:
-    return numbers("load", arguments, ("users", "rate", "seed"))
+    return numbers("load", arguments)
 
 
 def sampling(*arguments: str) -> int:
-    return numbers("sampling", arguments, ("percent", "tail_latency_ms"))
+    return numbers("sampling", arguments)
 
 
-def numbers(name: str, arguments: tuple[str, ...], options: tuple[str, ...]) -> int:
+def numbers(name: str, arguments: tuple[str, ...]) -> int:
     """Change and print numbers of the running stack."""
-    values = control.options(name, arguments, options)
+    values = control.options(name, arguments, list(CONTROLS[name]))
     api = faults_api()
     if values:
         api.change({name: values})

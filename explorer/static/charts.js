@@ -1,4 +1,5 @@
-// The charts of explorer/svg.py, and the search page's scatter plot: one cursor for all, a tooltip, selection by dragging, links, and legends.
+// The charts of explorer/svg.py, and the search page's scatter plot: one cursor for all, a tooltip, selection by
+// dragging, links, and legends.
 
 import { clock, duration } from "./units.js";
 
@@ -358,8 +359,8 @@ addEventListener("scroll", () => {
 }, { passive: true });
 addEventListener("resize", () => cursor && !drag && show()); // a scatter plot is not scaled
 
-// The arrow keys move the cursor to the next step with a value or a change, and to the value above or below; Enter follows it. With
-// Shift they select, as a drag does; Enter chooses what is selected.
+// The arrow keys move the cursor to the next step with a value or a change, and to the value above or below; Enter
+// follows it. With Shift they select, as a drag does; Enter chooses what is selected.
 addEventListener("keydown", (event) => {
   if (event.key === "Escape") {
     endDrag();

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
-import requests
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from local import CHECKOUT
+from local import CHECKOUT, health
 from tests import built
 from tests.waiting import free_port, wait_until
 
@@ -27,11 +26,11 @@ def collector(receiver, tmp_path) -> Iterator[Callable[..., trace_service_pb2_gr
     running: list[tuple[subprocess.Popen, grpc.Channel]] = []
 
     def collector(**environment: str) -> trace_service_pb2_grpc.TraceServiceStub:
-        port, health = free_port(), free_port()
+        port, health_port = free_port(), free_port()
         changed = {
             "receivers::otlp::protocols::grpc::endpoint": f"127.0.0.1:{port}",
             "receivers::otlp::protocols::http::endpoint": f"127.0.0.1:{free_port()}",
-            "extensions::health_check::endpoint": f"127.0.0.1:{health}",
+            "extensions::health_check::endpoint": f"127.0.0.1:{health_port}",
             "processors::tail_sampling::decision_wait": "1s",
         }
         options = [f"--config=yaml:{key}: {value}" for key, value in changed.items()]
@@ -48,10 +47,7 @@ def collector(receiver, tmp_path) -> Iterator[Callable[..., trace_service_pb2_gr
 
         def healthy() -> bool:
             assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
-            try:
-                return requests.get(f"http://127.0.0.1:{health}/", timeout=60).ok
-            except requests.ConnectionError:
-                return False
+            return health.answers(f"http://127.0.0.1:{health_port}/")
 
         wait_until(healthy, "the Collector")
         return trace_service_pb2_grpc.TraceServiceStub(channel)
