@@ -131,10 +131,10 @@ def main() -> None:
     log.info("Stopping")
     web.report_stopping()
     server.close(GRACE_SECONDS)
+    web.close()
     jaeger.close()
     upkeep.close()
     store.close()
-    web.close()
 
 
 if __name__ == "__main__":

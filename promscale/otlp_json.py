@@ -1,5 +1,6 @@
-"""Reads OTLP/JSON (https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding): protobuf's JSON mapping, but ids in
-hex and enums as numbers.
+"""Reads OTLP/JSON: protobuf's JSON mapping, but ids in hex and enums as numbers.
+
+https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
 """
 
 import base64
