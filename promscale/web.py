@@ -14,8 +14,8 @@ from serving import BodyLimits, Server
 
 log = logging.getLogger(__name__)
 
-# Memory for the bodies of requests, from their first byte to their answer, besides that of Store.room.
-MAX_BODIES_BYTES = 2 * MAX_REQUEST_BYTES
+# Memory for bodies that are being received, or wait for Store.room.
+MAX_BODIES_BYTES = MAX_REQUEST_BYTES + 8 * 2**20
 
 
 class Web:

@@ -1,14 +1,13 @@
 """Large request bodies, within a limit of memory for all of them.
 
-waitress collects a body before it calls the app, and frees it after the answer. A body for which there is no memory is
-received all the same, but not kept: the app gets an exception when it reads it, which becomes the answer. A server that
-closed the connection instead would reset it, and most senders then do not see an answer.
+waitress collects a body before it calls the app. The memory is freed when the app has read the body, or has answered. A
+body for which there is no memory is received all the same, but not kept: the app gets an exception when it reads it,
+which becomes the answer. If the server closed the connection instead, most senders would see a reset and no answer.
 """
 
 import threading
-from io import BytesIO, RawIOBase
+from io import BytesIO
 
-from waitress.buffers import OverflowableBuffer
 from waitress.receiver import ChunkedReceiver
 from waitress.utilities import BadRequest
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, TooManyRequests
@@ -38,12 +37,14 @@ class BodyLimits:
             self._held -= size
 
 
-class Body(OverflowableBuffer):
-    """waitress's buffer of a body. Reading one that was too large raises RequestEntityTooLarge, and one for which there
-    was no memory TooManyRequests."""
+class Body(BytesIO):
+    """A body, as waitress's buffer that collects it and as the file that the app reads, once and by `read` only.
+
+    Raises RequestEntityTooLarge when it is read if it was too large, and TooManyRequests if there was no memory for it.
+    """
 
     def __init__(self, limits: BodyLimits) -> None:
-        super().__init__(overflow=limits.max_bytes + 1)  # so that it uses no temporary file
+        super().__init__()
         self._limits = limits
         self._received = self._held = 0
         self._refusal: HTTPException | None = None
@@ -51,41 +52,47 @@ class Body(OverflowableBuffer):
     def __len__(self) -> int:
         return self._received
 
-    def append(self, s: bytes) -> None:
-        self._received += len(s)
+    def append(self, data: bytes) -> None:
+        self._received += len(data)
         if self._refusal:
             return
         if self._received > self._limits.max_bytes:
-            self._refuse(RequestEntityTooLarge(f"a body has more than {self._limits.max_bytes:,} bytes"))
-        elif not self._limits.hold(len(s)):
+            self._refuse(RequestEntityTooLarge(f"the body has more than {self._limits.max_bytes:,} bytes"))
+        elif not self._limits.hold(len(data)):
             message = f"the bodies of all requests have more than {self._limits.max_held_bytes:,} bytes"
             self._refuse(TooManyRequests(message, retry_after=RETRY_AFTER_SECONDS))
         else:
-            self._held += len(s)
-            super().append(s)
+            self._held += len(data)
+            self.write(data)
 
-    def _refuse(self, error: HTTPException) -> None:
-        self.close()
-        self._refusal = error
+    def getfile(self) -> "Body":
+        self.seek(0)
+        return self
 
-    def getfile(self) -> BytesIO:
-        return _Refused(self._refusal) if self._refusal else super().getfile()  # type: ignore[return-value]
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._refusal:
+            raise self._refusal
+        if self.tell() == 0:
+            self.getvalue()  # gives up spare memory, after which reading all of it copies nothing
+        data = super().read(size)
+        if self.tell() == self._held:
+            self._free()
+        return data
 
     def close(self) -> None:
+        if not self.closed:
+            self._free()
         super().close()
+
+    def _refuse(self, error: HTTPException) -> None:
+        self._free()
+        self._refusal = error
+
+    def _free(self) -> None:
+        self.seek(0)
+        self.truncate()
         self._limits.free(self._held)
         self._held = 0
-
-
-class _Refused(RawIOBase):
-    def __init__(self, error: HTTPException) -> None:
-        self._error = error
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object) -> int:
-        raise self._error
 
 
 class Chunks(ChunkedReceiver):

@@ -110,7 +110,8 @@ class _Request(HTTPRequestParser):
         super().parse_header(header_plus)
         if self.body_rcv is not None and self.adj.body_limits:
             body = Body(self.adj.body_limits)
-            self.body_rcv = Chunks(body) if self.chunked else FixedStreamReceiver(self.content_length, body)
+            # waitress's receivers use no more of their buffers than this body has.
+            self.body_rcv = Chunks(body) if self.chunked else FixedStreamReceiver(self.content_length, body)  # type: ignore[arg-type]
 
 
 class _Channel(HTTPChannel):

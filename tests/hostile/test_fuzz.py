@@ -10,8 +10,10 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from promscale import wire_pb2 as wire
+from promscale.otlp_http import JSON
 from tests.hostile import outcomes
 from tests.store.otlp_messages import add_service, attributes, child, request, span
+from transfer.otlp_files import to_json
 
 SEED = 11
 EXPORTS = 3_000
@@ -88,6 +90,21 @@ def stored_spans(target) -> int:
     with urllib.request.urlopen(f"http://{target.web}/metrics") as response:
         [value] = re.findall(r"^promscale_stored_spans_total (\S+)$", response.read().decode(), re.MULTILINE)
         return int(float(value))
+
+
+@pytest.mark.slow
+def test_mutated_json(target):
+    dice = random.Random(SEED)
+    samples = list(map(to_json, originals()))
+    responses = Counter()
+    for _ in range(EXPORTS):
+        responses[target.post(mutate(dice.choice(samples), dice), JSON)] += 1
+    target.export_control()
+    counts = ", ".join(f"{count} {status}" for status, count in responses.most_common())
+    outcomes.note(f"{EXPORTS:,} exports in JSON with random mutations (seed {SEED})", counts)
+    assert responses.keys() <= {200, 400}
+    assert min(responses.values()) > EXPORTS / 100
+    target.check()
 
 
 @pytest.mark.slow
