@@ -33,7 +33,7 @@ class Web:
 
         @app.get("/healthz")
         def healthz() -> ResponseReturnValue:
-            return {"status": "ok"}
+            return {"status": "ok", "encoder": store.encoder.name}
 
         @app.get("/readyz")
         def readyz() -> ResponseReturnValue:

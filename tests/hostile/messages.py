@@ -14,10 +14,11 @@ EMPTY = 15 * MIB // 2  # the number of empty fields, of two bytes each, that fit
 
 def field(number: int, value: bytes) -> bytes:
     """A length-delimited field: https://protobuf.dev/programming-guides/encoding/#length-types"""
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
+    return varint(number << 3 | 2) + varint(len(value)) + value
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """A number in protobuf's encoding of variable length."""
     data = bytearray()
     while number > 0x7F:
         data.append(number & 0x7F | 0x80)

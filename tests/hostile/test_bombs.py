@@ -103,8 +103,8 @@ def test_compressed_messages(target):
     bomb = b"\x0a\0" * (100 * MIB)
     responses = attack(target, "200 MiB, compressed", [bomb], compression=grpc.Compression.Gzip)
     assert responses == [grpc.StatusCode.RESOURCE_EXHAUSTED]
-    responses = attack(target, "15 MiB, compressed", [b"\x0a\0" * EMPTY], compression=grpc.Compression.Gzip)
-    assert responses == [grpc.StatusCode.INVALID_ARGUMENT]
+    [response] = attack(target, "15 MiB, compressed", [b"\x0a\0" * EMPTY], compression=grpc.Compression.Gzip)
+    assert response == grpc.StatusCode.INVALID_ARGUMENT or not is_error(response)
 
 
 @pytest.mark.parametrize("name", HTTP_BOMBS)

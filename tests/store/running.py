@@ -1,4 +1,6 @@
-"""A promscale that runs in the test's process."""
+"""A promscale that runs in the test's process, with the encoder TEST_ENCODER or else its default."""
+
+import os
 
 import grpc
 import psycopg
@@ -6,6 +8,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from promscale import jaeger_pb2 as messages
+from promscale.encoders import chosen_encoder
 from promscale.jaeger import DEPENDENCY_READER, TRACE_READER, Jaeger
 from promscale.server import TRACE_SERVICE, Server
 from promscale.store import Store
@@ -16,9 +19,9 @@ from tests.waiting import wait_until
 class Promscale:
     """A promscale on free ports of gRPC and HTTP, and a client of it. Call `close` at the end."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, encoder: str | None = os.environ.get("TEST_ENCODER")) -> None:
         self.dsn = dsn
-        self.store = Store(dsn)
+        self.store = Store(dsn, encoder=chosen_encoder(encoder))
         self.store.migrate()
         self.store.start()
         self.jaeger = Jaeger(dsn)
