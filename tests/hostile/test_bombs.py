@@ -45,7 +45,14 @@ def is_error(response: object) -> bool:
 
 
 def kind(response: object) -> str:
-    return response.name if isinstance(response, grpc.StatusCode) else str(response) if response else "OK"
+    """The status of a response, by gRPC or HTTP."""
+    match response:
+        case grpc.StatusCode():
+            return response.name
+        case int():
+            return str(response)
+        case _:
+            return "OK"
 
 
 def attack(target, name: str, messages: list, concurrency: int = 1, send: Callable | None = None, **options) -> list:
