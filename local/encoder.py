@@ -1,4 +1,4 @@
-"""Builds promscale's Rust encoder and installs it in .venv: `python -m local.encoder`. The demo runs without it, too."""
+"""Builds promscale's Rust encoder and installs it in .venv: `python -m local.encoder`. Nothing depends on it."""
 
 import fcntl
 import hashlib
