@@ -167,7 +167,7 @@ def arguments() -> argparse.Namespace:
     if options.endpoint and options.encoder:
         parser.error("--encoder is for the promscale that is started, and not possible with --endpoint")
     if bool(options.restart) != bool(options.endpoint and options.kill):
-        parser.error("--kill of a running store requires --restart, which requires these")
+        parser.error("--kill together with --endpoint requires --restart, which is for nothing else")
     if options.folder and not options.folder.is_dir():
         parser.error(f"--folder: there is no folder {options.folder}")
     return options
