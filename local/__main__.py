@@ -52,7 +52,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from faults.flags import CONTROLS, OFF
-from local import CHECKOUT, CommandError, compose, control, environment, exit_code, health, postgres, stack
+from local import CHECKOUT, CommandError, compose, control, encoder, environment, exit_code, health, postgres, stack
 from telemetry.services import FAULTS_PORT, POSTGRES_PORT, SERVICES
 
 BENCHMARKS = ("ingest", "query", "start", "flags", "transfer")
@@ -74,6 +74,7 @@ class Stack(Protocol):
     def delete(self) -> None: ...
     def states(self) -> list[health.State]: ...
     def store_status(self) -> str: ...
+    def encoder_report(self) -> str: ...
     def collector_report(self) -> str: ...
     def usage_report(self) -> str: ...
     def log_command(self, name: str | None) -> list[str]: ...
@@ -155,6 +156,7 @@ def status() -> int:
     for state in states:
         if state.name == "promscale" and not state.healthy:
             print(f"\npromscale: {chosen.store_status()}")
+    print(f"\nencoder: {chosen.encoder_report()}")
     print(f"\ncollector: {chosen.collector_report()}")
     print(f"\n{chosen.usage_report()}")
     return 0 if all(state.healthy for state in states) else 1
@@ -256,6 +258,7 @@ def reset() -> int:
 
 def test(*arguments: str) -> int:
     environment.install("test")
+    encoder.build_where_possible()
     os.chdir(CHECKOUT)
     os.execv(sys.executable, [sys.executable, "-m", "pytest", "--numprocesses=auto", "--maxprocesses=4", *arguments])
 
@@ -271,6 +274,7 @@ def bench(name: str = "", *arguments: str) -> int:
     if unknown := set(names) - set(BENCHMARKS):
         raise CommandError(f"there is no benchmark {unknown.pop()!r}; name one of {', '.join(BENCHMARKS)}")
     environment.install("test")
+    encoder.build_where_possible()
     os.chdir(CHECKOUT)
     for benchmark in names:
         print(f"\n{benchmark}\n", flush=True)

@@ -112,6 +112,9 @@ class Compose:
     def store_status(self) -> str:
         return health.store_status(self.reach_address())
 
+    def encoder_report(self) -> str:
+        return health.encoder(self.reach_address())
+
     def collector_report(self) -> str:
         return QUEUE_ON_DISK
 

@@ -164,6 +164,15 @@ def store_status(host: str) -> str:
         return f"no answer: {error}"
 
 
+def encoder(host: str) -> str:
+    """The encoder that promscale uses, or that it does not answer."""
+    try:
+        url = f"http://{host}:{PROMSCALE_HTTP_PORT}/healthz"
+        return str(_get_json(url, timeout=PROMSCALE_TIMEOUT_SECONDS)["encoder"])
+    except (OSError, http.client.HTTPException) as error:
+        return f"no answer: {error}"
+
+
 def query(database: str, statement: str, *parameters: object) -> tuple[Any, ...] | None:
     """The first row; None if there is no row, or if PostgreSQL or the schema is not ready."""
     try:

@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 
 from faults.flags import TOKEN_FILE, FlagError, FlagFile
-from local import CHECKOUT, DATA, LOGS, CommandError, exclusive, health, usage
+from local import CHECKOUT, DATA, LOGS, CommandError, encoder, exclusive, health, usage
 from local.environment import PYTHON, package_folder
 from local.health import QUEUE_ON_DISK, State
 from local.postgres import Cluster, account
@@ -121,6 +121,7 @@ def parts(settings: Mapping[str, str] | None = None) -> list[Part]:
             partial(health.answers, f"http://{host}:{PROMSCALE_HTTP_PORT}/readyz"),
             environment={
                 "PROMSCALE_DB_URI": DATABASE.uri,
+                "PROMSCALE_ENCODER": settings.get("PROMSCALE_ENCODER") or ("rust" if encoder.is_built() else "python"),
                 "PROMSCALE_WEB_LISTEN_ADDRESS": f"{bind}:{PROMSCALE_HTTP_PORT}",
                 "PROMSCALE_TRACING_GRPC_SERVER_ADDRESS": f"{bind}:{PROMSCALE_GRPC_PORT}",
             },
@@ -282,6 +283,7 @@ def start() -> float:
     Returns the seconds that this took. Raises CommandError, OSError.
     """
     began = time.monotonic()
+    encoder.start_to_build()
     with exclusive():
         before = _plan() if running() else {}
         settings = {**before.get("settings", _select(os.environ, *SYSTEM)), **_select(os.environ, *SETTINGS)}
@@ -415,6 +417,13 @@ def _state(name: str, process: psutil.Process | None, healthy: Callable[[], bool
 def store_status() -> str:
     """promscale's own status."""
     return health.store_status(reach_address())
+
+
+def encoder_report() -> str:
+    """The encoder that promscale uses, and whether a restart would make it use another one."""
+    used = health.encoder(reach_address())
+    planned = next(part for part in parts() if part.name == "promscale").environment["PROMSCALE_ENCODER"]
+    return used if planned == used else f"{used}; ./run.sh makes promscale use {planned}, which is built now"
 
 
 def token() -> str:

@@ -9,7 +9,8 @@ import sys
 import threading
 from collections.abc import Callable
 
-from promscale import memory
+from promscale import memory, metrics
+from promscale.encoders import ENCODERS, chosen_encoder
 from promscale.jaeger import Jaeger
 from promscale.server import Server
 from promscale.store import SchemaMismatch, Store, StoreUnavailable
@@ -48,6 +49,7 @@ def settings(argv: list[str], environ: dict[str, str]) -> argparse.Namespace:
     add("db.uri", "postgresql://postgres@localhost:5432/postgres", "database to store traces in")
     add("db.connect-retries", None, "retries of the connection at start before promscale exits; None: no limit")
     add("disk-budget", "2GB", "bytes that the database may take, with kB, MB, GB or TB; 0: no limit")
+    add("encoder", None, "python or rust; None: rust where it is built")
     add("tracing.grpc.server-address", "127.0.0.1:9202", "listen address for gRPC", "tracing.otlp.server-address")
     add("web.listen-address", "127.0.0.1:9201", "listen address for HTTP")
     values = vars(parser.parse_args(argv))
@@ -66,8 +68,11 @@ def settings(argv: list[str], environ: dict[str, str]) -> argparse.Namespace:
     disk_budget = int(budget[1]) * _UNITS[budget[2] or "B"]
     if disk_budget > _MAX_DISK_BUDGET:
         parser.error(f"disk-budget: {values['disk-budget']!r} is more than a database can take; 0 means no limit")
+    if values["encoder"] not in (None, *ENCODERS):
+        parser.error(f"encoder: {values['encoder']!r} is not one of {', '.join(ENCODERS)}")
     return argparse.Namespace(
         disk_budget=disk_budget,
+        encoder=values["encoder"],
         db_uri=values["db.uri"],
         db_connect_retries=int(retries) if retries else None,
         grpc_address=values["tracing.grpc.server-address"],
@@ -104,7 +109,14 @@ def main() -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    store, jaeger = Store(options.db_uri, options.disk_budget), Jaeger(options.db_uri)
+    try:
+        encoder = chosen_encoder(options.encoder)
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f"promscale: the Rust encoder is not built ({error}): see promscale/encoder, or use the encoder python"
+        )
+    metrics.encoder.info({"name": encoder.name})
+    store, jaeger = Store(options.db_uri, options.disk_budget, encoder), Jaeger(options.db_uri)
     try:
         server = Server(store, jaeger, options.grpc_address)
         web = Web(store, options.web_address)
@@ -112,7 +124,13 @@ def main() -> None:
         sys.exit(f"promscale: cannot listen: {error}")
     except ValueError as error:  # a malformed ALLOWED_HOSTS
         sys.exit(f"promscale: {error}")
-    log.info("gRPC on %s, HTTP on %s, database %s", options.grpc_address, options.web_address, store.address)
+    log.info(
+        "gRPC on %s, HTTP on %s, database %s, encoder %s",
+        options.grpc_address,
+        options.web_address,
+        store.address,
+        encoder.name,
+    )
     try:
         migrate(store, options.db_connect_retries, stopping, web.report)
     except (StoreUnavailable, SchemaMismatch) as error:
@@ -131,10 +149,10 @@ def main() -> None:
     log.info("Stopping")
     web.report_stopping()
     server.close(GRACE_SECONDS)
+    web.close()
     jaeger.close()
     upkeep.close()
     store.close()
-    web.close()
 
 
 if __name__ == "__main__":

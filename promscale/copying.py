@@ -84,7 +84,7 @@ def int8_field(number: int) -> bytes:
 
 
 def copy_rows(
-    connection: psycopg.Connection, table: sql.Identifier, columns: tuple[str, ...], rows: Iterable[bytes]
+    connection: psycopg.Connection, table: sql.Identifier, columns: tuple[str, ...], rows: Iterable[bytes | memoryview]
 ) -> None:
     """COPY encoded rows into the table. Raises psycopg.Error."""
     names = sql.SQL(", ").join(map(sql.Identifier, columns))

@@ -1,44 +1,113 @@
-"""Encodes exports in bounded memory: small ones in this process, large ones in worker processes with a memory limit."""
+"""Encodes exports in bounded memory, by the Rust extension `promscale_encoder` where it is installed, else in Python.
+
+Both give the same rows and the same refusals; otlp.py is the reference. promscale/encoder/ has the extension.
+"""
 
 import gc
+import importlib
 import multiprocessing
 import os
 import queue
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
+from typing import Protocol
 
-from promscale import memory, otlp
+from promscale import memory, metrics, otlp
 
-# Requests from this size on are encoded by this many worker processes: Python uses one core per process.
-LARGE_REQUEST_BYTES = 256 * 2**10
-PROCESSES = 2
-# Requests from this size on are encoded one at a time, so that the workers do not reach their limits together.
+RUST_MODULE = "promscale_encoder"
+# Requests that are encoded at the same time.
+CONCURRENCY = 2
+# Requests from this size on are encoded one at a time, so that their rows do not take memory together.
 HUGE_REQUEST_BYTES = 4 * 2**20
+# Python encodes requests from this size on in worker processes, because it uses one core per process.
+LARGE_REQUEST_BYTES = 256 * 2**10
 # What a worker may allocate. A request of 16 MiB takes 110 to 140 MiB as a rule, and more if its spans are very small.
 PROCESS_BYTES = 192 * 2**20
 TRIM_SECONDS = 1
 
 
-class Encoders:
-    """Calls otlp.encode. Call `close` at the end."""
+ENCODERS = ("python", "rust")
+
+
+class Encoder(Protocol):
+    """Encodes exports, from any thread. Call `close` when no `encode` is running."""
+
+    name: str
+
+    def encode(self, request: bytes) -> tuple[otlp.Rows, otlp.Refusals]:
+        """The same as otlp.encode. Raises otlp.MalformedRequest, also for a request that takes too much memory."""
+
+    def close(self) -> None: ...
+
+
+def chosen_encoder(name: str | None = None) -> Encoder:
+    """The encoder `python` or `rust`, or else the fastest one that is installed. Raises ModuleNotFoundError."""
+    if name != PythonEncoder.name:
+        try:
+            return RustEncoder()
+        except ModuleNotFoundError:
+            if name == RustEncoder.name:
+                raise
+    return PythonEncoder()
+
+
+class RustEncoder:
+    """Raises ModuleNotFoundError if the extension is not installed. A defect of it is the exception
+    `promscale_encoder.Panic`, which is counted."""
+
+    name = "rust"
+
+    def __init__(self) -> None:
+        self._extension = importlib.import_module(RUST_MODULE)
+        self._slots, self._huge = threading.BoundedSemaphore(CONCURRENCY), threading.Lock()
+
+    def encode(self, request: bytes) -> tuple[otlp.Rows, otlp.Refusals]:
+        with self._huge if len(request) >= HUGE_REQUEST_BYTES else nullcontext(), self._slots:
+            try:
+                encoded = self._extension.encode(request)
+            except self._extension.Malformed:
+                raise otlp.MalformedRequest from None
+            except self._extension.TooLarge:
+                raise otlp.TooLarge from None
+            except self._extension.Panic:
+                metrics.encoder_panics.inc()
+                raise
+        count, spans, traces_data, origins, minutes, trace_ids, refused, reasons = encoded
+        rows = otlp.Rows(
+            count,
+            [memoryview(data) for data in spans],
+            [memoryview(data) for data in traces_data],
+            {origin[0]: otlp.Origin._make(origin) for origin in origins},
+            minutes,
+            trace_ids,
+        )
+        return rows, otlp.Refusals(
+            refused, [reason if raw is None else otlp.refusal(raw, reason) for reason, raw in reasons]
+        )
+
+    def close(self) -> None: ...
+
+
+class PythonEncoder:
+    """Encodes small requests in this process, large ones in worker processes with a memory limit."""
+
+    name = "python"
 
     def __init__(self) -> None:
         self._here, self._huge = threading.Lock(), threading.Lock()
         # Idle workers; None stands for one that is not started yet. Each worker is a pool of one process with one
         # request at a time, so that if the process dies, the request that it died of is known.
         self._idle: queue.SimpleQueue[ProcessPoolExecutor | None] = queue.SimpleQueue()
-        for _ in range(PROCESSES):
+        for _ in range(CONCURRENCY):
             self._idle.put(None)
 
     def encode(self, request: bytes) -> tuple[otlp.Rows, otlp.Refusals]:
-        """The same as otlp.encode. Raises otlp.MalformedRequest, also for a request that takes too much memory."""
         if len(request) < LARGE_REQUEST_BYTES:
             with self._here:
                 return otlp.encode(request)
-        if len(request) < HUGE_REQUEST_BYTES:
-            return self._encode_in_worker(request)
-        with self._huge:
+        with self._huge if len(request) >= HUGE_REQUEST_BYTES else nullcontext():
             return self._encode_in_worker(request)
 
     def _encode_in_worker(self, request: bytes) -> tuple[otlp.Rows, otlp.Refusals]:
@@ -63,8 +132,7 @@ class Encoders:
         )
 
     def close(self) -> None:
-        """Stop the workers. Call it when no `encode` is running."""
-        for _ in range(PROCESSES):
+        for _ in range(CONCURRENCY):
             if worker := self._idle.get():
                 worker.shutdown()
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import groupby
-from typing import NamedTuple, TypeVar, TypeVarTuple
+from typing import NamedTuple, TypeAlias, TypeVar, TypeVarTuple
 
 import orjson
 import zstandard
@@ -43,7 +43,8 @@ MAX_NAME_BYTES = 1000
 EXPORT_SPANS = 8192
 # The worst request of 16 MiB, spans of 42 bytes that are each a trace of its own, becomes 105 MB of rows.
 MAX_ROWS_BYTES = 128 * 2**20
-_TOO_LARGE = f"its spans would take more than {MAX_ROWS_BYTES // 2**20} MiB, because each trace repeats its resource"
+# What an origin takes in memory, without its texts.
+ORIGIN_BYTES = 512
 # Reasons that are reported for the refused spans of a request.
 MAX_REASONS = 10
 
@@ -51,14 +52,23 @@ _MINUTE_NANOS = 60 * 10**9
 
 
 Item = TypeVar("Item")
+Data: TypeAlias = bytes | memoryview
 
 
 class MalformedRequest(ValueError):
-    """The request is not an ExportTraceServiceRequest."""
+    """The request is not an ExportTraceServiceRequest, unless the message says what else is wrong with it."""
+
+    def __init__(self, message: str = "not an OTLP ExportTraceServiceRequest") -> None:
+        super().__init__(message)
 
 
 class TooLarge(MalformedRequest):
     """The rows of the request would take more than MAX_ROWS_BYTES."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"its spans would take more than {MAX_ROWS_BYTES // 2**20} MiB, because each trace repeats its resource"
+        )
 
 
 class RefusedSpan(ValueError):
@@ -106,9 +116,6 @@ class Span(NamedTuple):
     def identity(self) -> tuple[bytes, bytes, int]:
         return self[:3]
 
-    def refusal(self, reason: object) -> str:
-        return _refusal(wire.Span.FromString(self.raw), reason)
-
 
 class Origin(NamedTuple):
     """What many spans share: an operation, a resource and a scope (a row each). Ids are hashes of the rows."""
@@ -148,11 +155,15 @@ class Rows:
     """Rows that store spans, encoded for COPY, and what else the store must know to commit them."""
 
     count: int = 0
-    spans: list[bytes] = field(default_factory=list)
-    traces_data: list[bytes] = field(default_factory=list)
+    spans: list[Data] = field(default_factory=list)
+    traces_data: list[Data] = field(default_factory=list)
     origins: dict[int, Origin] = field(default_factory=dict)
     minutes: set[int] = field(default_factory=set)  # of the spans' starts, since 1970
     trace_ids: list[bytes] = field(default_factory=list)
+    copy_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.copy_bytes = sum(map(len, self.spans)) + sum(map(len, self.traces_data))
 
     def extend(self, others: "Rows") -> None:
         self.count += others.count
@@ -161,10 +172,11 @@ class Rows:
         self.origins |= others.origins
         self.minutes |= others.minutes
         self.trace_ids += others.trace_ids
+        self.copy_bytes += others.copy_bytes
 
     def size(self) -> int:
-        """Bytes of COPY data."""
-        return sum(map(len, self.spans)) + sum(map(len, self.traces_data))
+        """Bytes of memory, about: of COPY data and of origins."""
+        return self.copy_bytes + ORIGIN_BYTES * len(self.origins)
 
 
 @dataclass
@@ -193,13 +205,11 @@ def encode(request: bytes) -> tuple[Rows, Refusals]:
 
     Raises MalformedRequest, TooLarge and MemoryError.
     """
-    rows, refusals, size = Rows(), Refusals(), 0
+    rows, refusals = Rows(), Refusals()
     for export in read_exports(request):
-        batch = export.rows(export.spans)
-        size += batch.size()
-        if size > MAX_ROWS_BYTES:
-            raise TooLarge(_TOO_LARGE)
-        rows.extend(batch)
+        rows.extend(export.rows(export.spans))
+        if rows.size() > MAX_ROWS_BYTES:
+            raise TooLarge
         refusals.extend(export.refusals)
     return rows, refusals
 
@@ -237,7 +247,7 @@ def _parse(request: bytes) -> wire.TracesData:
         # The text is the only difference that protobuf makes between a lack of memory and a malformed message.
         if "alloc failed" in str(error):
             raise MemoryError from None
-        raise MalformedRequest(f"not an OTLP ExportTraceServiceRequest: {error}") from None
+        raise MalformedRequest from None
 
 
 def sources(traces_data: wire.TracesData) -> Iterator[tuple[Source, Sequence[bytes]]]:
@@ -266,13 +276,15 @@ def _read_span(export: Export, raw: bytes, source: Source, resource: "_Resource"
         origin, row = _span_row(span, resource, scope)
     except RefusedSpan as error:
         reason = str(error)
-        export.refusals.add(lambda: _refusal(span, reason))
+        export.refusals.add(lambda: refusal(raw, reason))
         return
     export.origins[origin.id] = origin
     export.spans.append(Span(span.trace_id, span.span_id, span.start_time_unix_nano, row, raw, source))
 
 
-def _refusal(span: wire.Span, reason: object) -> str:
+def refusal(raw: bytes, reason: object) -> str:
+    """The refusal of a serialized OTLP Span for this reason."""
+    span = wire.Span.FromString(raw)
     span_name = span.name[:100].decode(errors="replace")
     return f"span {span_name!r} (trace {span.trace_id[:16].hex()}, span {span.span_id[:8].hex()}) refused: {reason}"
 
@@ -346,7 +358,7 @@ def _traces_data_rows(traces: dict[bytes, list[Span]]) -> Iterator[bytes]:
         last_start = max(span.start_time_unix_nano for span in spans)
         size += len(data)
         if size > MAX_ROWS_BYTES:
-            raise TooLarge(_TOO_LARGE)
+            raise TooLarge
         yield copying.traces_data_row(trace_id, last_start // 1000 - POSTGRES_EPOCH_MICROS, data)
 
 

@@ -1,6 +1,5 @@
 """The gRPC server: OTLP's TraceService, Jaeger's remote storage protocol, and gRPC's standard health service."""
 
-import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,17 +9,12 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTracePartialSuccess,
-    ExportTraceServiceResponse,
-)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from promscale import metrics
+from promscale.exports import RETRY_AFTER_SECONDS, Failed, answer, receive_and_store
 from promscale.jaeger import MAX_CALLS, Jaeger
 from promscale.otlp import MalformedRequest
-from promscale.store import MAX_REQUEST_BYTES, Store, StoreFull, StoreUnavailable
-
-log = logging.getLogger(__name__)
+from promscale.store import MAX_REQUEST_BYTES, Store
 
 TRACE_SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
 # gRPC answers a larger message with RESOURCE_EXHAUSTED, which some senders retry although no retry can succeed. So gRPC
@@ -32,7 +26,6 @@ RECEIVE_SECONDS = 10
 HANDLERS = 32 + MAX_CALLS
 # Concurrent calls, most of which wait for a thread; gRPC buffers the first 64 KiB of each.
 MAX_WAITING_CALLS = 512
-RETRY_AFTER_SECONDS = 1
 
 
 class Server:
@@ -83,40 +76,14 @@ class Server:
 
     def _export(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> ExportTraceServiceResponse:
         try:
-            with metrics.export_seconds.time(), self._store.room() as hold:
-                request = _receive(requests, context)
-                hold(len(request))
-                refusals = self._store.write(request)
-        except MalformedRequest as error:
-            self._abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except StoreUnavailable as error:
-            self._abort(context, grpc.StatusCode.UNAVAILABLE, str(error))
-        except StoreFull as error:
-            # OTLP specification: senders retry after RESOURCE_EXHAUSTED only if it comes with RetryInfo.
-            retry = status_pb2.Status(code=grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], message=str(error))
-            retry.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=RETRY_AFTER_SECONDS)))
-            context.set_trailing_metadata((("grpc-status-details-bin", retry.SerializeToString()),))
-            self._abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
-        except grpc.RpcError:
-            metrics.exports.labels(grpc.StatusCode.CANCELLED.name).inc()
-            raise
-        except Exception as error:
-            # gRPC would answer UNKNOWN, after which senders drop the export instead of retrying.
-            log.exception("An export failed")
-            self._abort(context, grpc.StatusCode.UNAVAILABLE, f"error in promscale: {type(error).__name__}")
-        metrics.exports.labels(grpc.StatusCode.OK.name).inc()
-        response = ExportTraceServiceResponse()
-        if refusals.count:
-            metrics.refused_spans.inc(refusals.count)
-            log.warning("%s", refusals)
-            response.partial_success.CopyFrom(
-                ExportTracePartialSuccess(rejected_spans=refusals.count, error_message=str(refusals))
-            )
-        return response
-
-    def _abort(self, context: grpc.ServicerContext, code: grpc.StatusCode, message: str) -> None:
-        metrics.exports.labels(code.name).inc()
-        context.abort(code, message)
+            return answer(lambda: receive_and_store(self._store, lambda: _receive(requests, context)))
+        except Failed as failure:
+            if failure.code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+                # OTLP specification: senders retry after RESOURCE_EXHAUSTED only if it comes with RetryInfo.
+                retry = status_pb2.Status(code=failure.code.value[0], message=str(failure))
+                retry.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=RETRY_AFTER_SECONDS)))
+                context.set_trailing_metadata((("grpc-status-details-bin", retry.SerializeToString()),))
+            context.abort(failure.code, str(failure))
 
 
 def _receive(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:

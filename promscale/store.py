@@ -29,7 +29,7 @@ from psycopg.conninfo import conninfo_to_dict
 from promscale import copying, metrics, otlp
 from promscale import wire_pb2 as wire
 from promscale.database import conninfo, deadline
-from promscale.encoders import Encoders
+from promscale.encoders import Encoder, chosen_encoder
 from promscale.upgrade import upgrade
 
 log = logging.getLogger(__name__)
@@ -105,12 +105,13 @@ class _Pending(NamedTuple):
 class Store:
     """A trace store on the database at `uri` (a postgres URI or any other libpq connection string).
 
-    `disk_budget`: bytes, 0 for no limit; `ps_trace.set_trace_disk_budget` overrides it.
+    `disk_budget`: bytes, 0 for no limit; `ps_trace.set_trace_disk_budget` overrides it. `encoder`: by default, the
+    fastest one that is installed.
 
     Call `migrate`, exhaust `upgrade`, and call `start`. Then `write` may be called from any thread, until `close`.
     """
 
-    def __init__(self, uri: str, disk_budget: int = DEFAULT_DISK_BUDGET) -> None:
+    def __init__(self, uri: str, disk_budget: int = DEFAULT_DISK_BUDGET, encoder: Encoder | None = None) -> None:
         self._uri = uri
         self._disk_budget = disk_budget
         self._connect = partial(psycopg.connect, conninfo(uri, "promscale"), autocommit=True)
@@ -125,7 +126,7 @@ class Store:
         self._disk_full: tuple[StoreUnavailable, float] | None = None
         self._checking = threading.Lock()
         self._checked: tuple[StoreUnavailable | None, float] | None = None
-        self._encoders = Encoders()
+        self.encoder = encoder or chosen_encoder()
         self._writers: list[threading.Thread] = []
 
     @property
@@ -178,7 +179,7 @@ class Store:
             self._changed.notify_all()
         for writer in self._writers:
             writer.join()
-        self._encoders.close()
+        self.encoder.close()
 
     def check(self) -> None:
         """Readiness: raises StoreUnavailable if an export could not be stored. Caches the result for a few seconds."""
@@ -202,7 +203,7 @@ class Store:
         span = wire.Span(
             trace_id=os.urandom(16), span_id=os.urandom(8), start_time_unix_nano=now, end_time_unix_nano=now
         ).SerializeToString()
-        rows, _ = otlp.encode(otlp.traces_data({otlp.Source(): [span]}))
+        rows, _ = self.encoder.encode(otlp.traces_data({otlp.Source(): [span]}))
         with (
             self._unavailable_on_error(),
             self._connect() as connection,
@@ -244,7 +245,7 @@ class Store:
 
         Raises otlp.MalformedRequest and StoreUnavailable. After the latter, some of the spans may be stored.
         """
-        rows, refusals = self._encoders.encode(request)
+        rows, refusals = self.encoder.encode(request)
         if rows.count:
             pending, size = _Pending(request, rows, refusals, Future()), rows.size()
             with self._changed:
@@ -371,7 +372,7 @@ class Store:
             if isinstance(error, errors.UniqueViolation) and races < MAX_RACES:
                 self._commit_new(connection, refusals, export, spans, races + 1)
             elif len(spans) == 1:
-                refusals.add(spans[0].refusal(f"PostgreSQL: {error.diag.message_primary}"))
+                refusals.add(otlp.refusal(spans[0].raw, f"PostgreSQL: {error.diag.message_primary}"))
             else:
                 middle = len(spans) // 2
                 for half in (spans[:middle], spans[middle:]):

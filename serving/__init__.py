@@ -5,10 +5,11 @@ import os
 import signal
 import sys
 
+from serving.bodies import BodyLimits
 from serving.hosts import WSGIApp, beside, is_loopback
-from serving.server import Server
+from serving.server import THREADS, Server
 
-__all__ = ["Server", "beside", "is_loopback", "serve"]
+__all__ = ["THREADS", "BodyLimits", "Server", "beside", "is_loopback", "serve"]
 
 
 def serve(app: WSGIApp) -> None:

@@ -5,6 +5,7 @@ until the client has read it.
 """
 
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -14,8 +15,10 @@ from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
+from waitress.receiver import FixedStreamReceiver
 from waitress.server import TcpWSGIServer
 
+from serving.bodies import Body, BodyLimits, Chunks
 from serving.hosts import WSGIApp, allow_only, trusted_names
 
 THREADS = 16
@@ -25,16 +28,17 @@ REQUEST_SECONDS = 30  # how long it may take to receive a request
 GRACE_SECONDS = 5  # how long requests may still take at a graceful shutdown; Docker sends SIGKILL after 10
 MAX_HEADER_BYTES = 32 * 1024
 # Bodies are kept in memory: with a temporary file for each, the limit of open files would be reached.
-MAX_BODY_BYTES = 128 * 1024
+MAX_BODY_BYTES = 128 * 1024  # unless the server has BodyLimits
 
 
 class Server:
     """A WSGI app at an address and a port (0: a free one), for the host names that serving.hosts trusts.
 
-    Raises OSError when it cannot listen there, ValueError for a bad ALLOWED_HOSTS.
+    `body_limits`: for an app that reads bodies above MAX_BODY_BYTES. Raises OSError when it cannot listen there,
+    ValueError for a bad ALLOWED_HOSTS.
     """
 
-    def __init__(self, app: WSGIApp, host: str, port: int) -> None:
+    def __init__(self, app: WSGIApp, host: str, port: int, body_limits: BodyLimits | None = None) -> None:
         app = allow_only(trusted_names(host), app)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family)
@@ -50,14 +54,15 @@ class Server:
             _sock=listener,
             bind_socket=False,
             sockinfo=(listener.family, listener.type, listener.proto, listener.getsockname()),
-            adj=Adjustments(
+            adj=_Adjustments(
+                body_limits,
                 sockets=[listener],
                 threads=THREADS,
                 connection_limit=MAX_CONNECTIONS,
                 channel_timeout=IDLE_SECONDS,
                 cleanup_interval=1,
                 max_request_header_size=MAX_HEADER_BYTES,
-                max_request_body_size=MAX_BODY_BYTES,
+                max_request_body_size=sys.maxsize if body_limits else MAX_BODY_BYTES,
                 inbuf_overflow=MAX_BODY_BYTES,
                 log_socket_errors=False,
                 ident=None,
@@ -88,15 +93,35 @@ class Server:
         wasyncore.loop(timeout=1, map=self._connections, use_poll=True, count=1)
 
 
+class _Adjustments(Adjustments):
+    def __init__(self, body_limits: BodyLimits | None, **options: Any) -> None:
+        super().__init__(**options)
+        self.body_limits = body_limits
+
+
 class _Request(HTTPRequestParser):
-    def __init__(self, adj: Adjustments) -> None:
+    adj: _Adjustments
+
+    def __init__(self, adj: _Adjustments) -> None:
         super().__init__(adj)
         self.began = time.time()
+
+    def parse_header(self, header_plus: bytes) -> None:
+        super().parse_header(header_plus)
+        if self.body_rcv is not None and self.adj.body_limits:
+            body = Body(self.adj.body_limits)
+            # waitress's receivers use no more of their buffers than this body has.
+            self.body_rcv = Chunks(body) if self.chunked else FixedStreamReceiver(self.content_length, body)  # type: ignore[arg-type]
 
 
 class _Channel(HTTPChannel):
     parser_class = _Request
-    request: _Request
+    request: _Request | None
+
+    def handle_close(self) -> None:
+        super().handle_close()
+        if self.request:
+            self.request.close()  # which frees the body of a request that was not received completely
 
 
 class _Waitress(TcpWSGIServer):

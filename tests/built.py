@@ -1,7 +1,7 @@
-"""Programs and packages of Go and Node for the tests: built or installed once, and kept in the user's cache folder.
+"""Programs and packages of Go, Rust and Node for the tests: built once, and kept in the user's cache folder.
 
-`python3 -m tests.built` builds the programs of Go before the tests. The standard library only, so that it can run
-before .venv exists.
+`python3 -m tests.built` builds the programs before the tests. The standard library only, so that it can run before
+.venv exists.
 """
 
 import fcntl
@@ -20,6 +20,7 @@ BUILDER = "go.opentelemetry.io/collector/cmd/builder", "v0.159.0"
 MANIFEST = Path(__file__).parent / "compose" / "otelcol.yaml"
 # Jaeger without optimizations takes two thirds of the processor time to build, and any tests less than that to run.
 GOFLAGS = "-trimpath '-gcflags=all=-N -l'"
+ENCODER_FUZZ = Path(__file__).parent.parent / "promscale" / "encoder" / "fuzz"
 PACKAGES = Path(__file__).parent / "panels" / "package.json"
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tracing-demo"
@@ -43,6 +44,25 @@ def otelcol() -> Path:
     """The OpenTelemetry Collector with the components that collector/config.yaml uses."""
     manifest = hashlib.sha256(MANIFEST.read_bytes()).hexdigest()[:12]
     return _cached(f"otelcol-{BUILDER[1]}-{manifest}", _build_otelcol) / "otelcol"
+
+
+def encoder_fuzz_target() -> Path:
+    """The fuzz target of promscale's Rust encoder, with libFuzzer's options and checks of overflows. Skips the test
+    without cargo."""
+    cargo = _program("cargo")
+    # What cargo-fuzz passes for libFuzzer's feedback, without a sanitizer, which would need a nightly compiler.
+    coverage = ("level=4", "inline-8bit-counters", "pc-table", "trace-compares")
+    flags = ["--cfg=fuzzing", "-Cdebug-assertions=on", "-Coverflow-checks=on", "-Cpasses=sancov-module"]
+    flags += [f"-Cllvm-args=-sanitizer-coverage-{option}" for option in coverage]
+    host = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
+    target = next(line.removeprefix("host: ") for line in host.splitlines() if line.startswith("host: "))
+    folder = CACHE / "encoder-fuzz"
+    # With --target, the flags are not for cargo's build scripts.
+    command = [cargo, "build", "--release", "--locked", f"--target={target}", f"--target-dir={folder}"]
+    environment = os.environ | {"RUSTFLAGS": " ".join(flags)}
+    build = subprocess.run(command, cwd=ENCODER_FUZZ, env=environment, capture_output=True, text=True)
+    assert build.returncode == 0, build.stderr[-3000:]
+    return folder / target / "release" / "encode"
 
 
 def grafana_data() -> Path:
@@ -125,3 +145,4 @@ def _checked(*arguments: str, cwd: Path) -> str:
 if __name__ == "__main__":
     jaeger()
     otelcol()
+    encoder_fuzz_target()

@@ -10,10 +10,11 @@ import orjson
 import zstandard
 from google.protobuf.message import DecodeError
 
+from promscale import otlp_json
 from promscale import wire_pb2 as wire
 from transfer.errors import TransferError
 from transfer.jaeger_json import trace_to_otlp
-from transfer.otlp_files import LENGTH, count_spans, from_json
+from transfer.otlp_files import LENGTH, count_spans
 
 READABLE = "OTLP protobuf, OTLP/JSON lines, and Jaeger's JSON, also compressed by gzip or zstd"
 # A length of more than this is no length: the Collector sends less in a message.
@@ -117,7 +118,7 @@ def _otlp(text: Any) -> Iterator[bytes]:
     if not isinstance(text, dict):
         raise ValueError("it is neither OTLP nor a trace")
     if "resourceSpans" in text:
-        yield from_json(text)
+        yield otlp_json.from_document(text)
     elif isinstance(text.get("data"), list):
         yield from map(trace_to_otlp, text["data"])
     else:

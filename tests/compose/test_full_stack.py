@@ -37,6 +37,7 @@ def test_status_says_that_all_parts_are_healthy(stack):
     file = stack.checkout.folder / "docker-compose.yaml"
     assert parts == set(docker("compose", "--file", str(file), "config", "--services").stdout.split())
     assert stack.stored_spans() > 0
+    assert "encoder: rust\n" in stack.checkout.run("status").stdout
 
 
 def test_another_start_changes_nothing(stack):

@@ -1,8 +1,10 @@
 """Exports that cost memory or time, as bytes: protobuf libraries would not write such OTLP messages."""
 
+import gzip
 import random
 from collections.abc import Callable
 
+from promscale.otlp_http import JSON, MAX_JSON_VALUES, PROTOBUF
 from tests.store.otlp_messages import request, span
 
 MIB = 2**20
@@ -12,10 +14,11 @@ EMPTY = 15 * MIB // 2  # the number of empty fields, of two bytes each, that fit
 
 def field(number: int, value: bytes) -> bytes:
     """A length-delimited field: https://protobuf.dev/programming-guides/encoding/#length-types"""
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
+    return varint(number << 3 | 2) + varint(len(value)) + value
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """A number in protobuf's encoding of variable length."""
     data = bytearray()
     while number > 0x7F:
         data.append(number & 0x7F | 0x80)
@@ -83,4 +86,28 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "a resource for each of 300,000 traces": lambda: spans_of_one_resource(MIB, 300_000),
     "a resource for each of 250,000 scopes": lambda: scopes_of_one_resource(MIB, 250_000),
     "minimal spans": lambda: spans_of_one_resource(2, 380_000),
+}
+
+
+def json_spans(span: str) -> bytes:
+    """An export in JSON of spans like this one, as many as fit in 15 MiB."""
+    return (
+        f'{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{",".join([span] * (15 * MIB // len(span)))}]}}]}}]}}'.encode()
+    )
+
+
+# Characters beyond the Basic Multilingual Plane make Python take four bytes for each character of the text.
+_WIDE = "x" * 30_000 + "\U0001f600"
+_LINKS = ",".join(['{"traceId":""}'] * (MAX_JSON_VALUES // 1_100))
+# By their names: bodies of HTTP, each with its content type and encoding.
+HTTP_BOMBS: dict[str, Callable[[], tuple[bytes, str, str]]] = {
+    "1 GiB, compressed": lambda: (gzip.compress(bytes(1024 * MIB), 1), PROTOBUF, "gzip"),
+    "16 MiB": lambda: (with_resource(16 * MIB - 1000), PROTOBUF, "identity"),
+    "millions of empty spans in JSON": lambda: (json_spans("{}"), JSON, "identity"),
+    "large texts in JSON": lambda: (json_spans(f'{{"name":"{_WIDE}"}}'), JSON, "identity"),
+    "large texts and many links in JSON": lambda: (
+        json_spans(f'{{"links":[{_LINKS}],"name":"{_WIDE}"}}'),
+        JSON,
+        "identity",
+    ),
 }

@@ -3,6 +3,7 @@
 import grpc
 import psutil
 import psycopg
+import requests
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from benchmarks import store as stores
@@ -38,6 +39,11 @@ class Target:
             return self._export(data, timeout=120, **options)
         except grpc.RpcError as error:
             return error.code()
+
+    def post(self, data: bytes, content_type: str, encoding: str = "identity") -> int:
+        """The status of the response to an export by HTTP."""
+        headers = {"Content-Type": content_type, "Content-Encoding": encoding}
+        return requests.post(f"http://{self.web}/v1/traces", data, headers=headers, timeout=120).status_code
 
     def export_control(self) -> None:
         """Export a valid span, which must be acknowledged."""

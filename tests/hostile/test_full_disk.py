@@ -18,11 +18,10 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from local.postgres import account
-from promscale.web import Web
 from tests.hostile import outcomes
 from tests.store.otlp_messages import request, span
 from tests.store.running import Promscale
-from tests.waiting import free_port, wait_until
+from tests.waiting import wait_until
 
 SPANS = 200  # of an export
 
@@ -84,10 +83,7 @@ def test_a_full_disk_is_reported_and_loses_nothing(small_disk, caplog):
     messages = [request(*(span(tags={"fill": dice.randbytes(200).hex()}) for _ in range(SPANS))) for _ in range(300)]
     caplog.set_level(logging.WARNING)
     promscale = Promscale(dsn)
-    address = f"127.0.0.1:{free_port()}"
-    web = Web(promscale.store, address)
-    web.serve()
-    url = f"http://{address}"
+    url = f"http://127.0.0.1:{promscale.web.port}"
     try:
         assert readiness(url) == (200, "ok")
         acknowledged, error = export_until_error(promscale, messages)
@@ -110,5 +106,4 @@ def test_a_full_disk_is_reported_and_loses_nothing(small_disk, caplog):
             assert connection.execute(count).fetchone() == (SPANS * (acknowledged + 1),)
         outcomes.note("a full disk of 24 MB", f"reported, and all {SPANS * acknowledged:,} acknowledged spans stored")
     finally:
-        web.close()
         promscale.close()

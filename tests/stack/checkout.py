@@ -9,10 +9,12 @@ from typing import Any
 
 import psutil
 
-from local import CHECKOUT
+from local import CHECKOUT, encoder
 from local.stack import MARK
 
-NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".data", "__pycache__", ".*_cache", ".hypothesis", ".coverage*")
+NOT_COPIED = shutil.ignore_patterns(
+    ".git", ".venv", ".data", "__pycache__", "target", ".*_cache", ".hypothesis", ".coverage*"
+)
 
 
 class Checkout:
@@ -31,6 +33,8 @@ class Checkout:
             shutil.copy(Path(sys.prefix) / "pyvenv.cfg", venv)
             for name in ("local", "transfer"):  # installed, as requirements/test.txt has them all
                 shutil.copy(CHECKOUT / "requirements" / f"{name}.txt", venv)
+            if encoder.is_built():
+                shutil.copy(encoder.INSTALLED, venv)
 
     def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run run.sh; `options` are subprocess.run's."""

@@ -4,7 +4,7 @@ import os
 
 import psutil
 
-from local import health
+from local import encoder, health
 from telemetry.services import SERVICES
 from tests.waiting import wait_until
 
@@ -50,6 +50,17 @@ def test_variables_for_other_programs_reach_no_part(own_stack):
             assert inherited <= {"OTEL_RESOURCE_ATTRIBUTES"}
     finally:
         own_stack.restart()
+
+
+def test_the_encoder_is_a_setting_and_in_the_status(own_stack):
+    default = "rust" if encoder.is_built() else "python"
+    assert f"encoder: {default}\n" in own_stack.checkout.run("status").stdout
+    changed = own_stack.checkout.run("local", env=os.environ | {"PROMSCALE_ENCODER": "python"})
+    assert changed.returncode == 0, changed.stderr
+    assert "encoder: python\n" in own_stack.checkout.run("status").stdout
+    restored = own_stack.checkout.run("local", env=os.environ | {"PROMSCALE_ENCODER": ""})
+    assert restored.returncode == 0, restored.stderr
+    assert f"encoder: {default}\n" in own_stack.checkout.run("status").stdout
 
 
 def test_a_changed_setting_restarts_the_parts_that_use_it(own_stack):

@@ -1,4 +1,6 @@
-"""A promscale that runs in the test's process."""
+"""A promscale that runs in the test's process, with the encoder TEST_ENCODER or else its default."""
+
+import os
 
 import grpc
 import psycopg
@@ -6,23 +8,27 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from promscale import jaeger_pb2 as messages
+from promscale.encoders import chosen_encoder
 from promscale.jaeger import DEPENDENCY_READER, TRACE_READER, Jaeger
 from promscale.server import TRACE_SERVICE, Server
 from promscale.store import Store
+from promscale.web import Web
 from tests.waiting import wait_until
 
 
 class Promscale:
-    """A promscale on a free port, and a client of it. Call `close` at the end."""
+    """A promscale on free ports of gRPC and HTTP, and a client of it. Call `close` at the end."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, encoder: str | None = os.environ.get("TEST_ENCODER")) -> None:
         self.dsn = dsn
-        self.store = Store(dsn)
+        self.store = Store(dsn, encoder=chosen_encoder(encoder))
         self.store.migrate()
         self.store.start()
         self.jaeger = Jaeger(dsn)
         self.server = Server(self.store, self.jaeger, "127.0.0.1:0")
         self.server.serve()
+        self.web = Web(self.store, "127.0.0.1:0")
+        self.web.serve()
         self.channel = grpc.insecure_channel(
             f"127.0.0.1:{self.server.port}", options=[("grpc.max_send_message_length", -1)]
         )
@@ -68,6 +74,7 @@ class Promscale:
     def close(self) -> None:
         self.channel.close()
         self.server.close(grace_seconds=5)
+        self.web.close()
         self.jaeger.close()
         self.store.close()
 

@@ -133,7 +133,8 @@ def large_request():
     return request(*(span(tags={"fill": "x" * 1000}) for _ in range(600)))
 
 
-def test_large_exports_survive_a_kill_of_the_encoding_processes(promscale, database):
+def test_large_exports_survive_a_kill_of_the_encoding_processes(dsn, database):
+    promscale = Promscale(dsn, encoder="python")
     promscale.export(large_request())
     for encoder in multiprocessing.active_children():
         encoder.kill()
@@ -141,11 +142,12 @@ def test_large_exports_survive_a_kill_of_the_encoding_processes(promscale, datab
     with pytest.raises(grpc.RpcError) as caught:
         promscale.export(b"\xff" * encoders.LARGE_REQUEST_BYTES)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    promscale.close()
     assert span_count(database) == 1200
 
 
 def test_encoding_processes_do_not_outlive_a_killed_promscale(dsn, start_process):
-    process = start_process(dsn)
+    process = start_process(dsn, PROMSCALE_ENCODER="python")
     process.wait_until_ready()
     with grpc.insecure_channel(process.grpc) as channel:
         channel.unary_unary(f"/{TRACE_SERVICE}/Export")(large_request().SerializeToString(), timeout=60)
@@ -334,7 +336,7 @@ def test_messages_never_contain_the_password():
 class Process:
     """A running `python -m promscale`, with its standard error in the file `log`."""
 
-    def __init__(self, dsn: str, log: Path) -> None:
+    def __init__(self, dsn: str, log: Path, **environment: str) -> None:
         self.log = log
         self.grpc, self.web = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         self.process = subprocess.Popen(
@@ -344,7 +346,8 @@ class Process:
                 "PROMSCALE_DB_URI": dsn,
                 "PROMSCALE_TRACING_GRPC_SERVER_ADDRESS": self.grpc,
                 "PROMSCALE_WEB_LISTEN_ADDRESS": self.web,
-            },
+            }
+            | environment,
             stderr=log.open("w"),
         )
 
@@ -380,8 +383,8 @@ class Process:
 def start_process(tmp_path):
     started = []
 
-    def start(dsn: str) -> Process:
-        started.append(Process(dsn, tmp_path / "promscale.log"))
+    def start(dsn: str, **environment: str) -> Process:
+        started.append(Process(dsn, tmp_path / "promscale.log", **environment))
         return started[-1]
 
     yield start
@@ -471,11 +474,23 @@ def test_metrics_and_graceful_shutdown(dsn, database, start_process):
     assert span_count(database) == 3
 
 
+@pytest.mark.parametrize("encoder", ["python", "rust"])
+def test_the_encoder_in_use_is_shown(dsn, start_process, encoder):
+    if encoder == "rust":
+        pytest.importorskip(encoders.RUST_MODULE, reason="the Rust encoder is not built, which needs cargo")
+    process = start_process(dsn, PROMSCALE_ENCODER=encoder)
+    process.wait_until_ready()
+    assert f"encoder {encoder}" in process.logged().splitlines()[0]
+    assert json.loads(process.get("/healthz")[1])["encoder"] == encoder
+    assert f'promscale_encoder_info{{name="{encoder}"}} 1.0' in process.get("/metrics")[1]
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
         ("PROMSCALE_WEB_LISTEN_ADDRESS", "nonsense", "not host:port"),
         ("PROMSCALE_DB_CONNECT_RETRIES", "many", "not a number"),
+        ("PROMSCALE_ENCODER", "go", "'go' is not one of python, rust"),
         ("ALLOWED_HOSTS", "http://demo", "ALLOWED_HOSTS: 'http://demo' is not a host name"),
         ("PROMSCALE_DB_CONNECT_RETRIES", "0", "127.0.0.1:1/"),
         ("PROMSCALE_TRACING_GRPC_SERVER_ADDRESS", "taken", "cannot listen"),

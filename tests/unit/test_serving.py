@@ -11,7 +11,7 @@ from http.client import HTTPConnection, HTTPResponse
 import pytest
 from flask import Flask, request
 
-from serving import Server, server
+from serving import BodyLimits, Server, server
 from tests.waiting import wait_until
 
 FOREVER = 3600
@@ -23,8 +23,8 @@ def start():
     """A function that serves a WSGI app at an address, and returns the Server."""
     running = []
 
-    def start(app, host: str = "127.0.0.1") -> Server:
-        started = Server(app, host, 0)
+    def start(app, host: str = "127.0.0.1", limits: BodyLimits | None = None) -> Server:
+        started = Server(app, host, 0, limits)
         thread = threading.Thread(target=started.run, daemon=True)
         thread.start()
         running.append((started, thread))
@@ -160,12 +160,45 @@ def test_oversized_and_malformed_requests_are_refused(start, echo, sends, status
     assert get(port)[0] == 200
 
 
-def test_a_body_arrives_byte_for_byte(start, echo):
+@pytest.mark.parametrize("limits", [None, BodyLimits(128_000, 128_000)])
+def test_a_body_arrives_byte_for_byte(start, echo, limits):
     body = bytes(range(256)) * 500
-    connection = HTTPConnection("127.0.0.1", start(echo).port, timeout=120)
-    for chunked in (False, True):
+    connection = HTTPConnection("127.0.0.1", start(echo, limits=limits).port, timeout=120)
+    for chunked in (False, True, False):
         connection.request("POST", "/", iter([body]) if chunked else body, encode_chunked=chunked)
         assert connection.getresponse().read() == body
+
+
+def test_a_body_beyond_the_limits_is_answered_when_it_is_received(start, echo):
+    port = start(echo, limits=BodyLimits(1_000_000, 1_500_000)).port
+
+    def post(size: int) -> HTTPResponse:
+        connection = HTTPConnection("127.0.0.1", port, timeout=120)
+        connection.request("POST", "/", bytes(size))
+        return connection.getresponse()
+
+    assert post(1_000_000).status == 200
+    assert post(1_000_001).status == post(20_000_000).status == 413
+    half = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n" + bytes(900_000)
+    with ExitStack() as held:
+
+        def is_refused() -> bool:
+            held.enter_context(connect(port, half))
+            return post(1_000_000).status == 429
+
+        wait_until(is_refused, "no memory beside half a body")
+        assert post(1_000_000).getheader("Retry-After") == "1"
+        assert post(100_000).status == 200
+    wait_until(lambda: post(1_000_000).status == 200, "the memory of the closed connection")
+
+
+@pytest.mark.parametrize("begins", [b"1;", b"1\r\nx\r\n0\r\nX: "], ids=["header of a chunk", "trailer"])
+def test_an_endless_line_between_chunks_is_refused(start, echo, begins):
+    port = start(echo, limits=BodyLimits(1_000_000, 1_000_000)).port
+    with connect(port, b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n") as connection:
+        with suppress(ConnectionError):
+            connection.sendall(begins + b"x" * 100_000)
+        assert connection.recv(12) == b"HTTP/1.1 400"
 
 
 def test_a_graceful_shutdown_answers_the_requests_that_it_has(start):

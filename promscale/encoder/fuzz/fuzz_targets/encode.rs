@@ -1,0 +1,9 @@
+//! The encoder neither panics nor reads out of bounds, whatever a request contains.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|request: &[u8]| {
+    let _ = promscale_encoder::encode(request);
+});

@@ -1,0 +1,112 @@
+"""The Rust encoder gives the same as the Python encoder, which is the reference; and which of them promscale uses."""
+
+import random
+import time
+
+import grpc
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY
+
+from benchmarks.recording import Replay
+from promscale import encoders, otlp
+from promscale.encoders import RustEncoder, chosen_encoder
+from tests.hostile.mutations import mutate, mutate_part, mutate_tree, originals
+from tests.store.any_otlp import assign_ids, requests
+from tests.store.otlp_messages import request, span
+
+MUTATIONS = 3_000
+
+
+@pytest.fixture(scope="module")
+def rust() -> RustEncoder:
+    pytest.importorskip(encoders.RUST_MODULE, reason="the Rust encoder is not built, which needs cargo")
+    return RustEncoder()
+
+
+def outcome(encode, data: bytes) -> tuple:
+    """All that encoding gives, in a form that can be compared."""
+    try:
+        rows, refusals = encode(data)
+    except otlp.MalformedRequest as error:
+        return type(error), str(error)
+    copied = b"".join(rows.spans), b"".join(rows.traces_data), rows.size()
+    return rows.count, *copied, rows.origins, rows.minutes, rows.trace_ids, refusals
+
+
+def assert_same(rust: RustEncoder, data: bytes) -> None:
+    expected, actual = outcome(otlp.encode, data), outcome(rust.encode, data)
+    assert actual == expected, data.hex()
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(requests, st.lists(st.binary(min_size=16, max_size=16), min_size=1, max_size=3))
+def test_any_otlp(rust, message, trace_ids):
+    assign_ids(trace_ids, message)
+    assert_same(rust, message.SerializeToString())
+
+
+@pytest.mark.parametrize("mutation", [mutate, mutate_part, mutate_tree])
+def test_mutated_exports(rust, mutation):
+    dice = random.Random(5)
+    samples = [*originals(), Replay(20, seed=1).request(time.time_ns())]
+    kinds = set()
+    for _ in range(MUTATIONS):
+        data = dice.choice(samples)
+        for _ in range(dice.choice((1, 1, 2, 4)) if mutation is mutate_tree else 1):
+            data = mutation(data, dice)
+        assert_same(rust, data)
+        first, *_, last = outcome(rust.encode, data)
+        kinds.add("malformed" if first is otlp.MalformedRequest else "refusals" if last.count else "all stored")
+    assert {"refusals", "all stored"} <= kinds
+
+
+def test_a_recording_of_the_demo(rust):
+    # More spans than one batch has.
+    assert_same(rust, Replay(20_000, seed=2).request(time.time_ns()))
+
+
+@pytest.mark.parametrize("number", [0.0, -0.0, 1e-4, 9e-5, 1.5e-5, 1e-7, 5e-324, 1e15, 1e16, 1.5e300, 0.1, -2.5])
+def test_numbers_in_small_and_large_values(rust, number):
+    """For a value of a MiB, the reference uses another library, which writes some numbers differently."""
+    for size in (1, 2**20):
+        assert_same(rust, request(span(tags={"list": [number, "x" * size]})).SerializeToString())
+
+
+def test_a_request_whose_rows_would_be_too_large(rust):
+    large = request(*(span() for _ in range(300)))
+    large.resource_spans[0].resource.attributes.add(key="fill").value.string_value = (
+        random.Random(1).randbytes(2**19).hex()
+    )
+    data = large.SerializeToString()
+    assert outcome(rust.encode, data)[0] is otlp.TooLarge
+    assert_same(rust, data)
+
+
+def test_a_panic_costs_only_its_export(rust, promscale, monkeypatch):
+    class Panicking:
+        Malformed, TooLarge, Panic = (getattr(rust._extension, name) for name in ("Malformed", "TooLarge", "Panic"))
+
+        def encode(self, request: bytes) -> None:
+            raise self.Panic("index out of bounds")
+
+    encoder = RustEncoder()
+    monkeypatch.setattr(promscale.store, "encoder", encoder)
+    panics = REGISTRY.get_sample_value("promscale_encoder_panics_total")
+    with monkeypatch.context() as defect:
+        defect.setattr(encoder, "_extension", Panicking())
+        with pytest.raises(grpc.RpcError) as caught:
+            promscale.export(request(span()))
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert REGISTRY.get_sample_value("promscale_encoder_panics_total") == panics + 1
+    assert not promscale.export(request(span())).HasField("partial_success")
+
+
+def test_the_rust_encoder_is_used_where_it_is_installed(rust, monkeypatch):
+    assert chosen_encoder().name == "rust"
+    assert chosen_encoder("python").name == "python"
+    monkeypatch.setattr(encoders, "RUST_MODULE", "promscale_encoder_that_is_not_installed")
+    assert chosen_encoder().name == "python"
+    with pytest.raises(ModuleNotFoundError):
+        chosen_encoder("rust")
