@@ -1,46 +1,45 @@
-"""Measures how fast spans are stored.
+"""Measures how fast spans are stored, what that costs, and whether all of them are stored.
 
 python -m benchmarks.ingest                                     starts a PostgreSQL and a promscale, and measures them
-python -m benchmarks.ingest --endpoint HOST:PORT --dsn DSN      any running store with OTLP/gRPC and the view `span`
+python -m benchmarks.ingest --endpoint ENDPOINT --dsn DSN       a running promscale with this database
+python -m benchmarks.ingest --endpoint ENDPOINT --jaeger URL    any running store with OTLP and Jaeger's HTTP API
+
+ENDPOINT is HOST:PORT of OTLP/gRPC, or the URL of OTLP/HTTP.
 """
 
 import argparse
 import contextlib
+import shlex
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 
-import grpc
-import psutil
 import psycopg
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from benchmarks import store as stores
+from benchmarks.processes import Meter
 from benchmarks.recording import Replay
+from benchmarks.senders import Sent, send
 from promscale import otlp
 from promscale.store import Store, copy_rows
 
-EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
-SENDERS = 4
 CEILING_CONNECTIONS = 2
 CEILING_SPANS = 300_000
-RETRY_SECONDS = 0.1  # the pause of a sender after RESOURCE_EXHAUSTED (backpressure)
 
 
 @dataclass
-class Sent:
-    """What the senders have sent, and the response time of each export in seconds."""
+class Result:
+    """Of one run: what was sent, what of it is stored at the end, and what the store took, as rows of the report."""
 
-    spans: int = 0
-    bytes: int = 0
-    retries: int = 0
-    seconds: float = 0
-    latencies: list[float] = field(default_factory=list)
+    sent: Sent
+    read_back: stores.ReadBack
+    costs: dict[str, str]
 
 
 def current_times(seconds: float, interval: float) -> Iterator[int]:
@@ -51,57 +50,6 @@ def current_times(seconds: float, interval: float) -> Iterator[int]:
         if time.monotonic() > began + seconds:
             return
         yield time.time_ns()
-
-
-def send(endpoint: str, spans: int, times: Iterator[int]) -> Sent:
-    """Send an export of about `spans` spans that end at each of the `times`, from several threads."""
-    sent = Sent()
-    lock, times_lock = threading.Lock(), threading.Lock()
-    began = time.monotonic()
-
-    def sender() -> None:
-        replay = Replay(spans)
-        with grpc.insecure_channel(endpoint, options=[("grpc.max_send_message_length", -1)]) as channel:
-            export: grpc.UnaryUnaryMultiCallable = channel.unary_unary(
-                EXPORT, response_deserializer=ExportTraceServiceResponse.FromString
-            )
-            while True:
-                with times_lock:
-                    end = next(times, None)
-                if end is None:
-                    return
-                request = replay.request(end)
-                started = time.monotonic()
-                retries = export_until_stored(export, request)
-                latency = time.monotonic() - started
-                with lock:
-                    sent.spans += replay.spans
-                    sent.bytes += len(request)
-                    sent.retries += retries
-                    sent.latencies.append(latency)
-
-    with ThreadPoolExecutor(SENDERS) as threads:
-        for future in [threads.submit(sender) for _ in range(SENDERS)]:
-            future.result()
-    sent.seconds = time.monotonic() - began
-    return sent
-
-
-def export_until_stored(export: grpc.UnaryUnaryMultiCallable, request: bytes) -> int:
-    """The number of retries after RESOURCE_EXHAUSTED. Raises grpc.RpcError for any other failure."""
-    retries = 0
-    while True:
-        try:
-            response = export(request, timeout=60)
-        except grpc.RpcError as error:
-            if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
-                raise
-            retries += 1
-            time.sleep(RETRY_SECONDS)
-        else:
-            if response.partial_success.rejected_spans:
-                raise RuntimeError(response.partial_success.error_message)
-            return retries
 
 
 def ceiling(dsn: str, spans: int) -> float:
@@ -140,88 +88,116 @@ def ceiling(dsn: str, spans: int) -> float:
             connection.execute(sql.SQL("drop database {} with (force)").format(name))
 
 
-class PeakMemory(threading.Thread):
-    """Samples the memory of a process; `stop` returns the maximum in bytes."""
+def measure(target: stores.Target, spans: int, seconds: float, rate: float | None, kill: bool) -> Result:
+    """Send exports of about `spans` spans, at most `rate` spans per second.
 
-    def __init__(self, process: psutil.Process) -> None:
-        super().__init__(daemon=True)
-        self._process = process
-        self._stopped = threading.Event()
-        self.bytes = 0
+    With `kill`, the store is killed right after the last acknowledgement and started again. Otherwise its growth on
+    disk is measured.
+    """
+    interval = Replay(spans).spans / rate if rate else 0
+    target.settle()
+    sizes_before = target.sizes()
+    meter = Meter(target.processes)
+    sent = send(target.endpoint, spans, current_times(seconds, interval))
+    usage = meter.stop()
+    sent.cpu_seconds -= meter.own_cpu_seconds
+    if kill:
+        target.crash()
+    if len(usage) < 3:  # one process is all of them
+        del usage["together"]
+    costs = {f"CPU s/million spans: {name}": per_million(each.cpu_seconds, sent) for name, each in usage.items()}
+    costs |= {f"peak memory: {name}": f"{each.peak_bytes / 2**20:.0f} MB" for name, each in usage.items()}
+    if not kill:
+        settled = target.settle()
+        for name, size in target.sizes().items():
+            growth = size - sizes_before[name]
+            costs[f"bytes per span: {name}"] = f"{growth / sent.spans:.0f} ({growth / sent.bytes:.2f} times OTLP)"
+        if settled:
+            costs["disk use"] = settled
+            later = {name: cpu - usage[name].cpu_seconds for name, cpu in meter.cpu_seconds().items()}
+            costs |= {f"CPU s/million spans until then: {name}": per_million(cpu, sent) for name, cpu in later.items()}
+    return Result(sent, target.read_back(sent.traces), costs)
 
-    def run(self) -> None:
-        while not self._stopped.wait(0.5):
-            self.bytes = max(self.bytes, stores.memory_bytes(self._process))
 
-    def stop(self) -> int:
-        self._stopped.set()
-        self.join()
-        return self.bytes
-
-
-def measure(target: stores.Target, spans: int, seconds: float, rate: float | None) -> dict[str, str]:
-    """One run: the rows of the report."""
-    with psycopg.connect(target.dsn, autocommit=True) as connection:
-
-        def stored() -> tuple[int, int]:
-            [(count, size)] = connection.execute("select count(*), pg_database_size(current_database()) from span")
-            return count, size
-
-        processes = {"store": target.store, "database": target.database}
-        spans_before, bytes_before = stored()
-        measured = {name: process for name, process in processes.items() if process}
-        cpu_before = {name: stores.cpu_seconds(process) for name, process in measured.items()}
-        peak = PeakMemory(target.store) if target.store else None
-        if peak:
-            peak.start()
-        interval = Replay(spans).spans / rate if rate else 0
-        sent = send(target.endpoint, spans, current_times(seconds, interval))
-        cpu_used = {name: stores.cpu_seconds(process) - cpu_before[name] for name, process in measured.items()}
-        memory = peak.stop() if peak else 0
-        spans_after, bytes_after = stored()
-    if spans_after - spans_before != sent.spans:
-        raise RuntimeError(f"{sent.spans} spans were acknowledged, but {spans_after - spans_before} are stored")
+def report(result: Result, killed: bool) -> dict[str, str]:
+    sent, read_back = result.sent, result.read_back
     latencies = sorted(sent.latencies)
 
     def latency(percent: float) -> str:
         return f"{1000 * latencies[min(len(latencies) - 1, int(percent / 100 * len(latencies)))]:.0f} ms"
 
-    row = {
+    sample = f" of {read_back.spans:,} in a random sample of traces" if read_back.spans < sent.spans else ""
+    return {
+        f"spans{', and SIGKILL' * killed}": f"acknowledged {sent.spans:,}, missing {read_back.missing:,}{sample}",
         "spans per export": f"{sent.spans / len(latencies):.0f}",
-        "spans": f"{sent.spans:,}, all stored",
         "spans/s": f"{sent.spans / sent.seconds:,.0f}",
         "response time p50, p95, p99": ", ".join(map(latency, (50, 95, 99))),
         "retries (backpressure)": str(sent.retries),
+        "bytes per span: OTLP": f"{sent.bytes / sent.spans:.0f}",
+        "CPU s/million spans: sender": per_million(sent.cpu_seconds, sent),
+        **result.costs,
     }
-    for name, cpu in cpu_used.items():
-        row[f"CPU s/million spans, {name}"] = f"{cpu / sent.spans * 1e6:.1f}"
-    if memory:
-        row["store's peak memory"] = f"{memory / 2**20:.0f} MB"
-    on_disk, received = (bytes_after - bytes_before) / sent.spans, sent.bytes / sent.spans
-    row["bytes per span: OTLP, on disk"] = f"{received:.0f}, {on_disk:.0f} ({on_disk / received:.2f} times)"
-    return row
 
 
-def main() -> None:
+def per_million(seconds: float, sent: Sent) -> str:
+    return f"{seconds / sent.spans * 1e6:.1f}"
+
+
+def arguments() -> argparse.Namespace:
+    """The options. Exits with a message about the first that is not possible."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--endpoint", help="host:port of OTLP/gRPC; requires --dsn")
-    parser.add_argument("--dsn", help="the store's database")
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--spans", type=int, default=8192, help="spans per export")
     parser.add_argument("--rate", type=float, help="maximum of spans per second")
+    parser.add_argument("--kill", action="store_true", help="SIGKILL the store at the end, and count what it lost")
+    parser.add_argument("--encoder", choices=("python", "rust"), help="of the promscale that is started")
+    running = parser.add_argument_group("a running store")
+    running.add_argument("--endpoint", help="of OTLP; requires --dsn or --jaeger")
+    running.add_argument("--restart", metavar="COMMAND", help="starts the store after --kill; runs without a shell")
+    running.add_argument("--dsn", help="promscale's database, for a superuser")
+    running.add_argument("--jaeger", metavar="URL", help="what comes before /api/traces in URLs of Jaeger's HTTP API")
+    running.add_argument("--read-back", type=int, default=1000, metavar="N", help="of how many traces (1000)")
+    running.add_argument("--pid", type=int, help="the store's process (default: the one that listens at the endpoint)")
+    running.add_argument("--folder", type=Path, help="the store's files, whose disk use is measured")
     options = parser.parse_args()
-    if bool(options.endpoint) != bool(options.dsn):
-        parser.error("--endpoint and --dsn must be given together")
-    running = options.endpoint and contextlib.nullcontext(stores.running(options.endpoint, options.dsn))
-    with running or stores.own() as target:
-        row = measure(target, options.spans, options.seconds, options.rate)
-        if not options.endpoint and not options.rate:
+    if bool(options.endpoint) != bool(options.dsn or options.jaeger) or (options.dsn and options.jaeger):
+        parser.error("--endpoint requires one of --dsn and --jaeger, and these require --endpoint")
+    if not options.jaeger and (options.pid or options.folder):
+        parser.error("--pid and --folder require --jaeger")
+    if options.endpoint and options.encoder:
+        parser.error("--encoder is for the promscale that is started, and not possible with --endpoint")
+    if bool(options.restart) != bool(options.endpoint and options.kill):
+        parser.error("--kill together with --endpoint requires --restart, which is for nothing else")
+    if options.folder and not options.folder.is_dir():
+        parser.error(f"--folder: there is no folder {options.folder}")
+    return options
+
+
+def chosen(options: argparse.Namespace) -> contextlib.AbstractContextManager[stores.Target]:
+    restart = shlex.split(options.restart or "")
+    if options.dsn:
+        return contextlib.nullcontext(stores.Promscale.running(options.endpoint, options.dsn, restart))
+    if options.jaeger:
+        other = stores.OtherStore(
+            options.endpoint, options.jaeger, options.read_back, options.pid, options.folder, restart
+        )
+        return contextlib.nullcontext(other)
+    return stores.own(options.encoder)
+
+
+def main() -> int:
+    options = arguments()
+    with chosen(options) as target:
+        result = measure(target, options.spans, options.seconds, options.rate, options.kill)
+        rows = report(result, options.kill)
+        if isinstance(target, stores.OwnPromscale) and not options.rate:
             maximum = ceiling(target.dsn, options.spans)
-            share = float(row["spans/s"].replace(",", "")) / maximum
-            row["ceiling: COPY of the same rows"] = f"{maximum:,.0f} spans/s; reached {share:.0%}"
-    for name, value in row.items():
-        print(f"{name:36}{value}")
+            share = result.sent.spans / result.sent.seconds / maximum
+            rows["ceiling: COPY of the same rows"] = f"{maximum:,.0f} spans/s; reached {share:.0%}"
+    for name, value in rows.items():
+        print(f"{name:48}{value}")
+    return int(result.read_back.missing > 0 and not options.kill)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

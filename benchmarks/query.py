@@ -28,8 +28,8 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 import queries
 from benchmarks import store as stores
-from benchmarks.ingest import send
 from benchmarks.recording import Replay
+from benchmarks.senders import send
 from promscale import jaeger_pb2 as messages
 from promscale.jaeger import DEPENDENCY_READER, TRACE_READER
 
@@ -39,7 +39,7 @@ TIMES = 5
 SERVICE, OPERATION = "lower", "GET /"
 
 
-def fill(target: stores.Target, spans: int) -> None:
+def fill(target: stores.Promscale, spans: int) -> None:
     """Store this number of spans, evenly distributed over the last hours, if there are fewer."""
     with psycopg.connect(target.dsn, autocommit=True) as connection:
         if _one_value(connection, "select count(*) from span") >= spans:
@@ -50,7 +50,7 @@ def fill(target: stores.Target, spans: int) -> None:
     send(target.endpoint, EXPORT_SPANS, (end - duration + duration * number // exports for number in range(exports)))
 
 
-def settle(target: stores.Target) -> None:
+def settle(target: stores.Promscale) -> None:
     """Wait until promscale has summarised all minutes and closed all old partitions."""
     unfinished = """
         select
@@ -227,7 +227,7 @@ def main() -> None:
     options = parser.parse_args()
     if bool(options.endpoint) != bool(options.dsn) or (options.jaeger and not options.dsn):
         parser.error("--endpoint and --dsn must be given together, and --jaeger requires both")
-    running = options.endpoint and contextlib.nullcontext(stores.running(options.endpoint, options.dsn))
+    running = options.endpoint and contextlib.nullcontext(stores.Promscale.running(options.endpoint, options.dsn))
     with running or stores.own() as target:
         fill(target, options.spans)
         settle(target)

@@ -6,6 +6,7 @@
 import sys
 import zlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy
@@ -41,14 +42,16 @@ class Replay:
         places: dict[str, list[tuple[int, int]]] = {"trace_ids": [], "span_ids": [], "times": [], "ports": []}
         self.spans = self._traces = 0
         while self.spans < spans:
-            data = traces[self._traces % len(traces)]
-            for kind, offset in _places(data):
+            data, in_trace = traces[self._traces % len(traces)]
+            for kind, offset in in_trace:
                 places[kind].append((len(template) + offset, self._traces))
-            self.spans += sum(kind == "trace_ids" for kind, _ in _places(data))
+            self.spans += sum(kind == "trace_ids" for kind, _ in in_trace)
             self._traces += 1
             template += data
         self._template = numpy.frombuffer(bytes(template), numpy.uint8)
         self._trace_ids = _Fields(places["trace_ids"], 16)
+        _, firsts, self._trace_spans = numpy.unique(self._trace_ids.traces, return_index=True, return_counts=True)
+        self._trace_id_starts = self._trace_ids.bytes[firsts, 0]
         self._span_ids = _Fields(places["span_ids"], 8)
         self._ports = _Fields(places["ports"], 3)
         self._times = _Fields(places["times"], 8)
@@ -74,6 +77,11 @@ class Replay:
         data[self._ports.bytes] = numpy.stack([ports & 127 | 128, ports >> 7 & 127 | 128, ports >> 14], axis=1)
         return data.tobytes()
 
+    def traces(self, request: bytes) -> Iterator[tuple[bytes, int]]:
+        """The id and the number of spans of each trace in a request of this replay."""
+        for start, spans in zip(self._trace_id_starts.tolist(), self._trace_spans.tolist(), strict=True):
+            yield request[start : start + 16], spans
+
 
 class _Fields:
     """The indexes of the bytes of fields with the same width, and the number of the trace of each field."""
@@ -87,10 +95,12 @@ class _Fields:
         return numpy.ascontiguousarray(data[self.bytes]).view("<u8")[:, 0]
 
 
-def _recorded() -> list[bytes]:
-    """Each trace, as serialized OTLP TracesData."""
+@cache
+def _recorded() -> list[tuple[bytes, list[tuple[str, int]]]]:
+    """Each trace, as serialized OTLP TracesData, and its `_places`."""
     recording = zlib.decompress(FILE.read_bytes())
-    return [recording[start:end] for number, start, end in _fields(recording, 0, len(recording))]
+    traces = [recording[start:end] for _, start, end in _fields(recording, 0, len(recording))]
+    return [(trace, list(_places(trace))) for trace in traces]
 
 
 def _places(data: bytes) -> Iterator[tuple[str, int]]:

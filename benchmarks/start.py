@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from benchmarks.store import cpu_seconds, memory_bytes
+from benchmarks.processes import cpu_seconds, disk_bytes, memory_bytes
 from local import CHECKOUT, CommandError, exit_code, stack
 
 SETTLE_SECONDS = 15
@@ -57,11 +57,6 @@ def processes(clone: Path) -> dict[str, psutil.Process]:
     """The process of each part, by the part's name."""
     rows = re.findall(r"^(\w+) +healthy .* (\d+)$", run(clone, "status"), re.MULTILINE)
     return {name: psutil.Process(int(pid)) for name, pid in rows}
-
-
-def disk_bytes(folder: Path) -> int:
-    """The space that is allocated for the files in a folder."""
-    return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*"))
 
 
 def downloaded_bytes(log: str) -> float:

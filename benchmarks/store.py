@@ -1,112 +1,269 @@
-"""The store to measure: one that is started for the measurement, or one that is already running."""
+"""The trace store to measure: a promscale, started for the measurement or already running, or any other store.
 
+A Target says where spans are sent to, which processes and bytes belong to the store, and how its spans are counted.
+"""
+
+import abc
 import contextlib
+import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
 
 import psutil
 import psycopg
 
+from benchmarks import processes
 from local.postgres import Cluster, as_account
-from tests.waiting import free_port
+from tests.waiting import free_port, wait_until
+
+# Longer than stores usually wait before they write what they have in memory, or make it visible.
+QUIET_SECONDS = 10
+SETTLE_SECONDS = 300
+READERS = 4
+
+_SILENT: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 @dataclass
-class Target:
-    """A store and its database."""
+class ReadBack:
+    """How many of the acknowledged spans were looked for, and how many of these were found."""
 
-    endpoint: str  # of gRPC, as "host:port"
-    web: str | None  # of metrics, as "host:port", if known
-    dsn: str  # of the database, for a superuser
-    store: psutil.Process | None  # if it runs on this machine
-    database: psutil.Process | None
+    spans: int
+    found: int
+
+    @property
+    def missing(self) -> int:
+        return self.spans - self.found
 
 
-def running(endpoint: str, dsn: str) -> Target:
-    """A store that is already running. Its processes are those that listen on the ports."""
-    with psycopg.connect(dsn) as connection:
-        database_port = connection.info.port
-    return Target(endpoint, None, dsn, _listening(int(endpoint.rpartition(":")[2])), _listening(database_port))
+class Target(abc.ABC):
+    """A trace store with OTLP.
+
+    `endpoint` is "host:port" of gRPC, or the URL of OTLP/HTTP. `processes` are those of its `parts` that are known on
+    this machine. The command `restart` starts it after a crash.
+    """
+
+    def __init__(self, endpoint: str, parts: Mapping[str, psutil.Process | None], restart: Sequence[str] = ()) -> None:
+        self.endpoint = endpoint
+        self.processes = {name: process for name, process in parts.items() if process}
+        self._restart = restart
+
+    @abc.abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """Bytes by what they are, of which the growth during a measurement is of interest."""
+
+    @abc.abstractmethod
+    def settle(self) -> str:
+        """Wait until `sizes` are final, and describe how that ended. Empty if there is nothing to wait for."""
+
+    @abc.abstractmethod
+    def read_back(self, traces: Mapping[bytes, int]) -> ReadBack:
+        """Look for traces, given as the number of spans of each trace id, or for a random sample of them."""
+
+    def crash(self) -> None:
+        """Kill all processes at once, start the store again, and wait until it answers."""
+        if not self.processes:
+            raise RuntimeError("the processes of the store are not known, so they cannot be killed")
+        processes.kill(self.processes.values())
+        self.start()
+
+    def start(self) -> None:
+        """Start the store, which is not running, and wait until it answers. It keeps running after the measurement."""
+        subprocess.Popen(self._restart, start_new_session=True, **_SILENT)
+        wait_until(self._answers, "an answer of the store")
+
+    @abc.abstractmethod
+    def _answers(self) -> bool: ...
+
+
+class Promscale(Target):
+    """A promscale, or any store with OTLP and the view `span` in PostgreSQL."""
+
+    def __init__(
+        self, endpoint: str, dsn: str, parts: Mapping[str, psutil.Process | None], restart: Sequence[str] = ()
+    ) -> None:
+        super().__init__(endpoint, parts, restart)
+        self.dsn = dsn  # of the database, for a superuser
+
+    @classmethod
+    def running(cls, endpoint: str, dsn: str, restart: Sequence[str] = ()) -> "Promscale":
+        """One that is already running. Its processes are those that listen on the ports."""
+        with psycopg.connect(dsn) as connection:
+            database_port = connection.info.port
+        store, database = processes.listening(_address(endpoint)[1]), processes.listening(database_port)
+        return cls(endpoint, dsn, {"store": store, "database": database}, restart)
+
+    def sizes(self) -> dict[str, int]:
+        statement = """
+            select pg_database_size(current_database()), pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::int8
+        """
+        with psycopg.connect(self.dsn) as connection:
+            [(database, wal)] = connection.execute(statement)
+            return {"database": database, "write-ahead log": wal}
+
+    def settle(self) -> str:
+        return ""
+
+    def read_back(self, traces: Mapping[bytes, int]) -> ReadBack:
+        """All of the traces."""
+        ids = [UUID(bytes=trace_id) for trace_id in traces]
+        with psycopg.connect(self.dsn) as connection:
+            [(found,)] = connection.execute("select count(*) from ps_trace.span where trace_id = any(%s)", [ids])
+            return ReadBack(sum(traces.values()), found)
+
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection(_address(self.endpoint), timeout=2).close()
+            psycopg.connect(self.dsn, connect_timeout=2).close()
+        except (OSError, psycopg.OperationalError):
+            return False
+        return True
+
+
+class OwnPromscale(Promscale):
+    """A new PostgreSQL as in the local stack, with its data in `folder`, and a promscale."""
+
+    def __init__(self, folder: Path, encoder: str | None) -> None:
+        self._cluster = Cluster(folder / "postgres", free_port())
+        super().__init__(f"127.0.0.1:{free_port()}", self._cluster.superuser_uri, {})
+        self.web = f"127.0.0.1:{free_port()}"  # of metrics
+        self._children: list[subprocess.Popen] = []
+        self._environment = os.environ | {
+            "PROMSCALE_DB_URI": self._cluster.uri,
+            "PROMSCALE_DISK_BUDGET": "0",
+            "PROMSCALE_TRACING_GRPC_SERVER_ADDRESS": self.endpoint,
+            "PROMSCALE_WEB_LISTEN_ADDRESS": self.web,
+        }
+        if encoder:
+            self._environment["PROMSCALE_ENCODER"] = encoder
+
+    def start(self) -> None:
+        self._cluster.prepare()
+        database = subprocess.Popen(self._cluster.server, cwd="/", **_SILENT, **as_account())
+        store = subprocess.Popen([sys.executable, "-m", "promscale"], env=self._environment, **_SILENT)
+        self._children = [database, store]
+        self.processes = {"store": psutil.Process(store.pid), "database": psutil.Process(database.pid)}
+        wait_until(self._answers, "an answer of promscale")
+
+    def delete(self) -> None:
+        """Stop the processes and delete the data."""
+        for process in reversed(self._children):  # promscale before its database
+            process.send_signal(signal.SIGINT)
+            process.wait()
+        self._cluster.delete()
+
+    def _answers(self) -> bool:
+        if any(process.poll() is not None for process in self._children):
+            raise RuntimeError("promscale or its database did not start")
+        try:
+            urllib.request.urlopen(f"http://{self.web}/readyz", timeout=2).close()
+        except OSError:
+            return False
+        return True
+
+
+class OtherStore(Target):
+    """Any running store whose traces can be read by the HTTP API of Jaeger's query service.
+
+    `jaeger` is the URL in front of "/api/traces", `folder` has the store's files, and `sample` is how many traces are
+    read back at most.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        jaeger: str,
+        sample: int,
+        pid: int | None = None,
+        folder: Path | None = None,
+        restart: Sequence[str] = (),
+    ) -> None:
+        process = psutil.Process(pid) if pid else processes.listening(_address(endpoint)[1])
+        super().__init__(endpoint, {"store": process}, restart)
+        self.sample, self._jaeger, self._folder = sample, jaeger.rstrip("/"), folder
+
+    def sizes(self) -> dict[str, int]:
+        return {"on disk": processes.disk_bytes(self._folder)} if self._folder else {}
+
+    def settle(self) -> str:
+        """Stores write in the background: wait until the disk use has not changed for QUIET_SECONDS."""
+        if not self._folder:
+            return ""
+        began = changed = time.monotonic()
+        sizes = self.sizes()
+        while (now := time.monotonic()) < changed + QUIET_SECONDS:
+            if now > began + SETTLE_SECONDS:
+                return f"still changing after {SETTLE_SECONDS} s"
+            time.sleep(1)
+            if (current := self.sizes()) != sizes:
+                sizes, changed = current, time.monotonic()
+        return f"stable after {changed - began:.0f} s"
+
+    def read_back(self, traces: Mapping[bytes, int]) -> ReadBack:
+        """A random sample of the traces. Stores make spans visible in the background, so those that are incomplete are
+        read again until nothing was found for QUIET_SECONDS."""
+        sample = random.sample(sorted(traces), min(self.sample, len(traces)))
+        found = dict.fromkeys(sample, 0)
+        progress = time.monotonic()
+        incomplete = sample
+        with ThreadPoolExecutor(READERS) as readers:
+            while incomplete and time.monotonic() < progress + QUIET_SECONDS:
+                for trace_id, spans in zip(incomplete, readers.map(self._spans, incomplete), strict=True):
+                    if spans > found[trace_id]:
+                        found[trace_id], progress = spans, time.monotonic()
+                incomplete = [each for each in incomplete if found[each] < traces[each]]
+                time.sleep(0.1)
+        return ReadBack(sum(traces[each] for each in sample), sum(found.values()))
+
+    def _spans(self, trace_id: bytes) -> int:
+        """The number of spans of this trace that can be read, each counted once."""
+        try:
+            with urllib.request.urlopen(f"{self._jaeger}/api/traces/{trace_id.hex()}", timeout=60) as response:
+                traces = json.load(response)["data"]
+        except urllib.error.HTTPError as error:
+            if error.code == HTTPStatus.NOT_FOUND:
+                return 0
+            raise
+        return len({span["spanID"] for trace in traces for span in trace["spans"]})
+
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection(_address(self.endpoint), timeout=2).close()
+            urllib.request.urlopen(f"{self._jaeger}/api/services", timeout=10).close()
+        except OSError:
+            return False
+        return True
 
 
 @contextlib.contextmanager
-def own() -> Iterator[Target]:
-    """A new PostgreSQL as in the local stack, and a promscale; both are deleted afterwards."""
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        cluster = Cluster(folder / "postgres", free_port())
-        cluster.prepare()
-        stack.callback(cluster.delete)
-        database = _start(stack, cluster.server, signal.SIGINT, cwd="/", **as_account())
-        grpc, web = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-        environment = {
-            "PROMSCALE_DB_URI": cluster.uri,
-            "PROMSCALE_DISK_BUDGET": "0",
-            "PROMSCALE_TRACING_GRPC_SERVER_ADDRESS": grpc,
-            "PROMSCALE_WEB_LISTEN_ADDRESS": web,
-        }
-        store = _start(stack, [sys.executable, "-m", "promscale"], signal.SIGTERM, env=os.environ | environment)
-        deadline = time.monotonic() + 60
-        while not _ready(f"http://{web}/readyz"):
-            if time.monotonic() > deadline or store.poll() is not None:
-                raise RuntimeError("promscale did not become ready within 60 s")
-            time.sleep(0.1)
-        yield Target(grpc, web, cluster.superuser_uri, psutil.Process(store.pid), psutil.Process(database.pid))
+def own(encoder: str | None = None) -> Iterator[OwnPromscale]:
+    """A new PostgreSQL and a promscale, with this setting of PROMSCALE_ENCODER; both are deleted afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = OwnPromscale(Path(folder), encoder)
+        try:
+            store.start()
+            yield store
+        finally:
+            store.delete()
 
 
-def cpu_seconds(process: psutil.Process) -> float:
-    """CPU time of a process and its descendants, including those that have ended."""
-    total = 0.0
-    for member in [process, *process.children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            total += sum(member.cpu_times()[:4])
-    return total
-
-
-def memory_bytes(process: psutil.Process) -> int:
-    """Memory of a process and its descendants: the proportional set size, or the resident set size outside of Linux."""
-    total = 0
-    for member in [process, *process.children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            info = member.memory_full_info()
-            total += getattr(info, "pss", info.rss)
-    return total
-
-
-def _start(stack: contextlib.ExitStack, command: list[str], stop_signal: int, **options) -> subprocess.Popen:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
-
-    def stop() -> None:
-        process.send_signal(stop_signal)
-        process.wait()
-
-    stack.callback(stop)
-    return process
-
-
-def _listening(port: int) -> psutil.Process | None:
-    for connection in psutil.net_connections("tcp"):
-        if (
-            connection.status == psutil.CONN_LISTEN
-            and connection.laddr
-            and connection.laddr.port == port
-            and connection.pid
-        ):
-            return psutil.Process(connection.pid)
-    return None
-
-
-def _ready(url: str) -> bool:
-    try:
-        return urllib.request.urlopen(url, timeout=2).status == 200
-    except (urllib.error.URLError, OSError):
-        return False
+def _address(endpoint: str) -> tuple[str, int]:
+    """Host and port of an endpoint."""
+    address = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
+    return address.hostname or "localhost", address.port or 80

@@ -12,37 +12,36 @@ from pathlib import Path
 import psutil
 
 from benchmarks import store as stores
-from benchmarks.ingest import PeakMemory, send
+from benchmarks.processes import Meter
+from benchmarks.senders import send
 from transfer import FORMATS
 
 SPANS_PER_EXPORT = 8192
 HOURS = 1.5
 
 
-def store_spans(target: stores.Target, spans: int) -> None:
+def store_spans(target: stores.OwnPromscale, spans: int) -> None:
     """Store spans that are evenly distributed over the last hours."""
     exports = spans // SPANS_PER_EXPORT + 1
     now = time.time_ns()
     send(target.endpoint, SPANS_PER_EXPORT, (now - int((1 - i / exports) * HOURS * 3600e9) for i in range(exports)))
 
 
-def measure(name: str, target: stores.Target, *arguments: object) -> None:
+def measure(name: str, target: stores.OwnPromscale, *arguments: object) -> None:
     """Run `python -m transfer` and print a row of the report. CPU times are microseconds per span."""
     command = [sys.executable, "-m", "transfer", *map(str, arguments), "--database", target.dsn]
-    assert target.database is not None  # which `stores.own` has started
-    database_cpu, began = stores.cpu_seconds(target.database), time.monotonic()
+    began = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
-        process = psutil.Process(run.pid)
-        peak = PeakMemory(process)
-        peak.start()
+        meter = Meter({"transfer": psutil.Process(run.pid), "database": target.processes["database"]})
         printed = run.stdout.readline() if run.stdout else ""  # its last act
-        cpu = stores.cpu_seconds(process)
+        usage = meter.stop()
     if run.returncode:
         raise RuntimeError(f"{name} failed")
-    seconds, database_cpu = time.monotonic() - began, stores.cpu_seconds(target.database) - database_cpu
+    seconds = time.monotonic() - began
     spans = int(printed.split()[1].replace(",", ""))
-    micros = [f"{1e6 * value / spans:>12.1f}" for value in (cpu, database_cpu)]
-    print(f"{name:20}{spans / seconds:>10,.0f}{''.join(micros)}{peak.stop() / 2**20:>9.0f} MB", end="", flush=True)
+    micros = [f"{1e6 * usage[part].cpu_seconds / spans:>12.1f}" for part in ("transfer", "database")]
+    peak = usage["transfer"].peak_bytes / 2**20
+    print(f"{name:20}{spans / seconds:>10,.0f}{''.join(micros)}{peak:>9.0f} MB", end="", flush=True)
 
 
 def main() -> None:

@@ -14,10 +14,8 @@ from tests.store.otlp_messages import request, span
 class Target:
     """A client of the promscale of `running`."""
 
-    def __init__(self, running: stores.Target) -> None:
-        if running.store is None:
-            raise ValueError("the process of promscale is not known")
-        self.process = running.store
+    def __init__(self, running: stores.OwnPromscale) -> None:
+        self.process = running.processes["store"]
         self.endpoint, self.web = running.endpoint, running.web
         self._database = psycopg.connect(running.dsn, autocommit=True)
         # Attacks send spans of any age: keep them all, so that they can be counted.

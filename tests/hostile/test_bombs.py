@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from benchmarks import store as stores
+from benchmarks.processes import memory_bytes
 from benchmarks.recording import Replay
 from tests.hostile import outcomes
 from tests.hostile.messages import BOMBS, EMPTY, HTTP_BOMBS, MIB, distinct_attributes, with_resource
@@ -29,7 +29,7 @@ class PeakMemory(threading.Thread):
 
     def run(self) -> None:
         while not self._stopped.wait(0.02):
-            self.bytes = max(self.bytes, stores.memory_bytes(self._process))
+            self.bytes = max(self.bytes, memory_bytes(self._process))
 
     def __enter__(self) -> "PeakMemory":
         self.start()
