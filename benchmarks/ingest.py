@@ -190,10 +190,12 @@ def main() -> int:
     with chosen(options) as target:
         result = measure(target, options.spans, options.seconds, options.rate, options.kill)
         rows = report(result, options.kill)
-        if isinstance(target, stores.OwnPromscale) and not options.rate:
-            maximum = ceiling(target.dsn, options.spans)
-            share = result.sent.spans / result.sent.seconds / maximum
-            rows["ceiling: COPY of the same rows"] = f"{maximum:,.0f} spans/s; reached {share:.0%}"
+        if isinstance(target, stores.OwnPromscale):
+            rows["encoder"] = target.encoder
+            if not options.rate:
+                maximum = ceiling(target.dsn, options.spans)
+                share = result.sent.spans / result.sent.seconds / maximum
+                rows["ceiling: COPY of the same rows"] = f"{maximum:,.0f} spans/s; reached {share:.0%}"
     for name, value in rows.items():
         print(f"{name:48}{value}")
     return int(result.read_back.missing > 0 and not options.kill)

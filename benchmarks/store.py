@@ -161,6 +161,12 @@ class OwnPromscale(Promscale):
         self.processes = {"store": psutil.Process(store.pid), "database": psutil.Process(database.pid)}
         wait_until(self._answers, "an answer of promscale")
 
+    @property
+    def encoder(self) -> str:
+        """The name of the encoder in use."""
+        with urllib.request.urlopen(f"http://{self.web}/healthz", timeout=10) as response:
+            return json.load(response)["encoder"]
+
     def delete(self) -> None:
         """Stop the processes and delete the data."""
         for process in reversed(self._children):  # promscale before its database
