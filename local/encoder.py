@@ -56,6 +56,7 @@ def build_where_possible() -> None:
 def start_to_build() -> None:
     """The same in the background, in which the build also outlives this process."""
     if not is_built() and shutil.which("cargo"):
+        print("Building promscale's Rust encoder in the background; the next ./run.sh uses it", flush=True)
         subprocess.Popen(
             ["nice", "-n", "19", sys.executable, "-P", "-m", "local.encoder"],
             stdin=subprocess.DEVNULL,
