@@ -157,18 +157,19 @@ def _password_trace(host: str) -> str | None:
 
 def store_status(host: str) -> str:
     """promscale's own status: "ok", the reason why it cannot store spans now, or that it does not answer."""
-    try:
-        url = f"http://{host}:{PROMSCALE_HTTP_PORT}/readyz"
-        return str(_get_json(url, timeout=PROMSCALE_TIMEOUT_SECONDS)["status"])
-    except (OSError, http.client.HTTPException) as error:
-        return f"no answer: {error}"
+    return _ask_promscale(host, "readyz", "status")
 
 
 def encoder(host: str) -> str:
     """The encoder that promscale uses, or that it does not answer."""
+    return _ask_promscale(host, "healthz", "encoder")
+
+
+def _ask_promscale(host: str, endpoint: str, name: str) -> str:
     try:
-        url = f"http://{host}:{PROMSCALE_HTTP_PORT}/healthz"
-        return str(_get_json(url, timeout=PROMSCALE_TIMEOUT_SECONDS)["encoder"])
+        url = f"http://{host}:{PROMSCALE_HTTP_PORT}/{endpoint}"
+        # One that was started by an earlier version of the demo may lack the name.
+        return str(_get_json(url, timeout=PROMSCALE_TIMEOUT_SECONDS).get(name, "unknown"))
     except (OSError, http.client.HTTPException) as error:
         return f"no answer: {error}"
 

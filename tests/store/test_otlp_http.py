@@ -4,7 +4,7 @@ import gzip
 import socket
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
-from itertools import islice
+from itertools import count, islice
 
 import psycopg
 import pytest
@@ -159,6 +159,7 @@ ONE_SPAN = '{"resourceSpans":[{"scopeSpans":[{"spans":[%s]}]}]}'
         ((ONE_SPAN % '{"attributes":[{"key":"k","value":%s}]}' % DEEP_VALUE).encode(), JSON, {}),
         ((ONE_SPAN % "7").encode(), JSON, {}),
     ],
+    ids=map(str, count()),  # the bodies differ from process to process
 )
 def test_malformed_bodies(promscale, database, body, content_type, fields):
     status, code, message = error(post(promscale.web, body, content_type, **fields))

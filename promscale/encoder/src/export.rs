@@ -1,7 +1,7 @@
 //! Encodes an OTLP ExportTraceServiceRequest as rows, with the same results as otlp.py.
 //!
-//! Nothing of a request is collected that is larger in memory than in the request: messages are validated first, and then
-//! read where they are.
+//! Nothing of a request is collected that is larger in memory than in the request: messages are validated first, and
+//! then read where they are.
 
 use std::collections::{HashMap, HashSet};
 
@@ -40,8 +40,8 @@ pub struct Encoded<'a> {
     pub refusals: Refusals<'a>,
 }
 
-/// What spans of an export share: the serialized resource or scope and its schema_url, None where the sender left it out,
-/// and the fields around them that this version of OTLP does not know.
+/// What spans of an export share: the serialized resource or scope and its schema_url, None where the sender left it
+/// out, and the fields around them that this version of OTLP does not know.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 struct Envelope<'a> {
     content: Option<&'a [u8]>,

@@ -47,7 +47,7 @@ pub enum Any<'a> {
     Map(Cow<'a, [u8]>),
 }
 
-/// How deep messages may be nested in a message that is parsed, or that it was validated already, with all that is in it.
+/// How deep messages may be nested in a message that is parsed, or that all of it was validated already.
 #[derive(Clone, Copy)]
 pub enum Nesting {
     UpTo(u8),
@@ -109,14 +109,14 @@ impl<'a> Any<'a> {
                 (3, Value::Varint(number)) => Any::Int(number as i64),
                 (4, Value::Fixed64(bits)) => Any::Double(f64::from_bits(bits)),
                 (5, Value::Bytes(array)) => {
-                    validate_values(array, nesting.deeper()?)?;
+                    validate_items(array, nesting.deeper()?, |item, nesting| Any::parse(item, nesting).map(drop))?;
                     match std::mem::replace(self, Any::Null) {
                         Any::Array(before) => Any::Array(joined(before, array)?),
                         _ => Any::Array(Cow::Borrowed(array)),
                     }
                 }
                 (6, Value::Bytes(map)) => {
-                    validate_members(map, nesting.deeper()?)?;
+                    validate_items(map, nesting.deeper()?, |item, nesting| KeyValue::parse(item, nesting).map(drop))?;
                     match std::mem::replace(self, Any::Null) {
                         Any::Map(before) => Any::Map(joined(before, map)?),
                         _ => Any::Map(Cow::Borrowed(map)),
@@ -196,24 +196,16 @@ pub fn write_members<'a, I: Iterator<Item = &'a [u8]>>(
     Ok(())
 }
 
-/// Validate an ArrayValue.
-fn validate_values(message: &[u8], nesting: Nesting) -> Result<(), Malformed> {
+/// Validate an ArrayValue or KeyValueList, of whose items `check` validates one.
+fn validate_items(
+    message: &[u8],
+    nesting: Nesting,
+    check: impl Fn(&[u8], Nesting) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
     if let Nesting::UpTo(depth) = nesting {
         for field in Fields::of(message, depth) {
-            if let Field { number: 1, value: Value::Bytes(value), .. } = field? {
-                Any::parse(value, nesting.deeper()?)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Validate a KeyValueList.
-fn validate_members(message: &[u8], nesting: Nesting) -> Result<(), Malformed> {
-    if let Nesting::UpTo(depth) = nesting {
-        for field in Fields::of(message, depth) {
-            if let Field { number: 1, value: Value::Bytes(member), .. } = field? {
-                KeyValue::parse(member, nesting.deeper()?)?;
+            if let Field { number: 1, value: Value::Bytes(item), .. } = field? {
+                check(item, nesting.deeper()?)?;
             }
         }
     }
