@@ -23,22 +23,23 @@ class Usage:
 
 
 class Meter(threading.Thread):
-    """Measures processes, each with its descendants, from now until `stop`. Memory is sampled.
+    """Measures processes, each with its descendants, from now until `stop`. Memory is sampled every `sample_seconds`.
 
     `own_cpu_seconds` is what the samples took.
     """
 
-    def __init__(self, processes: Mapping[str, psutil.Process]) -> None:
+    def __init__(self, processes: Mapping[str, psutil.Process], sample_seconds: float = SAMPLE_SECONDS) -> None:
         super().__init__(daemon=True)
         self._processes = dict(processes)
         self._cpu_before = {name: cpu_seconds(process) for name, process in processes.items()}
         self._peaks = dict.fromkeys([*processes, "together"], 0)
         self.own_cpu_seconds = 0.0
+        self._sample_seconds = sample_seconds
         self._stopped = threading.Event()
         self.start()
 
     def run(self) -> None:
-        while not self._stopped.wait(SAMPLE_SECONDS):
+        while not self._stopped.wait(self._sample_seconds):
             sample = {name: memory_bytes(process) for name, process in self._processes.items()}
             sample["together"] = sum(sample.values())
             self._peaks = {name: max(peak, sample[name]) for name, peak in self._peaks.items()}

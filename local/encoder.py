@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from local import CHECKOUT, LOGS, CommandError, exit_code
-from local.environment import PYTHON, VENV
+from local.environment import PIP_INSTALL, VENV
 
 SOURCES = CHECKOUT / "promscale" / "encoder"
 LOG = LOGS / "encoder.log"
@@ -34,9 +34,8 @@ def build() -> None:
         built_from = _hash_of_sources()
         INSTALLED.unlink(missing_ok=True)
         LOGS.mkdir(parents=True, exist_ok=True)
-        command = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--no-deps"]
         with LOG.open("w") as log:
-            pip = subprocess.run([*command, "--force-reinstall", str(SOURCES)], stdout=log, stderr=log)
+            pip = subprocess.run([*PIP_INSTALL, "--no-deps", "--force-reinstall", SOURCES], stdout=log, stderr=log)
         if pip.returncode:
             raise CommandError(f"building the Rust encoder failed, promscale encodes in Python; the output: {LOG}")
         INSTALLED.write_text(built_from)

@@ -16,6 +16,7 @@ from local import CHECKOUT, LOGS, CommandError, exclusive, exit_code
 
 VENV = CHECKOUT / ".venv"
 PYTHON = VENV / "bin" / "python"
+PIP_INSTALL = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar=off"]
 REQUIRED_MB = 300
 
 
@@ -50,8 +51,7 @@ def install(name: str) -> None:
             # The real path of the interpreter: a symbolic link may later lead to another version.
             python = os.path.realpath(sys.executable)
             _run([python, "-m", "venv", "--clear", str(VENV)])
-        pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar=off"]
-        _run([*pip, "--require-hashes", "--only-binary=:all:", f"--requirement={_locked(name)}"], packages)
+        _run([*PIP_INSTALL, "--require-hashes", "--only-binary=:all:", f"--requirement={_locked(name)}"], packages)
         shutil.copyfile(_locked(name), VENV / f"{name}.txt")
         print(f"Installed in {time.monotonic() - began:.0f} s", file=sys.stderr)
 

@@ -28,9 +28,6 @@ PROCESS_BYTES = 192 * 2**20
 TRIM_SECONDS = 1
 
 
-ENCODERS = ("python", "rust")
-
-
 class Encoder(Protocol):
     """Encodes exports, from any thread. Call `close` when no `encode` is running."""
 
@@ -135,6 +132,9 @@ class PythonEncoder:
         for _ in range(CONCURRENCY):
             if worker := self._idle.get():
                 worker.shutdown()
+
+
+ENCODERS = (PythonEncoder.name, RustEncoder.name)
 
 
 def _start() -> ProcessPoolExecutor:

@@ -160,10 +160,6 @@ class Rows:
     origins: dict[int, Origin] = field(default_factory=dict)
     minutes: set[int] = field(default_factory=set)  # of the spans' starts, since 1970
     trace_ids: list[bytes] = field(default_factory=list)
-    copy_bytes: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.copy_bytes = sum(map(len, self.spans)) + sum(map(len, self.traces_data))
 
     def extend(self, others: "Rows") -> None:
         self.count += others.count
@@ -172,11 +168,10 @@ class Rows:
         self.origins |= others.origins
         self.minutes |= others.minutes
         self.trace_ids += others.trace_ids
-        self.copy_bytes += others.copy_bytes
 
     def size(self) -> int:
         """Bytes of memory, about: of COPY data and of origins."""
-        return self.copy_bytes + ORIGIN_BYTES * len(self.origins)
+        return sum(map(len, self.spans)) + sum(map(len, self.traces_data)) + ORIGIN_BYTES * len(self.origins)
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """Decompression bombs and other small exports that are large in memory: promscale's memory use has a limit."""
 
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from benchmarks.processes import memory_bytes
+from benchmarks.processes import Meter
 from benchmarks.recording import Replay
 from tests.hostile import outcomes
 from tests.hostile.messages import BOMBS, EMPTY, HTTP_BOMBS, MIB, distinct_attributes, with_resource
@@ -16,28 +15,6 @@ from tests.hostile.messages import BOMBS, EMPTY, HTTP_BOMBS, MIB, distinct_attri
 pytestmark = pytest.mark.slow
 
 MAX_BYTES = 400 * MIB  # of promscale's processes in total
-
-
-class PeakMemory(threading.Thread):
-    """A context manager that samples the memory of the target's processes; `bytes` is the maximum."""
-
-    def __init__(self, target) -> None:
-        super().__init__(daemon=True)
-        self._process = target.process
-        self._stopped = threading.Event()
-        self.bytes = 0
-
-    def run(self) -> None:
-        while not self._stopped.wait(0.02):
-            self.bytes = max(self.bytes, memory_bytes(self._process))
-
-    def __enter__(self) -> "PeakMemory":
-        self.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._stopped.set()
-        self.join()
 
 
 def is_error(response: object) -> bool:
@@ -62,13 +39,15 @@ def attack(target, name: str, messages: list, concurrency: int = 1, send: Callab
     """
     send = send or target.export
     target.export_control()
-    with PeakMemory(target) as peak, ThreadPoolExecutor(concurrency) as senders:
+    meter = Meter({"target": target.process}, sample_seconds=0.02)
+    with ThreadPoolExecutor(concurrency) as senders:
         responses = list(senders.map(lambda message: send(message, **options), messages))
+    peak = meter.stop()["target"].peak_bytes
     target.export_control()
     target.check()
     kinds = sorted(set(map(kind, responses)))
-    outcomes.note(f"{len(messages)} x {name}", f"{', '.join(kinds)}, {peak.bytes // MIB} MiB at most")
-    assert peak.bytes < MAX_BYTES
+    outcomes.note(f"{len(messages)} x {name}", f"{', '.join(kinds)}, {peak // MIB} MiB at most")
+    assert peak < MAX_BYTES
     return responses
 
 

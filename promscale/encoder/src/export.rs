@@ -206,35 +206,32 @@ impl<'a> Encoder<'a> {
                 let count = spans().count();
                 if group.reported {
                     refusals.count += count;
-                } else if count > 0 {
-                    group.reported = true;
+                } else {
                     refusals.add(|| format!("span refused: {reason}"), None, count);
+                    group.reported = count > 0;
                 }
                 return Ok(());
             }
         };
         let envelope = Envelope::of(scope_spans, &[PARTS]);
-        match origins::scope(envelope.message()) {
-            Ok(scope) => {
-                let mut source = None;
-                for raw in spans() {
-                    let Some(span) = self.encode_span(raw, resource, &scope) else { continue };
-                    let source = *source.get_or_insert_with(|| {
-                        let resource = *group.index.get_or_insert_with(|| self.resources.index(&group.envelope));
-                        (resource, self.scopes.index(&envelope))
-                    });
-                    self.batch.add(&span, raw, source);
-                    self.check_size(self.batch.rows.len())?;
-                    if self.batch.count == EXPORT_SPANS {
-                        self.end_batch()?;
-                    }
-                }
-            }
+        let scope = match origins::scope(envelope.message()) {
+            Ok(scope) => scope,
             Err(Refused(reason)) => {
-                let count = spans().count();
-                if count > 0 {
-                    refusals.add(|| format!("span refused: {reason}"), None, count);
-                }
+                refusals.add(|| format!("span refused: {reason}"), None, spans().count());
+                return Ok(());
+            }
+        };
+        let mut source = None;
+        for raw in spans() {
+            let Some(span) = self.encode_span(raw, resource, &scope) else { continue };
+            let source = *source.get_or_insert_with(|| {
+                let resource = *group.index.get_or_insert_with(|| self.resources.index(&group.envelope));
+                (resource, self.scopes.index(&envelope))
+            });
+            self.batch.add(&span, raw, source);
+            self.check_size(self.batch.rows.len())?;
+            if self.batch.count == EXPORT_SPANS {
+                self.end_batch()?;
             }
         }
         Ok(())
@@ -242,9 +239,8 @@ impl<'a> Encoder<'a> {
 
     /// Append the span's row to the batch, or refuse the span.
     fn encode_span(&mut self, raw: &'a [u8], resource: &Resource, scope: &Scope) -> Option<Span<'a>> {
-        let refusals = &mut self.encoded.refusals;
         let Ok(span) = Span::parse(raw) else {
-            refusals.add(|| "span refused: its bytes are not an OTLP Span".to_owned(), None, 1);
+            self.encoded.refusals.add(|| "span refused: its bytes are not an OTLP Span".to_owned(), None, 1);
             return None;
         };
         let start = self.batch.rows.len();

@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use blake2::digest::consts::U8;
 use blake2::{Blake2b, Digest};
 
-use crate::json::{Any, Floats, KeyValue, Nesting, without_nul, write_members};
+use crate::json::{Any, Floats, KeyValue, Nesting, utf8, without_nul, write_members};
 use crate::refusal::{Refused, checked_text};
+use crate::row::INT4_MAX;
 use crate::wire::{self, Field, Fields, MAX_DEPTH, Malformed, Value};
 
 /// An entry of a PostgreSQL index has room for 2,704 bytes, and some indexes have two names.
 const MAX_NAME_BYTES: usize = 1000;
-const INT4_MAX: u32 = i32::MAX as u32;
 /// OpenTelemetry's semantic conventions: the service.name of a resource that has none.
 const UNKNOWN_SERVICE: &str = "unknown_service";
 
@@ -136,7 +136,7 @@ pub fn resource((message, schema_url): Message) -> Result<Resource, Refused> {
 fn validate_entity(message: &[u8]) -> Result<(), Malformed> {
     for field in Fields::of(message, MAX_DEPTH - 1) {
         if let Field { number: 1..=4, value: Value::Bytes(text), .. } = field? {
-            crate::json::utf8(text)?;
+            utf8(text)?;
         }
     }
     Ok(())
@@ -147,10 +147,8 @@ pub fn scope((message, schema_url): Message) -> Result<Scope, Refused> {
     let (mut name, mut version) = ("", "");
     for field in Fields::of(message, MAX_DEPTH) {
         match field.map_err(malformed)? {
-            Field { number: 1, value: Value::Bytes(text), .. } => name = crate::json::utf8(text).map_err(malformed)?,
-            Field { number: 2, value: Value::Bytes(text), .. } => {
-                version = crate::json::utf8(text).map_err(malformed)?
-            }
+            Field { number: 1, value: Value::Bytes(text), .. } => name = utf8(text).map_err(malformed)?,
+            Field { number: 2, value: Value::Bytes(text), .. } => version = utf8(text).map_err(malformed)?,
             Field { number: 3, value: Value::Bytes(attribute), .. } => {
                 KeyValue::parse(attribute, Nesting::UpTo(MAX_DEPTH - 1)).map_err(malformed)?;
             }

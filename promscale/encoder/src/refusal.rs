@@ -28,7 +28,7 @@ const MAX_REASONS: usize = 10;
 impl<'a> Refusals<'a> {
     pub fn add(&mut self, reason: impl FnOnce() -> String, span: Option<&'a [u8]>, count: usize) {
         self.count += count;
-        if self.reasons.len() < MAX_REASONS {
+        if count > 0 && self.reasons.len() < MAX_REASONS {
             self.reasons.push((reason(), span));
         }
     }

@@ -8,7 +8,8 @@ const SPAN_COLUMNS: i16 = 16;
 const TRACES_DATA_COLUMNS: i16 = 3;
 /// PostgreSQL counts from 2000-01-01, OTLP from 1970-01-01.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
-const INT4_MAX: u32 = i32::MAX as u32;
+/// A count above the range of int becomes the largest int.
+pub const INT4_MAX: u32 = i32::MAX as u32;
 const JSONB_VERSION: u8 = 1;
 const STATUS_CODES: [&[u8]; 3] = [b"unset", b"ok", b"error"];
 pub const SPAN_KINDS: [&str; 6] = ["unspecified", "internal", "server", "client", "producer", "consumer"];
