@@ -29,6 +29,7 @@ SPAN_COLUMNS = (
     "dropped_link_count",
     "trace_state",
     "status_message",
+    "tag_set_id",
     "span_tags",
     "events",
     "links",

@@ -33,6 +33,9 @@ class Encoder(Protocol):
 
     name: str
 
+    def use_tag_sets(self, tag_sets: otlp.TagSets) -> None:
+        """Use these tag sets from now on."""
+
     def encode(self, request: bytes) -> tuple[otlp.Rows, otlp.Refusals]:
         """The same as otlp.encode. Raises otlp.MalformedRequest, also for a request that takes too much memory."""
 
@@ -59,11 +62,17 @@ class RustEncoder:
     def __init__(self) -> None:
         self._extension = importlib.import_module(RUST_MODULE)
         self._slots, self._huge = threading.BoundedSemaphore(CONCURRENCY), threading.Lock()
+        self.use_tag_sets(otlp.NO_TAG_SETS)
+
+    def use_tag_sets(self, tag_sets: otlp.TagSets) -> None:
+        sets = [(origin_id, each.id, each.tags) for origin_id, each in tag_sets.by_origin.items()]
+        self._tag_sets = tag_sets.version_in_use, self._extension.TagSets(sets)
 
     def encode(self, request: bytes) -> tuple[otlp.Rows, otlp.Refusals]:
+        version, tag_sets = self._tag_sets
         with self._huge if len(request) >= HUGE_REQUEST_BYTES else nullcontext(), self._slots:
             try:
-                encoded = self._extension.encode(request)
+                encoded = self._extension.encode(request, tag_sets)
             except self._extension.Malformed:
                 raise otlp.MalformedRequest from None
             except self._extension.TooLarge:
@@ -79,6 +88,7 @@ class RustEncoder:
             {origin[0]: otlp.Origin._make(origin) for origin in origins},
             minutes,
             trace_ids,
+            version,
         )
         return rows, otlp.Refusals(
             refused, [reason if raw is None else otlp.refusal(raw, reason) for reason, raw in reasons]
@@ -93,6 +103,7 @@ class PythonEncoder:
     name = "python"
 
     def __init__(self) -> None:
+        self._tag_sets = otlp.NO_TAG_SETS
         self._here, self._huge = threading.Lock(), threading.Lock()
         # Idle workers; None stands for one that is not started yet. Each worker is a pool of one process with one
         # request at a time, so that if the process dies, the request that it died of is known.
@@ -100,10 +111,13 @@ class PythonEncoder:
         for _ in range(CONCURRENCY):
             self._idle.put(None)
 
+    def use_tag_sets(self, tag_sets: otlp.TagSets) -> None:
+        self._tag_sets = tag_sets
+
     def encode(self, request: bytes) -> tuple[otlp.Rows, otlp.Refusals]:
         if len(request) < LARGE_REQUEST_BYTES:
             with self._here:
-                return otlp.encode(request)
+                return otlp.encode(request, self._tag_sets)
         with self._huge if len(request) >= HUGE_REQUEST_BYTES else nullcontext():
             return self._encode_in_worker(request)
 
@@ -114,7 +128,7 @@ class PythonEncoder:
             for _ in range(2):
                 worker = worker or _start()
                 try:
-                    return worker.submit(otlp.encode, request).result()
+                    return worker.submit(otlp.encode, request, self._tag_sets).result()
                 except BrokenProcessPool:
                     worker = None
                 except MemoryError:

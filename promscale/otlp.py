@@ -12,9 +12,10 @@ microseconds; a column of its own has the remaining nanoseconds of the start.
 import base64
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from itertools import groupby
 from typing import NamedTuple, TypeAlias, TypeVar, TypeVarTuple
@@ -117,6 +118,43 @@ class Span(NamedTuple):
         return self[:3]
 
 
+@dataclass(frozen=True)
+class TagSet:
+    """Attributes that most spans of an origin have. Spans that have all of them refer to them by the id."""
+
+    id: int
+    tags: Mapping[bytes, bytes]  # each key as JSON, with the colon behind it, and its value as JSON
+
+    @classmethod
+    def of(cls, tag_set_id: int, tags: Mapping[str, object]) -> "TagSet":
+        return cls(tag_set_id, {orjson.dumps(key) + b":": orjson.dumps(value) for key, value in tags.items()})
+
+    @cached_property
+    def keys(self) -> tuple[bytes, ...]:
+        return tuple(self.tags)
+
+    @cached_property
+    def members(self) -> frozenset[bytes]:
+        """The members of the JSON object."""
+        return frozenset(map(operator.add, self.tags.keys(), self.tags.values()))
+
+
+@dataclass(frozen=True)
+class TagSets:
+    """The tag sets that new spans get, by their origin's id. The version is the database's count of their changes."""
+
+    version: int = 0
+    by_origin: Mapping[int, TagSet] = field(default_factory=dict)
+
+    @property
+    def version_in_use(self) -> int | None:
+        """None if no span can get a tag set."""
+        return self.version if self.by_origin else None
+
+
+NO_TAG_SETS = TagSets()
+
+
 class Origin(NamedTuple):
     """What many spans share: an operation, a resource and a scope (a row each). Ids are hashes of the rows."""
 
@@ -160,6 +198,7 @@ class Rows:
     origins: dict[int, Origin] = field(default_factory=dict)
     minutes: set[int] = field(default_factory=set)  # of the spans' starts, since 1970
     trace_ids: list[bytes] = field(default_factory=list)
+    tag_sets_version: int | None = None  # of the tag sets that spans may refer to; None: there were none
 
     def extend(self, others: "Rows") -> None:
         self.count += others.count
@@ -195,13 +234,13 @@ class Export:
         )
 
 
-def encode(request: bytes) -> tuple[Rows, Refusals]:
+def encode(request: bytes, tag_sets: TagSets = NO_TAG_SETS) -> tuple[Rows, Refusals]:
     """The rows that store a serialized OTLP ExportTraceServiceRequest, and the spans that cannot be stored.
 
     Raises MalformedRequest, TooLarge and MemoryError.
     """
-    rows, refusals = Rows(), Refusals()
-    for export in read_exports(request):
+    rows, refusals = Rows(tag_sets_version=tag_sets.version_in_use), Refusals()
+    for export in read_exports(request, tag_sets):
         rows.extend(export.rows(export.spans))
         if rows.size() > MAX_ROWS_BYTES:
             raise TooLarge
@@ -209,7 +248,7 @@ def encode(request: bytes) -> tuple[Rows, Refusals]:
     return rows, refusals
 
 
-def read_exports(request: bytes) -> Iterator[Export]:
+def read_exports(request: bytes, tag_sets: TagSets = NO_TAG_SETS) -> Iterator[Export]:
     """Encode a serialized OTLP ExportTraceServiceRequest, in batches of EXPORT_SPANS.
 
     Raises MalformedRequest, TooLarge and MemoryError.
@@ -228,7 +267,7 @@ def read_exports(request: bytes) -> Iterator[Export]:
                 _refuse(export, [raw_spans], refused)
                 continue
             for raw in raw_spans:
-                _read_span(export, raw, source, resource, scope)
+                _read_span(export, raw, source, resource, scope, tag_sets)
                 if len(export.spans) == EXPORT_SPANS:
                     yield export
                     export = Export()
@@ -261,14 +300,16 @@ def _refuse(export: Export, spans: Iterable[Sequence[bytes]], reason: RefusedSpa
         export.refusals.add(f"span refused: {reason}", count)
 
 
-def _read_span(export: Export, raw: bytes, source: Source, resource: "_Resource", scope: "_Scope") -> None:
+def _read_span(
+    export: Export, raw: bytes, source: Source, resource: "_Resource", scope: "_Scope", tag_sets: TagSets
+) -> None:
     try:
         span = wire.Span.FromString(raw)
     except DecodeError:
         export.refusals.add("span refused: its bytes are not an OTLP Span")
         return
     try:
-        origin, row = _span_row(span, resource, scope)
+        origin, row = _span_row(span, resource, scope, tag_sets)
     except RefusedSpan as error:
         reason = str(error)
         export.refusals.add(lambda: refusal(raw, reason))
@@ -377,7 +418,7 @@ _STATUS_FIELDS = {number: copying.field(label.encode()) for number, label in enu
 _NO_DROPS = 3 * NULL
 
 
-def _span_row(span: wire.Span, resource: _Resource, scope: _Scope) -> tuple[Origin, bytes]:
+def _span_row(span: wire.Span, resource: _Resource, scope: _Scope, tag_sets: TagSets) -> tuple[Origin, bytes]:
     trace_id, span_id, parent_span_id = span.trace_id, span.span_id, span.parent_span_id
     _check_id("trace_id", trace_id, 16)
     _check_id("span_id", span_id, 8)
@@ -401,7 +442,7 @@ def _span_row(span: wire.Span, resource: _Resource, scope: _Scope) -> tuple[Orig
             b"".join(map(_count_field, dropped)) if any(dropped) else _NO_DROPS,
             _text_field(span.trace_state, "trace_state"),
             _text_field(span.status.message, "status.message"),
-            copying.jsonb_field(_attributes(span.attributes)) if span.attributes else NULL,
+            _tag_fields(span.attributes, tag_sets.by_origin.get(origin.id)),
             copying.jsonb_field(b"[%b]" % b",".join([_event(event, start_micros) for event in span.events]))
             if span.events
             else NULL,
@@ -454,10 +495,34 @@ def _link(link: wire.Link) -> bytes:
     )
 
 
+def _tag_fields(attributes: Sequence[bytes], tag_set: TagSet | None) -> bytes:
+    """The fields tag_set_id and span_tags: the tag set, if the span has each of its attributes once, and the others."""
+    if not attributes:
+        return 2 * NULL
+    members = _members(attributes)
+    if tag_set:
+        others = [member for member in members if member not in tag_set.members]
+        # Of attributes with the same key, the last one counts: such a span keeps all of its attributes.
+        if (
+            len(members) - len(others) == len(tag_set.members)
+            and tag_set.members.issubset(members)
+            and not any(member.startswith(tag_set.keys) for member in others)
+        ):
+            return copying.int4_field(tag_set.id) + (copying.jsonb_field(_object(others)) if others else NULL)
+    return NULL + copying.jsonb_field(_object(members))
+
+
 def _attributes(key_values: Iterable[bytes]) -> bytes:
-    # The hottest path of ingestion: it calls the cache directly, without the function that _cached would put before it.
-    members = [_cached_member(item) if len(item) <= _CACHED_MEMBER_BYTES else _member(item) for item in key_values]
+    return _object(_members(key_values))
+
+
+def _object(members: Iterable[bytes]) -> bytes:
     return b"{%b}" % b",".join(members)
+
+
+def _members(key_values: Iterable[bytes]) -> list[bytes]:
+    # The hottest path of ingestion: it calls the cache directly, without the function that _cached would put before it.
+    return [_cached_member(item) if len(item) <= _CACHED_MEMBER_BYTES else _member(item) for item in key_values]
 
 
 # Values ---------------------------------------------------------------------------------------------------------------

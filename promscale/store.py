@@ -22,6 +22,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 import aiosql
+import orjson
 import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
@@ -46,6 +47,8 @@ ROOM_SECONDS = 2
 DEFAULT_DISK_BUDGET = 2 * 10**9
 # Size of the cache of origins and hours that are in the database. Beyond it, some of them are written again.
 MAX_KNOWN = 65_536
+# Tag sets that the encoder keeps in memory, some hundred bytes each.
+MAX_TAG_SETS = 4096
 # Retries after a concurrent writer stored the same spans between the lookup and the COPY.
 MAX_RACES = 3
 # A lasting error is logged once per this time; a full disk is taken to be full for this time.
@@ -78,8 +81,9 @@ class _GenerationChanged(Exception):
     """Shared rows were deleted, so that `_Known` is no longer valid."""
 
 
-class _MayBeClosed(Exception):
-    """Some of the spans belong into partitions that may be closed, without an identity index for deduplication."""
+class _NeedsSlowPath(Exception):
+    """The spans must be looked up and encoded again: they belong into partitions that may be closed, without an
+    identity index for deduplication, or they were encoded with tag sets that may have been deleted since."""
 
 
 class _Known(NamedTuple):
@@ -91,6 +95,21 @@ class _Known(NamedTuple):
     generation: UUID | None = None
     origins: frozenset[int] = frozenset()
     hours: frozenset[int] = frozenset()  # since 1970
+
+
+class _State(NamedTuple):
+    """The store's state during a transaction."""
+
+    generation: UUID
+    closed_until: float  # the end of the time in which partitions may be closed, in seconds since 1970
+    tag_sets_version: int
+    tag_sets_valid_since: int  # the version
+
+    def accepts(self, group: list[otlp.Rows], minutes: set[int]) -> bool:
+        """Whether the rows, which are of these minutes, can be stored as they are."""
+        return 60 * min(minutes) >= self.closed_until and all(
+            rows.tag_sets_version is None or rows.tag_sets_version >= self.tag_sets_valid_since for rows in group
+        )
 
 
 class _Pending(NamedTuple):
@@ -122,6 +141,8 @@ class Store:
         self._held_bytes = 0
         self._closing = False
         self._known = _Known()
+        self._loading = threading.Lock()
+        self._tag_sets_version = 0
         self._reported: dict[type, float] = {}
         self._disk_full: tuple[StoreUnavailable, float] | None = None
         self._checking = threading.Lock()
@@ -326,7 +347,7 @@ class Store:
             for rows in group_rows:
                 origins |= rows.origins
             self._commit(connection, origins, lambda: group_rows)
-        except (_MayBeClosed, *_UNSTORABLE):
+        except (_NeedsSlowPath, *_UNSTORABLE):
             for pending in group:
                 for export in otlp.read_exports(pending.request):
                     self._commit_new(connection, pending.refusals, export, export.spans)
@@ -389,7 +410,7 @@ class Store:
     ) -> int:
         """Store the rows that `choose` returns in one transaction, in which it is called. Returns the number of spans.
 
-        Raises _MayBeClosed, unless `late`: then `choose` leaves out spans that are stored already.
+        Raises _NeedsSlowPath, unless `late`: then `choose` leaves out spans that are stored already.
         """
         while True:
             known = self._known
@@ -402,20 +423,32 @@ class Store:
                     return 0
                 copy_rows(connection, group)
                 minutes = {minute for rows in group for minute in rows.minutes}
-                generation, closed_until = _touch(connection, minutes, group)
-                if known.generation not in (generation, None):
-                    self._known = _Known(generation)
+                state = _touch(connection, minutes, group)
+                if known.generation not in (state.generation, None):
+                    self._known = _Known(state.generation)
                     raise _GenerationChanged
-                if not late and 60 * min(minutes) < closed_until:
-                    raise _MayBeClosed
+                if not (late or state.accepts(group, minutes)):
+                    raise _NeedsSlowPath
                 break
         self._disk_full = None
         stored = sum(rows.count for rows in group)
         metrics.stored_spans.inc(stored)
         if new_origins or known.generation is None:
             written = _remember(known.origins, {origin.id for origin in new_origins})
-            self._known = known._replace(generation=generation, origins=written)
+            self._known = known._replace(generation=state.generation, origins=written)
+        self._use_tag_sets(connection, state.tag_sets_version)
         return stored
+
+    def _use_tag_sets(self, connection: psycopg.Connection, version: int) -> None:
+        """Let the encoder use the current tag sets, unless it has this version of them already."""
+        with self._loading:
+            if version != self._tag_sets_version:
+                by_origin = {
+                    origin_id: otlp.TagSet.of(tag_set_id, orjson.loads(tags))
+                    for tag_set_id, origin_id, tags in _queries.current_tag_sets(connection, limit=MAX_TAG_SETS)
+                }
+                self.encoder.use_tag_sets(otlp.TagSets(version, by_origin))
+                self._tag_sets_version = version
 
 
 def _remember(known: frozenset[int], more: Iterable[int]) -> frozenset[int]:
@@ -430,12 +463,10 @@ def copy_rows(connection: psycopg.Connection, group: list[otlp.Rows]) -> None:
     copying.copy_rows(connection, copying.TRACES_DATA_TABLE, copying.TRACES_DATA_COLUMNS, traces_data)
 
 
-def _touch(connection: psycopg.Connection, minutes: set[int], group: list[otlp.Rows]) -> tuple[UUID, float]:
-    """Record that these minutes have new spans. Returns the store's generation, and the end of the time in which
-    partitions may be closed, in seconds since 1970."""
+def _touch(connection: psycopg.Connection, minutes: set[int], group: list[otlp.Rows]) -> _State:
+    """Record that these minutes have new spans."""
     trace_ids = {UUID(bytes=trace_id) for rows in group for trace_id in rows.trace_ids}
-    state: tuple[UUID, float] = _queries.touch_minutes(connection, minutes=list(minutes), trace_ids=list(trace_ids))
-    return state
+    return _State._make(_queries.touch_minutes(connection, minutes=list(minutes), trace_ids=list(trace_ids)))
 
 
 def _insert_origins(connection: psycopg.Connection, origins: list[otlp.Origin]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from importlib import resources
@@ -23,6 +24,7 @@ QUIET_SECONDS = 5
 MINUTES_PER_TURN = 60
 LIMITS_SECONDS = 2
 STATISTICS_SECONDS = 5
+TAG_SETS_SECONDS = 10
 FIRST_STATISTICS_SPANS = 1_000
 READERS_SECONDS = 60
 # Closed partitions store late spans slowly, so a partition is closed when late spans have become rare.
@@ -59,8 +61,7 @@ class Upkeep:
         self._connection: psycopg.Connection | None = None
         self._statistics_at_spans = FIRST_STATISTICS_SPANS
         self._last_disk_use: tuple[float, int] | None = None  # monotonic time of the measurement, and bytes
-        parts = self.keep_limits, self.refresh_statistics, self.restore_readers, self.close_partition
-        self._due = dict.fromkeys(parts, 0.0)
+        self._due: defaultdict[Callable[[], bool | None], float] = defaultdict(float)  # in monotonic time
 
     def close(self) -> None:
         if self._connection:
@@ -75,6 +76,7 @@ class Upkeep:
         summarised = self.summarise()
         self._sometimes(self.keep_limits, LIMITS_SECONDS)
         self._sometimes(self.refresh_statistics, STATISTICS_SECONDS)
+        self._sometimes(self.choose_tag_sets, TAG_SETS_SECONDS)
         self._sometimes(self.restore_readers, READERS_SECONDS)
         # Closing takes a while, so it waits until there is no backlog of summaries.
         if summarised < MINUTES_PER_TURN:
@@ -124,6 +126,11 @@ class Upkeep:
             if spans >= self._statistics_at_spans:
                 _queries.refresh_statistics(connection)
                 self._statistics_at_spans = 2 * spans
+
+    def choose_tag_sets(self) -> None:
+        """Choose the attributes that new spans of an origin share, by the newest spans."""
+        with self._connected() as connection:
+            _queries.choose_tag_sets(connection)
 
     def restore_readers(self) -> None:
         """Restore the settings of the reader roles, which the roles themselves can change."""

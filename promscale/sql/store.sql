@@ -63,10 +63,18 @@ values (%s, %s, %s, %s, %s, %s, %s)
 on conflict do nothing;
 
 -- name: touch_minutes(minutes, trace_ids)^
--- The last statement of a transaction that stores spans; `minutes` count from 1970. Returns the store's generation and
--- the end of the time in which partitions may be closed, in seconds since 1970.
-select generation, closed_until
+-- The last statement of a transaction that stores spans; `minutes` count from 1970. Returns the store's generation, the
+-- end of the time in which partitions may be closed, in seconds since 1970, and which versions of tag sets are valid.
+select generation, closed_until, tag_sets_version, tag_sets_valid_since
 from _promscale.touch_minutes(cast(:minutes as bigint[]), cast(:trace_ids as uuid[]));
+
+-- name: current_tag_sets(limit)
+-- The newest first.
+select id, origin_id, cast(tags as text) as tags
+from _promscale.tag_set
+where current
+order by id desc
+limit :limit;
 
 -- name: lock_late_spans()$
 -- Closed partitions have no identity index, so that only one writer at a time may look up and store late spans.

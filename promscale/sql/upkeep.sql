@@ -41,6 +41,9 @@ select _promscale.span_count('-infinity', 'infinity');
 -- name: refresh_statistics()$
 select _promscale.refresh_statistics();
 
+-- name: choose_tag_sets()$
+select _promscale.choose_current_tag_sets();
+
 -- name: restore_readers()$
 select _promscale.restore_readers();
 

@@ -2,15 +2,19 @@
 
 import random
 import time
+from functools import partial
+from itertools import chain
 
 import grpc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from prometheus_client import REGISTRY
 
 from benchmarks.recording import Replay
 from promscale import encoders, otlp
+from promscale import wire_pb2 as wire
 from promscale.encoders import RustEncoder, chosen_encoder
 from tests.hostile.mutations import mutate, mutate_part, mutate_tree, originals
 from tests.store.any_otlp import assign_ids, requests
@@ -32,11 +36,35 @@ def outcome(encode, data: bytes) -> tuple:
     except otlp.MalformedRequest as error:
         return type(error), str(error)
     copied = b"".join(rows.spans), b"".join(rows.traces_data), rows.size()
-    return rows.count, *copied, rows.origins, rows.minutes, rows.trace_ids, refusals
+    return rows.count, *copied, rows.origins, rows.minutes, rows.trace_ids, rows.tag_sets_version, refusals
+
+
+def some_tag_sets(data: bytes) -> otlp.TagSets:
+    """The attributes of one of the spans, or of two together, as the tag set of all origins in this request."""
+    try:
+        exports = list(otlp.read_exports(data))
+    except otlp.MalformedRequest:
+        return otlp.NO_TAG_SETS
+    spans = [wire.Span.FromString(each.raw) for export in exports for each in export.spans]
+    with_attributes = [each for each in spans if each.attributes]
+    if not with_attributes:
+        return otlp.NO_TAG_SETS
+    dice = random.Random(len(data))
+    chosen = [dice.choice(with_attributes) for _ in range(dice.choice((1, 1, 2)))]
+    tags: dict[str, object] = {}
+    for serialized in chain.from_iterable(each.attributes for each in chosen):
+        attribute = KeyValue.FromString(serialized)
+        tags[attribute.key.replace("\0", "\ufffd")] = otlp.plain(attribute.value)
+    tag_set = otlp.TagSet.of(-7, tags)
+    return otlp.TagSets(3, {origin_id: tag_set for export in exports for origin_id in export.origins})
 
 
 def assert_same(rust: RustEncoder, data: bytes) -> tuple:
-    """Returns the outcome of both."""
+    """With and without tag sets. Returns the outcome without them."""
+    tag_sets = some_tag_sets(data)
+    rust.use_tag_sets(tag_sets)
+    assert outcome(rust.encode, data) == outcome(partial(otlp.encode, tag_sets=tag_sets), data), (data.hex(), tag_sets)
+    rust.use_tag_sets(otlp.NO_TAG_SETS)
     expected, actual = outcome(otlp.encode, data), outcome(rust.encode, data)
     assert actual == expected, data.hex()
     return actual
@@ -87,7 +115,7 @@ def test_a_panic_costs_only_its_export(rust, promscale, monkeypatch):
     class Panicking:
         Malformed, TooLarge, Panic = (getattr(rust._extension, name) for name in ("Malformed", "TooLarge", "Panic"))
 
-        def encode(self, request: bytes) -> None:
+        def encode(self, request: bytes, tag_sets: object) -> None:
             raise self.Panic("index out of bounds")
 
     encoder = RustEncoder()

@@ -91,7 +91,7 @@ def test_the_children_of_a_span_are_found_by_an_index(promscale, database):
         from span as s
     """
     plan = database.execute(f"explain {statement}").fetchall()
-    assert any("Index Cond: (parent_span_id = " in line for (line,) in plan), plan
+    assert any("Index Cond: ((trace_id = " in line and "(parent_span_id = " in line for (line,) in plan), plan
 
 
 def test_all_columns_of_a_span(promscale, database):

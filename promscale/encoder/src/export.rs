@@ -10,6 +10,7 @@ use zstd::bulk::Compressor;
 use crate::origins::{self, Origins, Resource, Scope};
 use crate::refusal::{Refusals, Refused, Rejected};
 use crate::row::{self, Span};
+use crate::tag_sets::TagSets;
 use crate::wire::{self, Field, Fields, MAX_DEPTH, Malformed, Value};
 
 /// Spans are encoded in batches of this size, to bound memory.
@@ -115,9 +116,9 @@ impl<'a> Envelopes<'a> {
 }
 
 /// The rows of a serialized request. Only `Rejected` requests have none.
-pub fn encode(request: &[u8]) -> Result<Encoded<'_>, Rejected> {
+pub fn encode<'a>(request: &'a [u8], tag_sets: &'a TagSets) -> Result<Encoded<'a>, Rejected> {
     validate(request).map_err(|_| Rejected::Malformed)?;
-    let mut encoder = Encoder::default();
+    let mut encoder = Encoder::new(tag_sets);
     let mut group: Option<Group> = None;
     for resource_spans in wire::repeated(request, RESOURCE_SPANS) {
         let mut scopes = [PARTS, INSTRUMENTATION_LIBRARY_SPANS]
@@ -173,8 +174,8 @@ impl<'a> Group<'a> {
     }
 }
 
-#[derive(Default)]
 struct Encoder<'a> {
+    tag_sets: &'a TagSets,
     encoded: Encoded<'a>,
     resources: Envelopes<'a>,
     scopes: Envelopes<'a>,
@@ -196,6 +197,19 @@ struct Batch<'a> {
 }
 
 impl<'a> Encoder<'a> {
+    fn new(tag_sets: &'a TagSets) -> Self {
+        Encoder {
+            tag_sets,
+            encoded: Encoded::default(),
+            resources: Envelopes::default(),
+            scopes: Envelopes::default(),
+            size: 0,
+            batch: Batch::default(),
+            compressor: None,
+            buffer: Vec::new(),
+        }
+    }
+
     /// Add the spans of a validated ScopeSpans.
     fn add(&mut self, group: &mut Group<'a>, scope_spans: &'a [u8]) -> Result<(), Rejected> {
         let refusals = &mut self.encoded.refusals;
@@ -257,7 +271,8 @@ impl<'a> Encoder<'a> {
         span.check_ids()?;
         let origins = &mut self.encoded.origins;
         let index = origins.find(resource, scope, span.kind(), span.name)?;
-        span.write(&mut self.batch.rows, origins.origins[index].id)?;
+        let origin_id = origins.origins[index].id;
+        span.write(&mut self.batch.rows, origin_id, self.tag_sets.get(&origin_id))?;
         origins.record_use(index, resource, scope);
         Ok(())
     }

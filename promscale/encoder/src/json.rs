@@ -84,11 +84,13 @@ impl<'a> KeyValue<'a> {
         Ok(pair)
     }
 
-    /// Appends a member of a JSON object.
-    pub fn write(&self, out: &mut Vec<u8>, floats: Floats) -> Result<(), Malformed> {
+    /// Appends a member of a JSON object. Returns where its value begins.
+    pub fn write(&self, out: &mut Vec<u8>, floats: Floats) -> Result<usize, Malformed> {
         write_text(out, self.key);
         out.push(b':');
-        self.value.write(out, floats)
+        let value_at = out.len();
+        self.value.write(out, floats)?;
+        Ok(value_at)
     }
 }
 

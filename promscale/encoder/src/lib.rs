@@ -9,6 +9,8 @@ mod origins;
 mod python;
 mod refusal;
 mod row;
+mod tag_sets;
 mod wire;
 
 pub use export::encode;
+pub use tag_sets::{TagSet, TagSets};

@@ -13,6 +13,7 @@ use crate::encode;
 use crate::origins::Origins;
 use crate::refusal::Rejected;
 use crate::row::SPAN_KINDS;
+use crate::tag_sets::{TagSet, TagSets};
 
 create_exception!(
     promscale_encoder,
@@ -46,15 +47,30 @@ impl Buffer {
     }
 }
 
-/// Encode a serialized OTLP ExportTraceServiceRequest.
+/// The origin's id, the id, and each key as JSON, with the colon behind it, with its value as JSON.
+type PythonTagSet = (i64, i32, HashMap<Vec<u8>, Vec<u8>>);
+
+/// The tag sets that new spans get, made from a list of them.
+#[pyclass(frozen, name = "TagSets")]
+struct PythonTagSets(TagSets);
+
+#[pymethods]
+impl PythonTagSets {
+    #[new]
+    fn new(tag_sets: Vec<PythonTagSet>) -> Self {
+        PythonTagSets(tag_sets.into_iter().map(|(origin_id, id, tags)| (origin_id, TagSet::new(id, tags))).collect())
+    }
+}
+
+/// Encode a serialized OTLP ExportTraceServiceRequest, with these tag sets.
 ///
 /// Returns (number of spans, [rows of span], [rows of traces_data], [origin], {minute}, [trace id], number of refused
 /// spans, [(reason, serialized span or None)]); an origin is the tuple that otlp.Origin describes.
 /// Raises Malformed, TooLarge and Panic.
 #[pyfunction(name = "encode")]
-fn encode_for_python<'py>(py: Python<'py>, request: &[u8]) -> PyResult<Bound<'py, PyTuple>> {
+fn encode_for_python<'py>(py: Python<'py>, request: &[u8], tag_sets: &PythonTagSets) -> PyResult<Bound<'py, PyTuple>> {
     let encoded = py
-        .detach(|| catch_unwind(AssertUnwindSafe(|| encode(request))))
+        .detach(|| catch_unwind(AssertUnwindSafe(|| encode(request, &tag_sets.0))))
         .map_err(|panic| Panic::new_err(message(&*panic)))?
         .map_err(|rejected| match rejected {
             Rejected::Malformed => Malformed::new_err(()),
@@ -114,5 +130,6 @@ fn promscale_encoder(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("Malformed", py.get_type::<Malformed>())?;
     module.add("TooLarge", py.get_type::<TooLarge>())?;
     module.add("Panic", py.get_type::<Panic>())?;
+    module.add_class::<PythonTagSets>()?;
     module.add_function(wrap_pyfunction!(encode_for_python, module)?)
 }

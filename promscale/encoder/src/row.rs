@@ -2,9 +2,10 @@
 
 use crate::json::{Floats, KeyValue, Nesting, write_hex, write_int, write_text};
 use crate::refusal::{Refused, checked_text};
+use crate::tag_sets::{Matcher, TagSet};
 use crate::wire::{self, Field, Fields, MAX_DEPTH, Malformed, Value};
 
-const SPAN_COLUMNS: i16 = 16;
+const SPAN_COLUMNS: i16 = 17;
 const TRACES_DATA_COLUMNS: i16 = 3;
 /// PostgreSQL counts from 2000-01-01, OTLP from 1970-01-01.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
@@ -102,7 +103,7 @@ impl<'a> Span<'a> {
     }
 
     /// Append the row of a span whose ids were checked. After an error, `out` has a part of it.
-    pub fn write(&self, out: &mut Vec<u8>, origin_id: i64) -> Result<(), Refused> {
+    pub fn write(&self, out: &mut Vec<u8>, origin_id: i64, tag_set: Option<&TagSet>) -> Result<(), Refused> {
         out.extend_from_slice(&SPAN_COLUMNS.to_be_bytes());
         write_field(out, self.trace_id);
         write_field(out, self.span_id);
@@ -126,11 +127,37 @@ impl<'a> Span<'a> {
         for (text, name) in [(self.trace_state, "trace_state"), (self.status.message, "status.message")] {
             write_optional(out, !text.is_empty(), checked_text(text, name)?.as_bytes());
         }
-        self.write_json(out, 0, |out| write_attributes(out, self.raw, 9))?;
+        self.write_tags(out, tag_set)?;
         self.write_json(out, 1, |out| {
             write_array(out, self.raw, 11, |out, event| write_event(out, event, start_micros))
         })?;
         self.write_json(out, 2, |out| write_array(out, self.raw, 13, write_link))
+    }
+
+    /// Append the fields tag_set_id and span_tags: the tag set, if the span has each of its attributes once, and the
+    /// others.
+    fn write_tags(&self, out: &mut Vec<u8>, tag_set: Option<&TagSet>) -> Result<(), Refused> {
+        let start = out.len();
+        if let (Some(tag_set), true) = (tag_set, self.has[0]) {
+            let mut matcher = tag_set.matcher();
+            let mut others = 0;
+            write_field(out, &tag_set.id.to_be_bytes());
+            let others_at = out.len();
+            self.write_json(out, 0, |out| {
+                others = write_other_attributes(out, self.raw, 9, &mut matcher)?;
+                Ok(())
+            })?;
+            if matcher.all_found() {
+                if others == 0 {
+                    out.truncate(others_at);
+                    out.extend_from_slice(&NULL);
+                }
+                return Ok(());
+            }
+            out.truncate(start);
+        }
+        out.extend_from_slice(&NULL);
+        self.write_json(out, 0, |out| write_attributes(out, self.raw, 9))
     }
 
     /// Append a field of type jsonb, or NULL if the span has nothing for it.
@@ -285,14 +312,40 @@ fn write_array(
 
 /// Append the attributes in the field `number` of a message as a JSON object, in which keys may occur several times.
 fn write_attributes(out: &mut Vec<u8>, message: &[u8], number: u32) -> Result<(), Refused> {
-    write_list(out, [b'{', b'}'], message, number, |out, attribute| {
-        KeyValue::parse(attribute, Nesting::UpTo(MAX_DEPTH))
-            .and_then(|member| member.write(out, Floats::for_size(attribute.len())))
-            .map_err(|_| {
-                let reason = "an attribute is not a valid OTLP KeyValue (invalid UTF-8 or nested too deep)";
-                Refused(reason.to_owned())
-            })
-    })
+    write_list(out, [b'{', b'}'], message, number, |out, attribute| write_attribute(out, attribute).map(drop))
+}
+
+/// The same without the attributes of a tag set. Returns how many these others are.
+fn write_other_attributes(
+    out: &mut Vec<u8>,
+    message: &[u8],
+    number: u32,
+    matcher: &mut Matcher,
+) -> Result<usize, Refused> {
+    let mut others = 0;
+    out.push(b'{');
+    for attribute in wire::repeated(message, number) {
+        let start = out.len();
+        if others > 0 {
+            out.push(b',');
+        }
+        let key_at = out.len();
+        let value_at = write_attribute(out, attribute)?;
+        if matcher.has(&out[key_at..value_at], &out[value_at..]) {
+            out.truncate(start);
+        } else {
+            others += 1;
+        }
+    }
+    out.push(b'}');
+    Ok(others)
+}
+
+/// Append an attribute as a member of a JSON object. Returns where its value begins.
+fn write_attribute(out: &mut Vec<u8>, attribute: &[u8]) -> Result<usize, Refused> {
+    KeyValue::parse(attribute, Nesting::UpTo(MAX_DEPTH))
+        .and_then(|member| member.write(out, Floats::for_size(attribute.len())))
+        .map_err(|_| Refused("an attribute is not a valid OTLP KeyValue (invalid UTF-8 or nested too deep)".to_owned()))
 }
 
 fn write_list(

@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use promscale_encoder::TagSets;
 
 fuzz_target!(|request: &[u8]| {
-    let _ = promscale_encoder::encode(request);
+    let _ = promscale_encoder::encode(request, &TagSets::new());
 });
