@@ -5,7 +5,7 @@ import time
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tests.store.otlp_messages import attributes, child, request, span
+from tests.store.otlp_messages import SECOND, attributes, child, request, span
 from tests.store.running import value_of
 from tests.store.searching import found_trace_ids
 from tests.store.store_contents import contents
@@ -36,6 +36,12 @@ CASES = {
 }
 
 
+def usual(number: int, **tags: object) -> list[Span]:
+    """Spans with the attributes USUAL, some replaced by `tags`, old enough for the choice of tag sets."""
+    start = time.time_ns() - 5 * SECOND
+    return [span(tags=USUAL | tags, start_time_unix_nano=start) for _ in range(number)]
+
+
 def pairs(values: list[tuple[str, object]]) -> list:
     return [attribute for key, value in values for attribute in attributes({key: value})]
 
@@ -43,7 +49,7 @@ def pairs(values: list[tuple[str, object]]) -> list:
 @pytest.fixture
 def learned(promscale, upkeep):
     """A store whose promscale uses a tag set of USUAL for new spans of the operation "work"."""
-    promscale.export(request(*(span(tags=USUAL) for _ in range(20))))
+    promscale.export(request(*usual(20)))
     upkeep.choose_tag_sets()
     promscale.export(request(span("another")))  # whose COMMIT tells promscale that there are tag sets
     return promscale
@@ -84,7 +90,7 @@ def test_attributes_in_tag_sets_are_found(learned, upkeep, database):
 def test_the_usual_attributes_change(learned, upkeep, database):
     tag_sets = "select tags ->> 'method' from _promscale.tag_set where current"
     for method in ("PUT", "GET"):
-        learned.export(request(*(span(tags=USUAL | {"method": method}) for _ in range(5000))))
+        learned.export(request(*usual(5000, method=method)))
         upkeep.choose_tag_sets()
         assert database.execute(tag_sets).fetchall() == [(method,)]
     assert value_of(database, "select count(*) from _promscale.tag_set") == 2
@@ -101,11 +107,11 @@ def test_a_tag_set_that_was_deleted_is_not_used(learned, database):
 
 
 def test_unused_tag_sets_are_deleted(learned, upkeep, database):
-    learned.export(request(*(span(tags=USUAL) for _ in range(10))))
-    learned.export(request(*(span(tags=USUAL | {"method": "PUT"}) for _ in range(5000))))
+    learned.export(request(*usual(10)))
+    learned.export(request(*usual(5000, method="PUT")))
     upkeep.choose_tag_sets()
     learned.export(request(span("another")))
-    learned.export(request(*(span(tags=USUAL | {"method": "PUT"}) for _ in range(10))))
+    learned.export(request(*usual(10, method="PUT")))
     for summarised in (False, True):
         if summarised:
             upkeep.summarise(quiet_seconds=0)

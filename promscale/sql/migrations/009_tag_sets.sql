@@ -68,7 +68,8 @@ begin
     );
 end $$;
 
--- Chooses the current tag sets of the origins among the newest spans. Other origins keep theirs.
+-- Chooses the current tag sets of the origins among 5,000 new spans. Other origins keep theirs. Not the newest spans of
+-- all, because these are of the operations that traces end with.
 create function _promscale.choose_current_tag_sets() returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -83,7 +84,7 @@ begin
             coalesce((select t.tags from _promscale.tag_set as t where t.id = s.tag_set_id), '{}')
                 || coalesce(s.span_tags, '{}')
         from _promscale.span as s
-        where s.start_time > now() - interval '1 minute' and s.start_time <= now()
+        where s.start_time > now() - interval '1 minute' and s.start_time <= now() - interval '3 seconds'
         order by s.start_time desc
         limit 5000
         $sample$
