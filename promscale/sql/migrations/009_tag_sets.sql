@@ -1,5 +1,5 @@
--- Less work and fewer bytes for each new span. Tag sets are used from a span's arrival on, and no longer from the closing
--- of its partition only; and one index serves both the spans of a trace and the children of a span.
+-- Less work and fewer bytes for each new span. Tag sets are used from a span's arrival on, and no longer from the
+-- closing of its partition only; and one index serves both the spans of a trace and the children of a span.
 
 drop index _promscale.span_trace_id;
 drop index _promscale.span_parent_span_id;
