@@ -125,8 +125,8 @@ end $$;
 
 -- Closing -----------------------------------------------------------------------------------------------------------
 
--- Writes a partition's spans densely into the table closing_span_<name>. Spans that have no tag set yet get one. Returns
--- how many spans there are.
+-- Writes a partition's spans densely into the table closing_span_<name>. Spans that have no tag set yet get one.
+-- Returns how many spans there are.
 create or replace function _promscale.copy_spans_densely(partition_name text) returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare

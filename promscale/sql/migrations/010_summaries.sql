@@ -37,9 +37,9 @@ begin
     group by b.operation_id;
 end $$;
 
--- The spans that start in this time and have a parent, grouped by their origin and their parent's. Where the parent is not
--- stored, its origin is null, and the spans are grouped by their trace and their parent's id. The same group may come
--- twice.
+-- The spans that start in this time and have a parent, grouped by their origin and their parent's. Where the parent is
+-- not stored, its origin is null, and the spans are grouped by their trace and their parent's id. The same group may
+-- come twice.
 create function _promscale.calls_by_origin(starts timestamptz, ends timestamptz)
 returns table (
     origin_id bigint, parent_origin_id bigint, trace_id uuid, parent_span_id bigint,
@@ -137,7 +137,8 @@ $$;
 -- touched_minute there are for the minute: these go.
 create or replace function _promscale.summarise(asked timestamptz, touched_ids bigint[], attribute_filter bytea)
 returns void
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set enable_indexscan = off
+language plpgsql set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan set enable_indexscan = off
 as $$
 declare
     ends constant timestamptz := asked + interval '1 minute';
@@ -227,8 +228,8 @@ end $$;
 drop function _promscale.children_in;
 
 -- Hashes of all attributes of a minute's spans. Most spans share their attributes with others, so that these are told
--- apart as wholes before they are taken apart. Without sorting, because the planner, which cannot know how many different
--- values there are, would sort all of them.
+-- apart as wholes before they are taken apart. Without sorting, because the planner, which cannot know how many
+-- different values there are, would sort all of them.
 create or replace function _promscale.attribute_hashes(asked timestamptz) returns setof bigint
 language plpgsql stable set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan set enable_indexscan = off set enable_sort = off
