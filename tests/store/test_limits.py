@@ -24,13 +24,14 @@ from tests.store.running import Promscale, span_count, value_of
 from tests.store.searching import found_trace_ids
 from tests.store.store_contents import check_summaries, close_all, contents, hours_ago, span_at
 
-SPANS_WITHOUT_ORIGIN = """
+INCOMPLETE_SPANS = """
     select count(*) from _promscale.span as s
     left join _promscale.origin as o on o.id = s.origin_id
     left join _promscale.operation as p on p.id = o.operation_id
     left join _promscale.resource as r on r.id = o.resource_id
     left join _promscale.scope as c on c.id = o.scope_id
-    where p.id is null or r.id is null or c.id is null
+    left join _promscale.tag_set as t on t.id = s.tag_set_id
+    where p.id is null or r.id is null or c.id is null or s.tag_set_id is not null and t.id is null
 """
 
 
@@ -111,42 +112,50 @@ def test_unused_rows_are_deleted(promscale, upkeep, database):
             "tag_set": tag_sets * hours_left,
         }
         contents(promscale, database)
-    assert value_of(database, SPANS_WITHOUT_ORIGIN) == 0
+    assert value_of(database, INCOMPLETE_SPANS) == 0
     promscale.export(similar_spans(0, {}, "old"))
-    assert value_of(database, SPANS_WITHOUT_ORIGIN) == 0
+    assert value_of(database, INCOMPLETE_SPANS) == 0
 
 
-def test_no_span_is_ever_without_its_origin(dsn, database):
-    """Even while origins are deleted with their last span and two promscales write spans of the same origins."""
+def test_no_span_is_ever_without_its_origin_or_tag_set(dsn, database):
+    """Even while these are deleted with their last span and two promscales write spans of the same origins."""
     stop = threading.Event()
+    with_tag_sets = turn = 0
     promscales = [Promscale(dsn), Promscale(dsn)]
     upkeep = Upkeep(dsn)
 
     def write(number: int) -> None:
         choose = random.Random(number)
         while not stop.is_set():
-            start = hours_ago(choose.randrange(1, 4)) + choose.randrange(SECOND)
-            message = request(*(span_at(start, choose.choice("abc")) for _ in range(3)), service=choose.choice("xyz"))
+            hours = choose.randrange(4)
+            start = hours_ago(hours) + choose.randrange(SECOND) if hours else time.time_ns() - 5 * SECOND
+            tags = {"turn": turn // 5}
+            spans = (span_at(start, choose.choice("abc"), tags=tags) for _ in range(3))
+            message = request(*spans, service=choose.choice("xyz"))
             # With retries, because a partition may be dropped during an export.
             promscales[number % 2].export_with_retries(message)
 
     with ThreadPoolExecutor(4) as pool:
         writers = [pool.submit(write, number) for number in range(4)]
         try:
-            for _ in range(40):
-                database.execute("select _promscale.drop_partition(min(starts_at)) from _promscale.partition")
+            for turn in range(40):
+                with_tag_sets += value_of(database, "select count(tag_set_id) from _promscale.span")
+                which = "min" if turn % 3 else "max"
+                database.execute(f"select _promscale.drop_partition({which}(starts_at)) from _promscale.partition")
                 # An error of the upkeep, such as a deadlock, is not what this test is about.
                 with contextlib.suppress(StoreUnavailable):
                     upkeep.summarise(quiet_seconds=0)
+                    upkeep.choose_tag_sets()
                 database.execute("select _promscale.delete_unused_origins()")
-                assert value_of(database, SPANS_WITHOUT_ORIGIN) == 0
+                assert value_of(database, INCOMPLETE_SPANS) == 0
         finally:
             stop.set()
         for writer in writers:
             writer.result()
+    assert with_tag_sets
     for running in (*promscales, upkeep):
         running.close()
-    assert value_of(database, SPANS_WITHOUT_ORIGIN) == 0
+    assert value_of(database, INCOMPLETE_SPANS) == 0
     check_summaries(database)
 
 
