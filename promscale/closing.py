@@ -19,7 +19,7 @@ from psycopg import sql
 
 from promscale import otlp
 from promscale import wire_pb2 as wire
-from promscale.copying import TRACES_DATA_COLUMNS, copy_rows, traces_data_row
+from promscale.copying import TRACES_DATA_COLUMNS, copy_rows, copy_statement, traces_data_row
 from promscale.frames import Dictionary
 
 FETCH_ROWS = 500
@@ -99,15 +99,16 @@ def _repack(
             read += 1
             yield row
 
+    statement = copy_statement(target, TRACES_DATA_COLUMNS)
     batch: list[bytes] = []
     size = 0
     for trace in _traces(counted()):
         batch.append(traces_data_row(trace.trace_id, trace.last_start_time, compressor.compress(trace.data)))
         size += len(batch[-1])
         if size > COPY_BYTES:
-            copy_rows(connection, target, TRACES_DATA_COLUMNS, batch)
+            copy_rows(connection, statement, batch)
             batch, size = [], 0
-    copy_rows(connection, target, TRACES_DATA_COLUMNS, batch)
+    copy_rows(connection, statement, batch)
     return read
 
 

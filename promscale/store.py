@@ -459,8 +459,8 @@ def copy_rows(connection: psycopg.Connection, group: list[otlp.Rows]) -> None:
     """COPY spans and their OTLP bytes into their tables, in the caller's transaction. Raises psycopg.Error."""
     spans = (data for rows in group for data in rows.spans)
     traces_data = (data for rows in group for data in rows.traces_data)
-    copying.copy_rows(connection, copying.SPAN_TABLE, copying.SPAN_COLUMNS, spans)
-    copying.copy_rows(connection, copying.TRACES_DATA_TABLE, copying.TRACES_DATA_COLUMNS, traces_data)
+    copying.copy_rows(connection, copying.COPY_SPANS, spans)
+    copying.copy_rows(connection, copying.COPY_TRACES_DATA, traces_data)
 
 
 def _touch(connection: psycopg.Connection, minutes: set[int], group: list[otlp.Rows]) -> _State:

@@ -56,7 +56,8 @@ begin
             )
             returning tag_set.id, tag_set.origin_id, tag_set.tags
         )
-        select c.origin_id, c.tags, c.keys, t.id
+        -- The cast is for TimescaleDB, on which the column is of a domain.
+        select c.origin_id::bigint, c.tags, c.keys, t.id
         from chosen as c
         inner join (
             select i.id, i.origin_id, i.tags from inserted as i

@@ -78,11 +78,16 @@ begin
             offset 0 -- keeps the planner from reading all spans for a join
         ) as p
     )
-    select m.* from same_time as m where m.parent_origin_id is not null
+    -- The casts are for TimescaleDB, on which the columns are of a domain.
+    select
+        m.origin_id::bigint, m.parent_origin_id::bigint, m.trace_id, m.parent_span_id,
+        m.calls, m.errors, m.total_ms, m.parents_from, m.parents_until
+    from same_time as m
+    where m.parent_origin_id is not null
     union all
     select
-        m.origin_id,
-        p.origin_id,
+        m.origin_id::bigint,
+        p.origin_id::bigint,
         case when p.origin_id is null then m.trace_id end,
         case when p.origin_id is null then m.parent_span_id end,
         m.calls, m.errors, m.total_ms, p.start_time, p.start_time
