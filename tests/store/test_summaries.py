@@ -118,6 +118,16 @@ def pending_minutes(database) -> int:
     return value_of(database, "select count(distinct minute) from _promscale.touched_minute")
 
 
+def test_the_kept_traces_of_a_busy_minute_are_the_first_ones(promscale, upkeep, database):
+    start = hours_ago(1)
+    often = [span_at(start + number) for number in range(5_000)]
+    promscale.export(request(*often, *(span_at(start, "sometimes") for _ in range(100)), span_at(start, "once")))
+    upkeep.summarise(quiet_seconds=0)
+    check_summaries(database)
+    kept = database.execute("select array_length(trace_ids, 1) from _promscale.operation_trace order by 1")
+    assert kept.fetchall() == [(1,), (20,), (20,)]
+
+
 def test_the_call_of_a_late_parent_is_counted(promscale, upkeep, database):
     """Even if the child's minute is summarised already, and whatever minute the parent is of."""
     start = hours_ago(30)

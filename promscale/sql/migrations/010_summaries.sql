@@ -147,6 +147,8 @@ set plan_cache_mode = force_custom_plan set enable_indexscan = off
 as $$
 declare
     ends constant timestamptz := asked + interval '1 minute';
+    remaining_origins bigint[];
+    last_hash bigint;
 begin
     delete from _promscale.minute as m where m.minute = asked;
     delete from _promscale.operation_minute as m where m.minute = asked;
@@ -154,19 +156,34 @@ begin
     delete from _promscale.call_minute as m where m.minute = asked;
     delete from _promscale.missing_parent as m where m.minute = asked;
     insert into _promscale.operation_minute select * from _promscale.operations_in(asked);
-    insert into _promscale.operation_trace (minute, operation_id, trace_ids)
-    select asked, t.operation_id, array_agg(t.trace_id order by t.row_number)
-    from (
-        select
-            o.operation_id, s.trace_id,
-            row_number() over (partition by o.operation_id order by uuid_hash_extended(s.trace_id, 0), s.trace_id)
-        from _promscale.span as s
-        inner join _promscale.origin as o on o.id = s.origin_id
-        where s.start_time >= asked and s.start_time < ends
-        group by o.operation_id, s.trace_id
-    ) as t
-    where t.row_number <= _promscale.kept_traces()
-    group by t.operation_id;
+    -- Most operations have enough traces among the first 64th by the hash; only of the others all traces are compared.
+    foreach last_hash in array array[-(2 ^ 63 - 2 ^ 58)::bigint, null] loop
+        remaining_origins := array(
+            select o.id
+            from _promscale.operation_minute as m
+            inner join _promscale.origin as o on o.operation_id = m.operation_id
+            where m.minute = asked and not exists (
+                select from _promscale.operation_trace as t where t.minute = asked and t.operation_id = m.operation_id
+            )
+        );
+        exit when remaining_origins = '{}';
+        insert into _promscale.operation_trace (minute, operation_id, trace_ids)
+        select asked, t.operation_id, array_agg(t.trace_id order by t.row_number)
+        from (
+            select
+                o.operation_id, s.trace_id,
+                row_number() over (partition by o.operation_id order by uuid_hash_extended(s.trace_id, 0), s.trace_id)
+            from _promscale.span as s
+            inner join _promscale.origin as o on o.id = s.origin_id
+            where s.start_time >= asked and s.start_time < ends
+                and s.origin_id = any(remaining_origins)
+                and (last_hash is null or uuid_hash_extended(s.trace_id, 0) <= last_hash)
+            group by o.operation_id, s.trace_id
+        ) as t
+        where t.row_number <= _promscale.kept_traces()
+        group by t.operation_id
+        having last_hash is null or count(*) = _promscale.kept_traces();
+    end loop;
     with calls as materialized (
         select * from _promscale.calls_by_origin(asked, ends)
     ), missing as (
