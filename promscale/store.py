@@ -47,8 +47,9 @@ ROOM_SECONDS = 2
 DEFAULT_DISK_BUDGET = 2 * 10**9
 # Size of the cache of origins and hours that are in the database. Beyond it, some of them are written again.
 MAX_KNOWN = 65_536
-# Tag sets that the encoder keeps in memory, some hundred bytes each.
+# Tag sets that the encoder keeps in memory, usually of some hundred bytes each. Spans get no larger ones on arrival.
 MAX_TAG_SETS = 4096
+MAX_TAG_SET_BYTES = 4096
 # Retries after a concurrent writer stored the same spans between the lookup and the COPY.
 MAX_RACES = 3
 # A lasting error is logged once per this time; a full disk is taken to be full for this time.
@@ -443,9 +444,9 @@ class Store:
         """Let the encoder use the current tag sets, unless it has this version of them already."""
         with self._loading:
             if version != self._tag_sets_version:
+                current = _queries.current_tag_sets(connection, limit=MAX_TAG_SETS, max_bytes=MAX_TAG_SET_BYTES)
                 by_origin = {
-                    origin_id: otlp.TagSet.of(tag_set_id, orjson.loads(tags))
-                    for tag_set_id, origin_id, tags in _queries.current_tag_sets(connection, limit=MAX_TAG_SETS)
+                    origin_id: otlp.TagSet.of(tag_set_id, orjson.loads(tags)) for tag_set_id, origin_id, tags in current
                 }
                 self.encoder.use_tag_sets(otlp.TagSets(version, by_origin))
                 self._tag_sets_version = version

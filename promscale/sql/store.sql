@@ -68,11 +68,11 @@ on conflict do nothing;
 select generation, closed_until, tag_sets_version, tag_sets_valid_since
 from _promscale.touch_minutes(cast(:minutes as bigint[]), cast(:trace_ids as uuid[]));
 
--- name: current_tag_sets(limit)
--- The newest first.
+-- name: current_tag_sets(limit, max_bytes)
+-- The newest first, without those whose JSON is larger.
 select id, origin_id, cast(tags as text) as tags
 from _promscale.tag_set
-where current
+where current and octet_length(cast(tags as text)) <= :max_bytes
 order by id desc
 limit :limit;
 

@@ -87,6 +87,16 @@ def test_attributes_in_tag_sets_are_found(learned, upkeep, database):
         assert not found_trace_ids(learned, attributes={"status": "404"})
 
 
+def test_large_attributes_stay_in_their_spans(learned, upkeep, database):
+    """Because the encoder keeps the tag sets in memory."""
+    learned.export(request(*usual(1000, text="x" * 5000)))
+    upkeep.choose_tag_sets()
+    learned.export(request(span("another")))
+    before = value_of(database, WITH_TAG_SET)
+    learned.export(request(*usual(1, text="x" * 5000)))
+    assert value_of(database, WITH_TAG_SET) == before
+
+
 def test_the_usual_attributes_change(learned, upkeep, database):
     tag_sets = "select tags ->> 'method' from _promscale.tag_set where current"
     for method in ("PUT", "GET"):
