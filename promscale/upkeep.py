@@ -128,7 +128,7 @@ class Upkeep:
                 self._statistics_at_spans = 2 * spans
 
     def choose_tag_sets(self) -> None:
-        """Choose the attributes that new spans of an origin share, by the newest spans."""
+        """Choose the attributes that new spans of an origin share, by spans of the last minute."""
         with self._connected() as connection:
             _queries.choose_tag_sets(connection)
 

@@ -37,12 +37,12 @@ begin
     group by b.operation_id;
 end $$;
 
--- The spans that start in this time and have a parent, grouped by their origin and their parent's. Where the parent is
--- not stored, its origin is null, and the spans are grouped by their trace and their parent's id. The same group may
--- come twice.
-create function _promscale.calls_by_origin(starts timestamptz, ends timestamptz)
+-- The spans that start in this time and have a parent, grouped by their operation and their parent's. Where the parent
+-- is not stored, its operation is null, and the spans are grouped by their trace and their parent's id. The same group
+-- may come several times.
+create function _promscale.calls_by_operation(starts timestamptz, ends timestamptz)
 returns table (
-    origin_id bigint, parent_origin_id bigint, trace_id uuid, parent_span_id bigint,
+    operation_id bigint, parent_operation_id bigint, trace_id uuid, parent_span_id bigint,
     calls bigint, errors bigint, total_ms double precision, parents_from timestamptz, parents_until timestamptz
 )
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
@@ -77,33 +77,34 @@ begin
             where s.trace_id = t.trace_id
             offset 0 -- keeps the planner from reading all spans for a join
         ) as p
+    ), calls as (
+        select * from same_time as m where m.parent_origin_id is not null
+        union all
+        select
+            m.origin_id,
+            p.origin_id,
+            case when p.origin_id is null then m.trace_id end,
+            case when p.origin_id is null then m.parent_span_id end,
+            m.calls, m.errors, m.total_ms, p.start_time, p.start_time
+        from same_time as m
+        left join other_parents as p on p.trace_id = m.trace_id and p.span_id = m.parent_span_id
+        where m.parent_origin_id is null
     )
-    -- The casts are for TimescaleDB, on which the columns are of a domain.
     select
-        m.origin_id::bigint, m.parent_origin_id::bigint, m.trace_id, m.parent_span_id,
-        m.calls, m.errors, m.total_ms, m.parents_from, m.parents_until
-    from same_time as m
-    where m.parent_origin_id is not null
-    union all
-    select
-        m.origin_id::bigint,
-        p.origin_id::bigint,
-        case when p.origin_id is null then m.trace_id end,
-        case when p.origin_id is null then m.parent_span_id end,
-        m.calls, m.errors, m.total_ms, p.start_time, p.start_time
-    from same_time as m
-    left join other_parents as p on p.trace_id = m.trace_id and p.span_id = m.parent_span_id
-    where m.parent_origin_id is null;
+        child.operation_id, parent.operation_id, c.trace_id, c.parent_span_id,
+        c.calls, c.errors, c.total_ms, c.parents_from, c.parents_until
+    from calls as c
+    inner join _promscale.origin as child on child.id = c.origin_id
+    left join _promscale.origin as parent on parent.id = c.parent_origin_id;
 end $$;
 
 create or replace function _promscale.calls_in(asked timestamptz) returns setof _promscale.call_minute
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     select
-        asked, parent.operation_id, child.operation_id,
+        asked, c.parent_operation_id, c.operation_id,
         sum(c.calls)::bigint, sum(c.errors)::bigint, sum(c.total_ms)
-    from _promscale.calls_by_origin(asked, asked + interval '1 minute') as c
-    inner join _promscale.origin as child on child.id = c.origin_id
-    inner join _promscale.origin as parent on parent.id = c.parent_origin_id
+    from _promscale.calls_by_operation(asked, asked + interval '1 minute') as c
+    where c.parent_operation_id is not null
     group by 2, 3
 $$;
 
@@ -127,11 +128,10 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
         from _promscale.current_call_minute as m
         where m.minute >= (select w.first from whole_minutes as w) and m.minute < (select w.last from whole_minutes as w)
         union all
-        select parent.operation_id, child.operation_id, c.calls
+        select c.parent_operation_id, c.operation_id, c.calls
         from parts_of_minutes as p
-        cross join lateral _promscale.calls_by_origin(p.starts, p.ends) as c
-        inner join _promscale.origin as child on child.id = c.origin_id
-        inner join _promscale.origin as parent on parent.id = c.parent_origin_id
+        cross join lateral _promscale.calls_by_operation(p.starts, p.ends) as c
+        where c.parent_operation_id is not null
     )
     select c.caller_id, c.callee_id, sum(c.calls)::bigint
     from calls as c
@@ -185,20 +185,19 @@ begin
         having last_hash is null or count(*) = _promscale.kept_traces();
     end loop;
     with calls as materialized (
-        select * from _promscale.calls_by_origin(asked, ends)
+        select * from _promscale.calls_by_operation(asked, ends)
     ), missing as (
         insert into _promscale.missing_parent (trace_id, parent_span_id, minute)
         select distinct c.trace_id, c.parent_span_id, asked
         from calls as c
-        where c.parent_origin_id is null
+        where c.parent_operation_id is null
     ), call_minutes as (
         insert into _promscale.call_minute
         select
-            asked, parent.operation_id, child.operation_id,
+            asked, c.parent_operation_id, c.operation_id,
             sum(c.calls)::bigint, sum(c.errors)::bigint, sum(c.total_ms)
         from calls as c
-        inner join _promscale.origin as child on child.id = c.origin_id
-        inner join _promscale.origin as parent on parent.id = c.parent_origin_id
+        where c.parent_operation_id is not null
         group by 2, 3
     )
     insert into _promscale.minute (
@@ -293,5 +292,5 @@ begin
     group by hash;
 end $$;
 
-revoke execute on function _promscale.calls_by_origin from public;
-grant execute on function _promscale.calls_by_origin to prom_writer;
+revoke execute on function _promscale.calls_by_operation from public;
+grant execute on function _promscale.calls_by_operation to prom_writer;
