@@ -307,12 +307,12 @@ fn write_array(
     number: u32,
     write: impl Fn(&mut Vec<u8>, &[u8]) -> Result<(), Refused>,
 ) -> Result<(), Refused> {
-    write_list(out, [b'[', b']'], message, number, write)
+    write_list(out, [b'[', b']'], message, number, |out, item| write(out, item).map(|()| true)).map(drop)
 }
 
 /// Append the attributes in the field `number` of a message as a JSON object, in which keys may occur several times.
 fn write_attributes(out: &mut Vec<u8>, message: &[u8], number: u32) -> Result<(), Refused> {
-    write_list(out, [b'{', b'}'], message, number, |out, attribute| write_attribute(out, attribute).map(drop))
+    write_list(out, [b'{', b'}'], message, number, |out, item| write_attribute(out, item).map(|_| true)).map(drop)
 }
 
 /// The same without the attributes of a tag set. Returns how many these others are.
@@ -322,23 +322,11 @@ fn write_other_attributes(
     number: u32,
     matcher: &mut Matcher,
 ) -> Result<usize, Refused> {
-    let mut others = 0;
-    out.push(b'{');
-    for attribute in wire::repeated(message, number) {
-        let start = out.len();
-        if others > 0 {
-            out.push(b',');
-        }
+    write_list(out, [b'{', b'}'], message, number, |out, item| {
         let key_at = out.len();
-        let value_at = write_attribute(out, attribute)?;
-        if matcher.has(&out[key_at..value_at], &out[value_at..]) {
-            out.truncate(start);
-        } else {
-            others += 1;
-        }
-    }
-    out.push(b'}');
-    Ok(others)
+        let value_at = write_attribute(out, item)?;
+        Ok(!matcher.has(&out[key_at..value_at], &out[value_at..]))
+    })
 }
 
 /// Append an attribute as a member of a JSON object. Returns where its value begins.
@@ -348,20 +336,27 @@ fn write_attribute(out: &mut Vec<u8>, attribute: &[u8]) -> Result<usize, Refused
         .map_err(|_| Refused("an attribute is not a valid OTLP KeyValue (invalid UTF-8 or nested too deep)".to_owned()))
 }
 
+/// Append a JSON array or object of the items for which `write` returns true. Returns how many these are.
 fn write_list(
     out: &mut Vec<u8>,
     brackets: [u8; 2],
     message: &[u8],
     number: u32,
-    write: impl Fn(&mut Vec<u8>, &[u8]) -> Result<(), Refused>,
-) -> Result<(), Refused> {
+    mut write: impl FnMut(&mut Vec<u8>, &[u8]) -> Result<bool, Refused>,
+) -> Result<usize, Refused> {
+    let mut written = 0;
     out.push(brackets[0]);
-    for (index, item) in wire::repeated(message, number).enumerate() {
-        if index > 0 {
+    for item in wire::repeated(message, number) {
+        let start = out.len();
+        if written > 0 {
             out.push(b',');
         }
-        write(out, item)?;
+        if write(out, item)? {
+            written += 1;
+        } else {
+            out.truncate(start);
+        }
     }
     out.push(brackets[1]);
-    Ok(())
+    Ok(written)
 }
