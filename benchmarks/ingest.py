@@ -4,7 +4,7 @@ python -m benchmarks.ingest                                     starts a Postgre
 python -m benchmarks.ingest --endpoint ENDPOINT --dsn DSN       a running promscale with this database
 python -m benchmarks.ingest --endpoint ENDPOINT --jaeger URL    any running store with OTLP and Jaeger's HTTP API
 
-ENDPOINT is HOST:PORT of OTLP/gRPC, or the URL of OTLP/HTTP.
+ENDPOINT is HOST:PORT of OTLP/gRPC, or ADDRESS:PORT of several with commas between them, or the URL of OTLP/HTTP.
 """
 
 import argparse

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, LiteralString
+from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -42,28 +42,12 @@ SERVICE, OPERATION = "lower", "GET /"
 def fill(target: stores.Promscale, spans: int) -> None:
     """Store this number of spans, evenly distributed over the last hours, if there are fewer."""
     with psycopg.connect(target.dsn, autocommit=True) as connection:
-        if _one_value(connection, "select count(*) from span") >= spans:
+        if stores.one_value(connection, "select count(*) from span") >= spans:
             return
     exports = -(-spans // Replay(EXPORT_SPANS).spans)
     end, duration = time.time_ns(), HOURS * 3600 * 10**9
     print(f"Storing {spans:,} spans", flush=True)
     send(target.endpoint, EXPORT_SPANS, (end - duration + duration * number // exports for number in range(exports)))
-
-
-def settle(target: stores.Promscale) -> None:
-    """Wait until promscale has summarised all minutes and closed all old partitions."""
-    unfinished = """
-        select
-            (select count(*) from _promscale.touched_minute)
-            + (
-                select count(*) from _promscale.partition
-                where closed_at is null and ends_at < now() - interval '31 minutes'
-            )
-    """
-    with psycopg.connect(target.dsn, autocommit=True) as connection:
-        while _one_value(connection, unfinished):
-            time.sleep(1)
-        connection.execute("vacuum analyze")
 
 
 def sizes(dsn: str) -> Iterator[tuple[str, int, float, float, float]]:
@@ -93,7 +77,7 @@ def statements(dsn: str) -> Iterator[tuple[str, float, float]]:
     """Of each statement in queries/: its name, and the time that it takes for the last hour and for all hours."""
     executable = aiosql.from_path(queries.FOLDER, "psycopg", kwargs_only=True)
     with psycopg.connect(dsn, autocommit=True, prepare_threshold=None) as connection:
-        end = _one_value(connection, "select max(start_time) from span")
+        end = stores.one_value(connection, "select max(start_time) from span")
 
         def statement_ms(name: str, hours: int) -> float:
             values = {"time_from": end - timedelta(hours=hours), "time_to": end}
@@ -119,17 +103,12 @@ class Examples:
             "select percentile_cont(0.9999) within group (order by duration_ms) from span where start_time > %s"
         )
         with psycopg.connect(dsn) as connection:
-            end = _one_value(connection, "select max(start_time) from span")
+            end = stores.one_value(connection, "select max(start_time) from span")
             return cls(
                 end=end,
-                trace_id=_one_value(connection, trace, end - timedelta(minutes=30)),
-                long_ms=_one_value(connection, percentile, end - timedelta(minutes=5)),
+                trace_id=stores.one_value(connection, trace, end - timedelta(minutes=30)),
+                long_ms=stores.one_value(connection, percentile, end - timedelta(minutes=5)),
             )
-
-
-def _one_value(connection: psycopg.Connection, statement: LiteralString, *parameters: object) -> Any:
-    [(value,)] = connection.execute(statement, parameters)
-    return value
 
 
 class Reader:
@@ -230,7 +209,7 @@ def main() -> None:
     running = options.endpoint and contextlib.nullcontext(stores.Promscale.running(options.endpoint, options.dsn))
     with running or stores.own() as target:
         fill(target, options.spans)
-        settle(target)
+        target.wait_for_upkeep()
         print(f"{'partitions':<12}{'spans':>12}{'rows':>8}{'indexes':>9}{'OTLP':>6}  bytes per span")
         for state, spans, *parts in sizes(target.dsn):
             print(f"{state:<12}{spans:>12,}{parts[0]:>8.0f}{parts[1]:>9.0f}{parts[2]:>6.0f}  {sum(parts):.0f} in total")

@@ -48,7 +48,8 @@ class Sent:
 def send(endpoint: str, spans: int, times: Iterator[int]) -> Sent:
     """Send an export of about `spans` spans that end at each of the `times`, from several threads.
 
-    The endpoint is "host:port" of gRPC, or the URL of OTLP/HTTP. Raises grpc.RpcError, OSError and
+    The endpoint is "host:port" of gRPC, several "IPv4 address:port" with commas between them, each of which gets every
+    n-th export, or the URL of OTLP/HTTP. Raises grpc.RpcError, OSError and
     http.client.HTTPException when an export fails, RuntimeError when the store refuses spans.
     """
     replays = [Replay(spans) for _ in range(SENDERS)]
@@ -101,7 +102,8 @@ def exporter(endpoint: str) -> contextlib.AbstractContextManager[Exporter]:
 
 @contextlib.contextmanager
 def _grpc(endpoint: str) -> Iterator[Exporter]:
-    with grpc.insecure_channel(endpoint, options=[("grpc.max_send_message_length", -1)]) as channel:
+    options = [("grpc.max_send_message_length", -1), ("grpc.lb_policy_name", "round_robin")]
+    with grpc.insecure_channel(f"ipv4:{endpoint}" if "," in endpoint else endpoint, options=options) as channel:
         method: grpc.UnaryUnaryMultiCallable = channel.unary_unary(
             GRPC_METHOD, response_deserializer=ExportTraceServiceResponse.FromString
         )

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -55,7 +55,7 @@ class ReadBack:
 class Target(abc.ABC):
     """A trace store with OTLP.
 
-    `endpoint` is "host:port" of gRPC, or the URL of OTLP/HTTP. `processes` are those of its `parts` that are known on
+    `endpoint` is that of `senders.send`. `processes` are those of its `parts` that are known on
     this machine. The command `restart` starts it after a crash.
     """
 
@@ -102,34 +102,58 @@ class Promscale(Target):
         self.dsn = dsn  # of the database, for a superuser
 
     @classmethod
-    def running(cls, endpoint: str, dsn: str, restart: Sequence[str] = ()) -> "Promscale":
-        """One that is already running. Its processes are those that listen on the ports."""
+    def running(
+        cls, endpoint: str, dsn: str, restart: Sequence[str] = (), pids: Mapping[str, int] | None = None
+    ) -> "Promscale":
+        """One that is already running, or several. Their processes, also those of Citus's workers, are found by the
+        ports that they listen on, except for those in `pids`, by the names of the parts."""
+        addresses = [_address(each) for each in endpoint.split(",")]
         with psycopg.connect(dsn) as connection:
-            database_port = connection.info.port
-        store, database = processes.listening(_address(endpoint)[1]), processes.listening(database_port)
-        return cls(endpoint, dsn, {"store": store, "database": database}, restart)
+            ports = {"database": connection.info.port}
+            ports |= {_numbered("store", n, len(addresses)): port for n, (_, port) in enumerate(addresses, 1)}
+            ports |= {f"worker {n}": port for n, port in enumerate(worker_ports(connection), 1)}
+        parts = {name: processes.listening(port) for name, port in ports.items() if name not in (pids or {})}
+        parts |= {name: psutil.Process(pid) for name, pid in (pids or {}).items()}
+        return cls(endpoint, dsn, parts, restart)
 
     def sizes(self) -> dict[str, int]:
-        statement = """
-            select pg_database_size(current_database()), pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::int8
-        """
+        """Of the database and all of Citus's workers."""
+        statements = {
+            "database": "select pg_database_size(current_database())",
+            "write-ahead log": "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::int8",
+        }
         with psycopg.connect(self.dsn) as connection:
-            [(database, wal)] = connection.execute(statement)
-            return {"database": database, "write-ahead log": wal}
+            return {name: sum(on_nodes(connection, statement)) for name, statement in statements.items()}
 
     def settle(self) -> str:
         return ""
+
+    def wait_for_upkeep(self) -> None:
+        """Wait until all minutes are summarised and all old partitions closed."""
+        unfinished = """
+            select
+                (select count(*) from _promscale.touched_minute)
+                + (
+                    select count(*) from _promscale.partition
+                    where closed_at is null and ends_at < now() - interval '31 minutes'
+                )
+        """
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            while one_value(connection, unfinished):
+                time.sleep(1)
+            connection.execute("vacuum analyze")
 
     def read_back(self, traces: Mapping[bytes, int]) -> ReadBack:
         """All of the traces."""
         ids = [UUID(bytes=trace_id) for trace_id in traces]
         with psycopg.connect(self.dsn) as connection:
-            [(found,)] = connection.execute("select count(*) from ps_trace.span where trace_id = any(%s)", [ids])
+            found = one_value(connection, "select count(*) from ps_trace.span where trace_id = any(%s)", ids)
             return ReadBack(sum(traces.values()), found)
 
     def _answers(self) -> bool:
         try:
-            socket.create_connection(_address(self.endpoint), timeout=2).close()
+            for endpoint in self.endpoint.split(","):
+                socket.create_connection(_address(endpoint), timeout=2).close()
             psycopg.connect(self.dsn, connect_timeout=2).close()
         except (OSError, psycopg.OperationalError):
             return False
@@ -137,28 +161,30 @@ class Promscale(Target):
 
 
 class OwnPromscale(Promscale):
-    """A new PostgreSQL as in the local stack, with its data in `folder`, and a promscale."""
+    """A new PostgreSQL as in the local stack, with its data in `folder`, and a promscale, or several."""
 
-    def __init__(self, folder: Path, encoder: str | None) -> None:
+    def __init__(self, folder: Path, encoder: str | None, promscales: int) -> None:
         self._cluster = Cluster(folder / "postgres", free_port())
-        super().__init__(f"127.0.0.1:{free_port()}", self._cluster.superuser_uri, {})
-        self.web = f"127.0.0.1:{free_port()}"  # of metrics
+        endpoint = ",".join(f"127.0.0.1:{free_port()}" for _ in range(promscales))
+        super().__init__(endpoint, self._cluster.superuser_uri, {})
+        self._webs = [f"127.0.0.1:{free_port()}" for _ in range(promscales)]
+        self.web = self._webs[0]  # of metrics
         self._children: list[subprocess.Popen] = []
-        self._environment = os.environ | {
-            "PROMSCALE_DB_URI": self._cluster.uri,
-            "PROMSCALE_DISK_BUDGET": "0",
-            "PROMSCALE_TRACING_GRPC_SERVER_ADDRESS": self.endpoint,
-            "PROMSCALE_WEB_LISTEN_ADDRESS": self.web,
-        }
+        self._environment = os.environ | {"PROMSCALE_DB_URI": self._cluster.uri, "PROMSCALE_DISK_BUDGET": "0"}
         if encoder:
             self._environment["PROMSCALE_ENCODER"] = encoder
 
     def start(self) -> None:
         self._cluster.prepare()
         database = subprocess.Popen(self._cluster.server, cwd="/", **_SILENT, **as_account())
-        store = subprocess.Popen([sys.executable, "-m", "promscale"], env=self._environment, **_SILENT)
-        self._children = [database, store]
-        self.processes = {"store": psutil.Process(store.pid), "database": psutil.Process(database.pid)}
+        self._children = [database]
+        self.processes = {"database": psutil.Process(database.pid)}
+        for n, (grpc, web) in enumerate(zip(self.endpoint.split(","), self._webs, strict=True), 1):
+            addresses = {"PROMSCALE_TRACING_GRPC_SERVER_ADDRESS": grpc, "PROMSCALE_WEB_LISTEN_ADDRESS": web}
+            command, environment = [sys.executable, "-m", "promscale"], self._environment | addresses
+            store = subprocess.Popen(command, env=environment, **_SILENT)
+            self._children.append(store)
+            self.processes[_numbered("store", n, len(self._webs))] = psutil.Process(store.pid)
         wait_until(self._answers, "an answer of promscale")
 
     @property
@@ -178,7 +204,8 @@ class OwnPromscale(Promscale):
         if any(process.poll() is not None for process in self._children):
             raise RuntimeError("promscale or its database did not start")
         try:
-            urllib.request.urlopen(f"http://{self.web}/readyz", timeout=2).close()
+            for web in self._webs:
+                urllib.request.urlopen(f"http://{web}/readyz", timeout=2).close()
         except OSError:
             return False
         return True
@@ -258,15 +285,46 @@ class OtherStore(Target):
 
 
 @contextlib.contextmanager
-def own(encoder: str | None = None) -> Iterator[OwnPromscale]:
-    """A new PostgreSQL and a promscale, with this setting of PROMSCALE_ENCODER; both are deleted afterwards."""
+def own(encoder: str | None = None, promscales: int = 1) -> Iterator[OwnPromscale]:
+    """A new PostgreSQL and promscales, with this setting of PROMSCALE_ENCODER; all are deleted afterwards."""
     with tempfile.TemporaryDirectory() as folder:
-        store = OwnPromscale(Path(folder), encoder)
+        store = OwnPromscale(Path(folder), encoder, promscales)
         try:
             store.start()
             yield store
         finally:
             store.delete()
+
+
+def worker_ports(connection: psycopg.Connection) -> list[int]:
+    """The ports of Citus's workers. Empty without Citus."""
+    if not _has_citus(connection):
+        return []
+    nodes = "select nodeport from pg_dist_node where noderole = 'primary' and groupid <> 0 and isactive order by nodeid"
+    return [port for (port,) in connection.execute(nodes)]
+
+
+def one_value(connection: psycopg.Connection, statement: LiteralString, *parameters: object) -> Any:
+    """The only column of the statement's only row."""
+    [(value,)] = connection.execute(statement, parameters)
+    return value
+
+
+def on_nodes(connection: psycopg.Connection, statement: LiteralString) -> list[int]:
+    """The number that an SQL statement returns on the database's server, followed by those on Citus's workers."""
+    numbers = [int(number) for (number,) in connection.execute(statement)]
+    if _has_citus(connection):
+        workers = connection.execute("select result from run_command_on_workers(%s)", [statement])
+        numbers += [int(number) for (number,) in workers]
+    return numbers
+
+
+def _has_citus(connection: psycopg.Connection) -> bool:
+    return connection.execute("select from pg_extension where extname = 'citus'").fetchone() is not None
+
+
+def _numbered(name: str, number: int, count: int) -> str:
+    return name if count == 1 else f"{name} {number}"
 
 
 def _address(endpoint: str) -> tuple[str, int]:

@@ -48,6 +48,7 @@ def main() -> None:
     spans = int(sys.argv[1]) if len(sys.argv) > 1 else 1_500_000
     with stores.own() as target, tempfile.TemporaryDirectory() as folder:
         store_spans(target, spans)
+        target.wait_for_upkeep()
         print(f"{'':20}{'spans/s':>10}{'CPU':>12}{'PostgreSQL':>12}{'peak':>12}{'bytes/span':>12}")
         files = {}
         for file_format in FORMATS:

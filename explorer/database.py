@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,12 @@ class Database:
             timeout=CONNECT_SECONDS,
             open=True,
         )
+
+    @cached_property
+    def is_distributed(self) -> bool:
+        """Whether the spans are on the nodes of Citus. Raises psycopg.Error."""
+        with self._connection() as connection:
+            return bool(_queries.is_distributed(connection))
 
     def query(self, statement: str, values: Mapping[str, object]) -> QueryResult:
         """The result of the statement of queries/ with this name. Raises psycopg.Error."""

@@ -1,4 +1,5 @@
--- How a user's statement runs: in a transaction of its own, as a cursor, whose rows are returned as texts.
+-- How a user's statement runs, in a transaction of its own, as a cursor, whose rows are returned as texts; and whether
+-- the database is distributed.
 
 -- name: begin_reading(milliseconds)$
 -- PostgreSQL does not let a transaction become read-write after its first query:
@@ -12,3 +13,6 @@ fetch 0 from page;
 
 -- name: page(max_rows, max_bytes)
 select ps_trace.fetch_text('page', :max_rows, :max_bytes);
+
+-- name: is_distributed()$
+select ps_trace.is_distributed();

@@ -121,7 +121,7 @@ def _keys(
     matches = matching(selection)
     direction, comparison = ("asc", ">") if place.before else ("desc", "<")
     values = matches.parameters | {"most": most}
-    if order == "newest":
+    if order == "newest" and not database.is_distributed:
         statement, key_column = _STATEMENTS.newest.sql, "found.last_start"
         values |= {"first_start": selection.time_from, "last_start": selection.time_to - _MICROSECOND}
         values["attributes"] = attributes_of_times(attributes_of(selection))
@@ -130,7 +130,8 @@ def _keys(
             values |= {"key": key_time, "first_start" if place.before else "last_start": key_time}
     else:
         statement, key_column = _STATEMENTS.ranked.sql, "key"
-        statement = statement.replace("{measure}", getattr(_STATEMENTS, order).sql)
+        measure = "last_start" if order == "newest" else order
+        statement = statement.replace("{measure}", getattr(_STATEMENTS, measure).sql)
         values["key"] = place.key.value if place.key else None
     beyond = "true"
     if place.key:

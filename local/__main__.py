@@ -1,8 +1,11 @@
 """The tracing demo.
 
     ./run.sh                start it; return when every part is healthy and the first trace is in the database
-    ./run.sh docker | local | original
+    ./run.sh docker | local | citus | original
                             the same, with a stack of your choice
+    ./run.sh kubernetes [CONTEXT]
+                            the same in a Kubernetes cluster: that of kubectl's current context, if it is on this
+                            machine, or of another one that you name
     ./run.sh status         each part: running, healthy, since when; spans stored, disk use and budget
     ./run.sh logs [NAME]    follow the logs of all parts, or of one
     ./run.sh psql [ARGS]    psql on the trace database
@@ -28,7 +31,7 @@
     ./run.sh reset          stop it and delete the data
     ./run.sh test [ARGS]    run the tests (ARGS: pytest's)
     ./run.sh check [ARGS]   check style, types, SQL, shell scripts and spelling (ARGS: of `pre-commit run`)
-    ./run.sh bench [ingest | query | start | flags | transfer [ARGS]]
+    ./run.sh bench [ingest | query | start | flags | transfer | scale [ARGS]]
                             run the benchmarks, or one of them (ARGS: --help lists them)
     ./run.sh help           print this text
 
@@ -53,14 +56,15 @@ from typing import Protocol
 
 from faults.flags import CONTROLS, OFF
 from local import CHECKOUT, CommandError, compose, control, encoder, environment, exit_code, health, postgres, stack
+from local import kubernetes as kubernetes_stack
 from telemetry.services import FAULTS_PORT, POSTGRES_PORT, SERVICES
 
-BENCHMARKS = ("ingest", "query", "start", "flags", "transfer")
+BENCHMARKS = ("ingest", "query", "start", "flags", "transfer", "scale")
 CONNECTION = ["-h", "localhost", "-p", str(POSTGRES_PORT), "-d", "postgres", "-U", "postgres"]
 
 
 class Stack(Protocol):
-    """What the commands need of a stack: the module `stack`, or an object of `compose`."""
+    """What the commands need of a stack: the modules `stack` and `kubernetes`, or an object of `compose`."""
 
     @property
     def TITLE(self) -> str: ...
@@ -83,7 +87,10 @@ class Stack(Protocol):
 
 
 def available_stacks() -> list[Stack]:
-    return [stack] if compose.unavailable_reason() else [stack, compose.DOCKER, compose.ORIGINAL]
+    """The Kubernetes stack first, because the local one's data, which a reset deletes, has its context."""
+    clusters: list[Stack] = [kubernetes_stack] if kubernetes_stack.is_chosen() else []
+    containers: list[Stack] = [] if compose.unavailable_reason() else [*compose.STACKS]
+    return [*clusters, stack, *containers]
 
 
 def running_stacks() -> list[Stack]:
@@ -114,8 +121,17 @@ def docker() -> int:
     return start(compose.DOCKER)
 
 
+def citus() -> int:
+    return start(compose.CITUS)
+
+
 def original() -> int:
     return start(compose.ORIGINAL)
+
+
+def kubernetes(context: str | None = None) -> int:
+    kubernetes_stack.choose(context)
+    return start(kubernetes_stack)
 
 
 def start(chosen: Stack) -> int:
@@ -150,7 +166,7 @@ def status() -> int:
     states = chosen.states()
     print(f"{'part':<12}{'state':<22}{'since':<22}PID")
     for state in states:
-        words = "healthy" if state.healthy else "running, not healthy" if state.pid else "not running"
+        words = "healthy" if state.healthy else "running, not healthy" if state.since else "not running"
         since = f"{state.since:%Y-%m-%d %H:%M:%S}" if state.since else "-"
         print(f"{state.name:<12}{words:<22}{since:<22}{state.pid or '-'}")
     for state in states:
@@ -292,7 +308,9 @@ def print_help() -> int:
 COMMANDS: dict[str, Callable[..., int]] = {
     "local": local,
     "docker": docker,
+    "citus": citus,
     "original": original,
+    "kubernetes": kubernetes,
     "status": status,
     "logs": logs,
     "psql": psql,

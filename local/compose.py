@@ -1,4 +1,4 @@
-"""The stacks in containers, by Docker Compose: the full stack, and the one of the original images.
+"""The stacks in containers, by Docker Compose: the full stack, the same on Citus, and the one of the original images.
 
 The Compose files define the parts. This module starts, checks and stops them, with the same functions as `stack`.
 """
@@ -39,7 +39,7 @@ def unavailable_reason() -> str | None:
     try:
         engine = _docker("version", "--format", "{{.Server.Version}}", timeout=5)
         if engine.returncode:
-            return f"no Docker engine answers ({_last_line(engine)})"
+            return f"no Docker engine answers ({last_line(engine)})"
         compose = _docker("compose", "version", "--short", timeout=5)
     except subprocess.TimeoutExpired:
         return "the Docker engine does not answer within 5 s"
@@ -56,11 +56,11 @@ def unavailable_reason() -> str | None:
 
 @dataclass(frozen=True)
 class Compose:
-    """The stack of a Compose file."""
+    """The stack of a Compose file, or of several, of which each changes what the ones before it define."""
 
     TITLE: str
     PAGES: Mapping[str, int]  # name and port
-    file: str
+    files: tuple[str, ...]
     suffix: str  # of the project's name, so that each stack has volumes of its own
     UNIT: ClassVar = "containers"
 
@@ -145,18 +145,21 @@ class Compose:
 
     @property
     def _command(self) -> list[str]:
-        return ["docker", "compose", "--project-name", self._project, "--file", str(CHECKOUT / self.file)]
+        files = (argument for file in self.files for argument in ("--file", str(CHECKOUT / file)))
+        return ["docker", "compose", "--project-name", self._project, *files]
 
     def _compose(self, *arguments: str, action: str) -> str:
         """The output of a Compose command. Raises CommandError: the action failed, with the last line of the output."""
         finished = _docker(*self._command[1:], *arguments)
         if finished.returncode:
-            raise CommandError(f"{action} failed: {_last_line(finished)}")
+            raise CommandError(f"{action} failed: {last_line(finished)}")
         return finished.stdout
 
     def _config(self) -> dict[str, Any]:
         """The Compose file, with its variables substituted."""
-        config: dict[str, Any] = json.loads(self._compose("config", "--format", "json", action=f"reading {self.file}"))
+        config: dict[str, Any] = json.loads(
+            self._compose("config", "--format", "json", action=f"reading {self.files[-1]}")
+        )
         return config
 
     def _containers(self) -> dict[str, Container]:
@@ -192,7 +195,7 @@ class Compose:
         return container is not None and container["RestartCount"] > MAX_RESTARTS
 
     def _last_log_line(self, name: str) -> str:
-        return _last_line(_docker(*self._command[1:], "logs", "--no-log-prefix", "--tail", "1", name))
+        return last_line(_docker(*self._command[1:], "logs", "--no-log-prefix", "--tail", "1", name))
 
     def _check_ports(self, config: dict[str, Any]) -> None:
         running = {name for name, container in self._containers().items() if container["State"]["Running"]}
@@ -217,15 +220,18 @@ class Compose:
                 pull = _docker("pull", "--quiet", image)
                 if pull.returncode:
                     raise CommandError(
-                        f"the image {image} is not on this machine and cannot be fetched: {_last_line(pull)};"
+                        f"the image {image} is not on this machine and cannot be fetched: {last_line(pull)};"
                         " correct this, or use ./run.sh local, which needs no images"
                     )
         print("Building the demo's own image from what has changed", flush=True)
         self._compose("build", "--quiet", action="building the image")
 
 
-DOCKER = Compose("full stack", PAGES | {"explorer": BESIDE["dashboards"]}, "docker-compose.yaml", "")
-ORIGINAL = Compose("original stack", PAGES, "docker-compose.original.yaml", "-original")
+_PAGES = PAGES | {"explorer": BESIDE["dashboards"]}
+DOCKER = Compose("full stack", _PAGES, ("docker-compose.yaml",), "")
+CITUS = Compose("Citus stack", _PAGES, ("docker-compose.yaml", "docker-compose.citus.yaml"), "-citus")
+ORIGINAL = Compose("original stack", PAGES, ("docker-compose.original.yaml",), "-original")
+STACKS = (DOCKER, CITUS, ORIGINAL)
 
 
 def _docker(*arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
@@ -235,7 +241,8 @@ def _docker(*arguments: str, timeout: float | None = None) -> subprocess.Complet
     )
 
 
-def _last_line(finished: subprocess.CompletedProcess[str]) -> str:
+def last_line(finished: subprocess.CompletedProcess[str]) -> str:
+    """The last line that a program has printed."""
     lines = (finished.stdout + finished.stderr).strip().splitlines()
     return lines[-1].strip() if lines else f"exit code {finished.returncode}, without any output"
 

@@ -30,7 +30,7 @@ QUEUE_ON_DISK = "a span that it acknowledged is in its queue, on disk"
 
 @dataclass(frozen=True)
 class State:
-    """The state of a part. `pid` and `since` are None if it does not run."""
+    """The state of a part. `since` is None if it does not run, and `pid` also if it runs elsewhere."""
 
     name: str
     pid: int | None

@@ -9,9 +9,11 @@ import multiprocessing
 import os
 import queue
 import threading
+from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
+from multiprocessing.connection import Connection
 from typing import Protocol
 
 from promscale import memory, metrics, otlp
@@ -137,10 +139,7 @@ class PythonEncoder:
                     break
         finally:
             self._idle.put(worker)
-        raise otlp.MalformedRequest(
-            f"encoding its {len(request):,} bytes takes more than {PROCESS_BYTES // 2**20} MiB of memory: "
-            "send fewer spans at once"
-        )
+        raise _takes_too_much_memory(request)
 
     def close(self) -> None:
         for _ in range(CONCURRENCY):
@@ -149,6 +148,54 @@ class PythonEncoder:
 
 
 ENCODERS = (PythonEncoder.name, RustEncoder.name)
+
+
+# Large requests are read one at a time, so that their workers do not take memory together.
+_reading_large = threading.Lock()
+
+
+def read_exports(request: bytes) -> Generator[otlp.Export, None, None]:
+    """The same as otlp.read_exports, but a large request is read in a worker process with a memory limit, which ends
+    when the generator is closed.
+
+    Raises otlp.MalformedRequest, also for a request that takes too much memory, and EOFError if the worker is killed.
+    """
+    if len(request) < LARGE_REQUEST_BYTES:
+        yield from otlp.read_exports(request)
+        return
+    context = multiprocessing.get_context("spawn")
+    with _reading_large:
+        exports, sender = context.Pipe(duplex=False)
+        worker = context.Process(target=_send_exports, args=(sender, request), daemon=True)
+        worker.start()
+        sender.close()
+        try:
+            while received := exports.recv():
+                if isinstance(received, MemoryError):
+                    raise _takes_too_much_memory(request)
+                yield received
+        finally:
+            exports.close()
+            worker.kill()
+            worker.join()
+
+
+def _send_exports(exports: Connection, request: bytes) -> None:
+    _prepare_worker()
+    try:
+        for export in otlp.read_exports(request):
+            exports.send(export)
+    except MemoryError as error:
+        exports.send(error)
+    else:
+        exports.send(None)
+
+
+def _takes_too_much_memory(request: bytes) -> otlp.MalformedRequest:
+    return otlp.MalformedRequest(
+        f"encoding its {len(request):,} bytes takes more than {PROCESS_BYTES // 2**20} MiB of memory: "
+        "send fewer spans at once"
+    )
 
 
 def _start() -> ProcessPoolExecutor:

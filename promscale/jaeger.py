@@ -8,6 +8,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib import resources
 from typing import Any, LiteralString, NamedTuple, TypeVar
 from uuid import UUID
@@ -49,11 +50,14 @@ FIELDS_AS_ATTRIBUTES = (
 UINT64_MAX = 2**64 - 1
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = datetime(2600, 1, 1, tzinfo=UTC)  # OTLP's times, nanoseconds since 1970 in 64 bits, end before
 _RESOLUTION = timedelta(microseconds=1)
+_WINDOWS = 12  # almost three days
 # protobuf's limits of a Timestamp, 0001-01-01 and 9999-12-31; the first is also Go's zero time, which means "not set".
 _MIN_SECONDS, _MAX_SECONDS = -62_135_596_800, 253_402_300_799
 _MAX_DURATION_SECONDS = 315_576_000_000  # protobuf's limit of a Duration: 10,000 years
 
+_TimeRange = tuple[datetime, datetime]  # with both ends
 _Request = TypeVar("_Request", bound=Message)
 _Query = TypeVar("_Query")
 _SearchRequest = messages.FindTracesRequest | messages.FindTraceIDsRequest | messages.FindTraceSummariesRequest
@@ -411,28 +415,51 @@ def _find(connection: psycopg.Connection, search: Search) -> list[UUID]:
         origin_ids = [origin_id for (origin_id,) in _queries.origin_ids(connection, **names)]
     times = _times_to_search(connection, search, origin_ids)
     conditions = [sql.SQL(HAS_ATTRIBUTE).format(**attribute.parameters()) for attribute in search.attributes]
-    statement = sql.SQL(_queries.matching_spans.sql).format(
-        starts=[start for start, _ in times],
-        ends=[end for _, end in times],
+    spans = partial(
+        sql.SQL(_queries.matching_spans.sql).format,
         duration_min=search.duration_min or "-infinity",
         duration_max=search.duration_max or "infinity",
         origin_ids=origin_ids,
         conditions=sql.SQL(" and ").join(conditions) if conditions else sql.SQL("true"),
     )
+    if not times:
+        return []
+    if _queries.is_distributed(connection):
+        statement, parts = _queries.newest_matching_traces.sql, _windows(times)
+    else:
+        statement, parts = _queries.matching_traces.sql, iter([times])
     trace_ids: dict[UUID, None] = {}
-    # For a cursor, PostgreSQL chooses a plan that returns the first rows early; the loop stops when it has enough.
-    for trace_id in _rows(connection, statement, FETCH_ROWS) if times else ():
-        trace_ids[trace_id] = None
-        if len(trace_ids) == search.depth:
-            break
+    for part in parts:
+        matching = spans(starts=[start for start, _ in part], ends=[end for _, end in part])
+        # For a cursor, PostgreSQL chooses a plan that returns the first rows early; the loop stops when it has enough.
+        for trace_id in _rows(connection, sql.SQL(statement).format(spans=matching, depth=search.depth), FETCH_ROWS):
+            trace_ids[trace_id] = None
+            if len(trace_ids) == search.depth:
+                return list(trace_ids)
     return list(trace_ids)
 
 
-def _times_to_search(
-    connection: psycopg.Connection, search: Search, origin_ids: list[int] | None
-) -> list[tuple[datetime | str, datetime | str]]:
+def _windows(times: list[_TimeRange]) -> Iterator[list[_TimeRange]]:
+    """The same times in parts, the latest first: the last minute, the two minutes before, the four before, and so on.
+
+    Citus reads all of a part to find its newest spans, so a search for frequent ones should end after the first.
+    """
+    latest = times[0][1]
+    for n in range(_WINDOWS):
+        since = latest - timedelta(minutes=2 ** (n + 1) - 1)
+        window = [(max(start, since), end) for start, end in times if end >= since]
+        times = [(start, min(end, since - _RESOLUTION)) for start, end in times if start < since]
+        if window:
+            yield window
+    if times:
+        yield times
+
+
+def _times_to_search(connection: psycopg.Connection, search: Search, origin_ids: list[int] | None) -> list[_TimeRange]:
     """The parts of the search's time range that may have matching spans, both ends included, the latest first."""
-    first, last = search.start_time_min or "-infinity", search.start_time_max or "infinity"
+    first, last = max(search.start_time_min or _EPOCH, _EPOCH), search.start_time_max or _LATEST
+    if first > last:
+        return []
     attributes = attributes_of_times(search.attributes)
     if origin_ids is None and search.duration_min is None and not attributes.obj:
         return [(first, last)]
@@ -444,7 +471,7 @@ def _times_to_search(
         duration_min=search.duration_min,
         attributes=attributes,
     )
-    times: list[tuple[datetime | str, datetime | str]] = []
+    times: list[_TimeRange] = []
     for start, end in candidates:
         if times and times[-1][0] == end + _RESOLUTION:
             times[-1] = start, times[-1][1]

@@ -1,6 +1,6 @@
 """The Prometheus metrics of /metrics."""
 
-from prometheus_client import Counter, Histogram, Info
+from prometheus_client import Counter, Gauge, Histogram, Info
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -14,5 +14,6 @@ refused_spans = Counter("promscale_refused_spans", "Spans refused; the log has t
 commit_seconds = Histogram(
     "promscale_commit_duration_seconds", "Duration of one transaction that stores spans.", buckets=_SECONDS
 )
+upkeep = Gauge("promscale_upkeep", "1 if this promscale does the upkeep of the database, which one of all does.")
 encoder = Info("promscale_encoder", "The encoder in use: python or rust.")
 encoder_panics = Counter("promscale_encoder_panics", "Exports that made the encoder panic; the log has the reasons.")

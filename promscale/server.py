@@ -22,6 +22,10 @@ TRACE_SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
 MAX_RECEIVED_BYTES = MAX_REQUEST_BYTES + 8 * 2**20
 # How long a sender may take to transmit its request, for which memory is reserved meanwhile.
 RECEIVE_SECONDS = 10
+# A client that resolves a name to several promscales learns of new ones when it connects again
+# (https://github.com/grpc/grpc/issues/12295), and one behind a balancer of connections gets to another promscale only
+# then. Running calls end on the old connection.
+CONNECTION_SECONDS = 60
 # Threads: 32 for exports, besides those for Jaeger's calls.
 HANDLERS = 32 + MAX_CALLS
 # Concurrent calls, most of which wait for a thread; gRPC buffers the first 64 KiB of each.
@@ -42,6 +46,7 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
                 ("grpc.so_reuseport", 0),
+                ("grpc.max_connection_age_ms", 1000 * CONNECTION_SECONDS),
                 ("grpc.http2.bdp_probe", 0),  # the probe makes gRPC buffer more of a request before it is read
             ],
             maximum_concurrent_rpcs=MAX_WAITING_CALLS,

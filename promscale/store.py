@@ -30,7 +30,7 @@ from psycopg.conninfo import conninfo_to_dict
 from promscale import copying, metrics, otlp
 from promscale import wire_pb2 as wire
 from promscale.database import conninfo, deadline
-from promscale.encoders import Encoder, chosen_encoder
+from promscale.encoders import Encoder, chosen_encoder, read_exports
 from promscale.upgrade import upgrade
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ MAX_TAG_SETS = 4096
 MAX_TAG_SET_BYTES = 4096
 # Retries after a concurrent writer stored the same spans between the lookup and the COPY.
 MAX_RACES = 3
+# How long no partitions are created after a lock timeout.
+PARTITION_RETRY_SECONDS = 30
 # A lasting error is logged once per this time; a full disk is taken to be full for this time.
 REPORT_SECONDS = 60
 # How long a result of `Store.check` is valid, and how long the database may take for it.
@@ -64,6 +66,9 @@ _queries = aiosql.from_str((_SQL / "store.sql").read_text(), "psycopg")
 
 # PostgreSQL's errors for values that it cannot store; a retry would fail as well (poison messages).
 _UNSTORABLE = (errors.DataError, errors.IntegrityError, errors.ProgramLimitExceeded, errors.StatementTooComplex)
+# What may be the error of a duplicate. Citus reports any error of COPY on a worker without its SQLSTATE: the function
+# ReportCopyError in https://github.com/citusdata/citus/blob/v14.0.1/src/backend/distributed/commands/multi_copy.c
+_MAYBE_DUPLICATE = (errors.UniqueViolation, errors.InternalError_)
 
 
 class StoreUnavailable(Exception):
@@ -142,6 +147,8 @@ class Store:
         self._held_bytes = 0
         self._closing = False
         self._known = _Known()
+        self._missing_hours: set[int] = set()  # hours since 1970 whose partitions are to be created
+        self._create_from = -math.inf  # in monotonic time
         self._loading = threading.Lock()
         self._tag_sets_version = 0
         self._reported: dict[type, float] = {}
@@ -221,14 +228,20 @@ class Store:
 
     def _rehearse(self) -> None:
         """Write a span as an export does, then roll back. Raises StoreUnavailable."""
-        now = time.time_ns()
+        # A new origin each time: with one that others write too, this would wait for their transactions to end.
+        unique, now = os.urandom(8), time.time_ns()
         span = wire.Span(
-            trace_id=os.urandom(16), span_id=os.urandom(8), start_time_unix_nano=now, end_time_unix_nano=now
+            trace_id=os.urandom(16),
+            span_id=unique,
+            name=unique.hex().encode(),
+            start_time_unix_nano=now,
+            end_time_unix_nano=now,
         ).SerializeToString()
-        rows, _ = self.encoder.encode(otlp.traces_data({otlp.Source(): [span]}))
+        envelope = otlp.Envelope(schema_url=unique.hex().encode())
+        rows, _ = self.encoder.encode(otlp.traces_data({otlp.Source(envelope, envelope): [span]}))
         with (
             self._unavailable_on_error(),
-            self._connect() as connection,
+            self._connect(application_name="promscale-readiness") as connection,
             deadline(connection, CHECK_TIMEOUT_SECONDS),
             connection.transaction(force_rollback=True),
         ):
@@ -348,23 +361,42 @@ class Store:
             for rows in group_rows:
                 origins |= rows.origins
             self._commit(connection, origins, lambda: group_rows)
-        except (_NeedsSlowPath, *_UNSTORABLE):
+        except (_NeedsSlowPath, *_MAYBE_DUPLICATE, *_UNSTORABLE):
             for pending in group:
-                for export in otlp.read_exports(pending.request):
-                    self._commit_new(connection, pending.refusals, export, export.spans)
-                pending.committed.set_result(None)
+                self._commit_slowly(connection, pending)
         else:
             for pending in group:
                 pending.committed.set_result(None)
 
     def _create_partitions(self, connection: psycopg.Connection, group: list[otlp.Rows]) -> None:
-        """Create the missing partitions for these rows. Spans of future hours go into the default partition."""
+        """Create the missing partitions for these rows. Spans of future hours go into the default partition. While a
+        long transaction, such as that of a backup, reads this partition, spans do not wait but go there as well."""
         known = self._known
         hours = {minute // _HOUR_MINUTES for rows in group for minute in rows.minutes} - known.hours
-        if past_hours := [hour for hour in hours if hour <= time.time() // 3600]:
-            for hour in sorted(past_hours, reverse=True):
-                _queries.create_partition(connection, hour=hour)
-            self._known = known._replace(hours=_remember(known.hours, past_hours))
+        if len(self._missing_hours) < MAX_KNOWN:
+            self._missing_hours.update(hour for hour in hours if hour <= time.time() // 3600)
+        if self._missing_hours and time.monotonic() >= self._create_from:
+            missing = sorted(self._missing_hours, reverse=True)
+            try:
+                for hour in missing:
+                    _queries.create_partition(connection, hour=hour)
+            except errors.LockNotAvailable:
+                self._create_from = time.monotonic() + PARTITION_RETRY_SECONDS
+                log.info("Lock timeout: the default partition is in use, new partitions are postponed")
+            else:
+                self._missing_hours.difference_update(missing)
+                self._known = known._replace(hours=_remember(known.hours, missing))
+
+    def _commit_slowly(self, connection: psycopg.Connection, pending: _Pending) -> None:
+        """The slow path: for retries, for late spans, and to find the poison message in an export."""
+        try:
+            with contextlib.closing(read_exports(pending.request)) as exports:
+                for export in exports:
+                    self._commit_new(connection, pending.refusals, export, export.spans)
+        except otlp.MalformedRequest as error:
+            pending.committed.set_exception(error)
+        else:
+            pending.committed.set_result(None)
 
     def _commit_new(
         self,
@@ -374,10 +406,8 @@ class Store:
         spans: list[otlp.Span],
         races: int = 0,
     ) -> None:
-        """Store the spans that are not stored yet; spans that PostgreSQL rejects are added to the refusals.
-
-        The slow path: for retries, for late spans, and to find the poison message in an export by bisection.
-        """
+        """Store the spans that are not stored yet; spans that PostgreSQL rejects, which bisection finds, are added to
+        the refusals."""
 
         def new_spans() -> list[otlp.Rows]:
             _queries.lock_late_spans(connection)
@@ -389,10 +419,12 @@ class Store:
 
         try:
             stored = self._commit(connection, export.origins, new_spans, late=True)
-        except (errors.UniqueViolation, *_UNSTORABLE) as error:
+        except (*_MAYBE_DUPLICATE, *_UNSTORABLE) as error:
             # Another promscale stored some of the spans after `new_spans` looked for them: look again.
-            if isinstance(error, errors.UniqueViolation) and races < MAX_RACES:
+            if isinstance(error, _MAYBE_DUPLICATE) and races < MAX_RACES:
                 self._commit_new(connection, refusals, export, spans, races + 1)
+            elif isinstance(error, errors.InternalError_):
+                raise
             elif len(spans) == 1:
                 refusals.add(otlp.refusal(spans[0].raw, f"PostgreSQL: {error.diag.message_primary}"))
             else:

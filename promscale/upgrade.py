@@ -17,10 +17,11 @@ def upgrade(connection: psycopg.Connection) -> Iterator[tuple[int, int]]:
     """Copy the spans that are not copied yet, on a connection in autocommit mode. After each hour, yields the number of
     copied spans and of all spans. Raises psycopg.Error.
     """
-    if not _queries.is_needed(connection):
-        return
     with connection.transaction():
+        # Several promscales may start on one database at the same time.
         _queries.lock(connection)
+        if not _queries.is_needed(connection):
+            return
         _queries.prepare(connection)
     while progress := _copy_hour(connection):
         yield progress
@@ -28,7 +29,6 @@ def upgrade(connection: psycopg.Connection) -> Iterator[tuple[int, int]]:
 
 def _copy_hour(connection: psycopg.Connection) -> tuple[int, int] | None:
     with connection.transaction():
-        # Several promscales may start on one database at the same time.
         _queries.lock(connection)
         if not _queries.is_needed(connection):
             return None

@@ -12,6 +12,7 @@ import aiosql
 import psycopg
 from psycopg import errors
 
+from promscale import metrics
 from promscale.closing import close_partition
 from promscale.database import conninfo
 from promscale.store import StoreUnavailable
@@ -66,11 +67,14 @@ class Upkeep:
     def close(self) -> None:
         if self._connection:
             self._connection.close()
+        metrics.upkeep.set(0)
 
     def turn(self) -> None:
         """Do the upkeep that is due, unless another promscale holds the lock for it."""
         with self._connected() as connection:
-            if not _queries.try_lock(connection):
+            holds_lock = _queries.try_lock(connection)
+            metrics.upkeep.set(holds_lock)
+            if not holds_lock:
                 return
         self.create_partitions()
         summarised = self.summarise()
@@ -111,6 +115,11 @@ class Upkeep:
         due: list[tuple[datetime, list[int]]] = []
         with self._connected() as connection:
             due = list(_queries.due_minutes(connection, quiet_seconds=quiet_seconds, limit=MINUTES_PER_TURN))
+            if due and not _queries.is_settled(connection):
+                log.info(
+                    "Spans are in doubt after a failure of a worker, summaries are postponed until it is recovered"
+                )
+                return 0
             for minute, touched_ids in due:
                 with connection.transaction():
                     hashes = [value for (value,) in _queries.attribute_hashes(connection, minute=minute)]

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from unittest import SkipTest
 JAEGER = "github.com/jaegertracing/jaeger", "v1.76.0"
 BUILDER = "go.opentelemetry.io/collector/cmd/builder", "v0.159.0"
 MANIFEST = Path(__file__).parent / "compose" / "otelcol.yaml"
+KUBERNETES = Path(__file__).parent / "kubernetes" / "programs"
 # Jaeger without optimizations takes two thirds of the processor time to build, and any tests less than that to run.
 GOFLAGS = "-trimpath '-gcflags=all=-N -l'"
 ENCODER_FUZZ = Path(__file__).parent.parent / "promscale" / "encoder" / "fuzz"
@@ -44,6 +46,17 @@ def otelcol() -> Path:
     """The OpenTelemetry Collector with the components that collector/config.yaml uses."""
     manifest = hashlib.sha256(MANIFEST.read_bytes()).hexdigest()[:12]
     return _cached(f"otelcol-{BUILDER[1]}-{manifest}", _build_otelcol) / "otelcol"
+
+
+def kubectl() -> Path:
+    """kubectl, which has Kustomize in it: the one on the PATH, or else one that is built."""
+    present = shutil.which("kubectl")
+    return Path(present) if present else _of_kubernetes("kubectl") / "kubectl"
+
+
+def control_plane() -> Path:
+    """A folder with etcd, kube-apiserver and kube-controller-manager."""
+    return _of_kubernetes("etcd", "kube-apiserver", "kube-controller-manager")
 
 
 def encoder_fuzz_target() -> Path:
@@ -122,6 +135,20 @@ def _build_otelcol(folder: Path) -> None:
     _checked("run", "@".join(BUILDER), f"--config={manifest}", "--skip-strict-versioning", cwd=folder)
 
 
+def _of_kubernetes(*programs: str) -> Path:
+    """A folder with these programs of tests/kubernetes/programs."""
+    module = (KUBERNETES / "go.mod").read_text()
+    [version] = re.findall(r"k8s.io/kubernetes (v\S+)", module)
+
+    def build(folder: Path) -> None:
+        shutil.copytree(KUBERNETES, folder / "sources")
+        _checked("mod", "tidy", cwd=folder / "sources")
+        packages = [f"./{program}" for program in programs]
+        _checked("build", "-ldflags=-s -w", "-o", f"{folder}/", *packages, cwd=folder / "sources")
+
+    return _cached(f"{programs[-1]}-{version}", build)
+
+
 def _install_grafana_data(folder: Path) -> None:
     shutil.copy(PACKAGES, folder)
     options = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock")
@@ -145,4 +172,6 @@ def _checked(*arguments: str, cwd: Path) -> str:
 if __name__ == "__main__":
     jaeger()
     otelcol()
+    kubectl()
     encoder_fuzz_target()
+    control_plane()

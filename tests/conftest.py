@@ -17,15 +17,16 @@ REPORTS = {
     "spans counted while parts were killed": exporter.counts,
     "attacks and their outcomes": outcomes.lines,
 }
-# These use the demo's own ports, and so run one after the other.
-FIXED_PORTS = ("tests/compose/", "tests/stack/", "tests/store/test_jaeger_suite.py")
+# The tests that use the demo's own ports run one after the other. So do those in a browser: Chromium gives up its
+# requests, even those to loopback, when a container's network comes or goes (net::ERR_NETWORK_CHANGED).
+SERIAL = ("tests/browser/", "tests/compose/", "tests/kubernetes/", "tests/stack/", "tests/store/test_jaeger_suite.py")
 
 
 class Scheduling(LoadScopeScheduling):
-    """Each file runs in one of pytest-xdist's processes, and all that use the demo's own ports in the same one."""
+    """Each file runs in one of pytest-xdist's processes, and all serial tests in the same one."""
 
     def _split_scope(self, nodeid):
-        return "fixed ports" if nodeid.startswith(FIXED_PORTS) else nodeid.split("::")[0]
+        return "serial" if nodeid.startswith(SERIAL) else nodeid.split("::")[0]
 
 
 def pytest_addoption(parser):

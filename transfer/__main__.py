@@ -89,6 +89,11 @@ def _import(options: argparse.Namespace) -> int:
         print(f"Skipped {path}, which has no spans: it is the table of the faults of an export")
     old = done.read - done.new - done.refusals.count
     print(f"Imported {done.read:,} spans: {done.new:,} new, {old:,} stored already, {done.refusals.count:,} refused")
+    if done.expired:
+        print(
+            f"{done.expired:,} of them are older than the retention period, and promscale drops them: to keep them,"
+            " call ps_trace.set_trace_retention_period, and repeat the import"
+        )
     if done.refusals.count:
         raise TransferError(f"promscale refused {done.refusals.count:,} spans: {done.refusals}")
     return 0

@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, NamedTuple
 from uuid import UUID
@@ -37,7 +38,8 @@ _RETRIED = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
 
 
 class Imported(NamedTuple):
-    """Numbers of spans: in the files; of these, stored for the first time; and refused, with the first reasons.
+    """Numbers of spans: in the files; of these, stored for the first time; refused, with the first reasons; and older
+    than the retention period, so that promscale stores and then drops them.
 
     `skipped` are the files of an export that have no spans.
     """
@@ -45,6 +47,7 @@ class Imported(NamedTuple):
     read: int
     new: int
     refusals: Refusals
+    expired: int
     skipped: list[Path]
 
 
@@ -69,15 +72,17 @@ def import_files(paths: Sequence[Path], endpoint: str, database_uri: str) -> Imp
             progress_bar(read, f"import to {endpoint}") as progress,
         ):
             sender = _Sender(channel, endpoint)
-            new, refusals = 0, Refusals()
+            [(kept_from,)] = database.execute(STATEMENTS.kept_from.sql).fetchall()
+            new, refusals, expired = 0, Refusals(), 0
             for request in otlp.requests(_spooled(spool), REQUEST_BYTES):
-                spans, trace_ids = _contents(request)
-                stored_before = _stored(database, trace_ids)
-                refused = sender.send(request)
-                new += _stored(database, trace_ids) - stored_before
-                refusals.extend(refused)
-                progress.update(spans)
-    return Imported(read, new, refusals, skipped)
+                spans = _spans(request)
+                identities = _Identities.of(spans)
+                stored_before = identities.stored(database)
+                refusals.extend(sender.send(request))
+                new += identities.stored(database) - stored_before
+                expired += sum(start < kept_from for start in identities.starts)
+                progress.update(len(spans))
+    return Imported(read, new, refusals, expired, skipped)
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -104,25 +109,44 @@ def _spooled(spool: IO[bytes]) -> Iterator[bytes]:
         yield spool.read(*LENGTH.unpack(head))
 
 
-def _contents(request: bytes) -> tuple[int, set[UUID]]:
-    """The number of spans of a request, and the ids of their traces, but for spans that promscale will refuse."""
-    spans, trace_ids = 0, set()
-    for scope_spans in scopes(wire.TracesData.FromString(request)):
-        for raw in scope_spans.spans:
-            spans += 1
+def _spans(request: bytes) -> list[bytes]:
+    return [span for scope_spans in scopes(wire.TracesData.FromString(request)) for span in scope_spans.spans]
+
+
+class _Identities(NamedTuple):
+    """What finds the spans of a request in the store: the ids of their traces, and the times between which they start.
+    Spans that promscale will refuse are left out."""
+
+    trace_ids: set[UUID]
+    starts: list[int]  # in nanoseconds since 1970
+
+    @classmethod
+    def of(cls, spans: Iterable[bytes]) -> "_Identities":
+        found = cls(set(), [])
+        for raw in spans:
             try:
-                trace_id = wire.Span.FromString(raw).trace_id
+                span = wire.Span.FromString(raw)
             except DecodeError:
                 continue
-            if len(trace_id) == 16:
-                trace_ids.add(UUID(bytes=trace_id))
-    return spans, trace_ids
+            if len(span.trace_id) == 16:
+                found.trace_ids.add(UUID(bytes=span.trace_id))
+                found.starts.append(span.start_time_unix_nano)
+        return found
+
+    def stored(self, database: psycopg.Connection) -> int:
+        """The number of spans in the store, of these traces and in this time: it makes PostgreSQL read few
+        partitions."""
+        if not self.starts:
+            return 0
+        statement = sql.SQL(STATEMENTS.stored_spans.sql).format(
+            trace_ids=list(self.trace_ids), first=_time(min(self.starts)), last=_time(max(self.starts) + 1000)
+        )
+        [(spans,)] = database.execute(statement).fetchall()
+        return int(spans)
 
 
-def _stored(database: psycopg.Connection, trace_ids: Iterable[UUID]) -> int:
-    statement = sql.SQL(STATEMENTS.stored_spans.sql).format(trace_ids=list(trace_ids))
-    [(spans,)] = database.execute(statement).fetchall()
-    return int(spans)
+def _time(nanoseconds: int) -> datetime:
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=nanoseconds // 1000)
 
 
 class _Sender:

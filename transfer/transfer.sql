@@ -142,5 +142,11 @@ from ps_trace.span
 where trace_id in ({traces})
 
 -- name: stored_spans#
--- The number of stored spans of these traces.
-select count(*) from ps_trace.jaeger_span where trace_id = any({trace_ids})
+-- The number of stored spans of these traces that start in a time.
+select count(*)
+from ps_trace.jaeger_span
+where trace_id = any({trace_ids}) and start_time between {first} and {last}
+
+-- name: kept_from#
+-- The time, in nanoseconds since 1970, before which promscale drops spans.
+select 1000000000 * (extract(epoch from now()) - extract(epoch from ps_trace.get_trace_retention_period()))

@@ -59,26 +59,26 @@ order by number
 -- name: trace_spans#
 -- The spans of these traces, of each at most so many. A span may start up to half an hour outside of the time range.
 select
-    replace(cast(span.trace_id as text), '-', '') as trace_id,
-    span.span_id,
-    span.parent_span_id,
-    span.service_name,
-    span.span_name,
-    cast(extract(epoch from span.start_time) * 1000000 as bigint) as start_micros,
-    span.duration_ms,
-    span.status_code = 'error' as failed,
-    cast(span.span_tags as text) as span_tags,
-    cast(span.resource_tags as text) as resource_tags
-from unnest(cast(:trace_ids as uuid[])) as traces (id)
-cross join lateral (
-    select *
+    replace(cast(trace_id as text), '-', '') as trace_id,
+    span_id,
+    parent_span_id,
+    service_name,
+    span_name,
+    cast(extract(epoch from start_time) * 1000000 as bigint) as start_micros,
+    duration_ms,
+    status_code = 'error' as failed,
+    cast(span_tags as text) as span_tags,
+    cast(resource_tags as text) as resource_tags
+from (
+    select
+        *,
+        row_number() over (partition by trace_id order by start_time) as number
     from span
-    where span.trace_id = traces.id
-        and span.start_time >= cast(:time_from as timestamptz) - interval '30 minutes'
-        and span.start_time < cast(:time_to as timestamptz) + interval '30 minutes'
-    order by span.start_time
-    limit :most
-) as span
+    where trace_id = any(cast(:trace_ids as uuid[]))
+        and start_time >= cast(:time_from as timestamptz) - interval '30 minutes'
+        and start_time < cast(:time_to as timestamptz) + interval '30 minutes'
+) as numbered
+where number <= :most
 
 -- name: slow#
 -- The duration that one in ten spans of an operation exceeds.

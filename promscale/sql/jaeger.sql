@@ -45,20 +45,31 @@ from ps_trace.jaeger_times(
     :start_time_min, :start_time_max, cast(:origin_ids as bigint[]), :duration_min, :attributes
 );
 
--- name: matching_spans()
+-- name: is_distributed()$
+select ps_trace.is_distributed();
+
+-- name: matching_traces#
+-- The trace of each span of {spans}, which is matching_spans.
+select trace_id from ({spans}) as span;
+
+-- name: newest_matching_traces#
+-- On Citus, whose nodes return their rows in any order and each looks for the newest traces of its own.
+select trace_id from ({spans}) as span group by trace_id order by max(start_time) desc, trace_id limit {depth};
+
+-- name: matching_spans#
 -- {conditions} is has_attribute for each attribute of the search; a span must fulfil all. The time ranges are searched
 -- one after the other, in the order of {starts}.
-select span.trace_id
+select span.trace_id, span.start_time
 from unnest(cast({starts} as timestamptz[]), cast({ends} as timestamptz[])) as times (starts, ends)
 cross join lateral (
-    select trace_id
+    select trace_id, start_time
     from ps_trace.jaeger_span
     where start_time between times.starts and times.ends
         and duration_ms between {duration_min} and {duration_max}
         and ({origin_ids} is null or origin_id = any({origin_ids}))
         and {conditions}
     order by start_time desc
-) as span;
+) as span
 
 -- name: has_attribute#
 -- A condition of matching_spans. {values} are the attribute's matching values. {events} and {links} are jsonb that a

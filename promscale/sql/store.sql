@@ -39,8 +39,10 @@ select set_config('synchronous_commit', 'on', false)
 where current_setting('synchronous_commit') = 'off';
 
 -- name: create_partition(hour)$
--- `hour` counts from 1970.
-select _promscale.create_partitions(array[timestamptz 'epoch' + :hour * interval '1 hour']);
+-- `hour` counts from 1970. The lock timeout ends with the statement.
+select
+    set_config('lock_timeout', '5s', true),
+    _promscale.create_partitions(array[timestamptz 'epoch' + :hour * interval '1 hour']);
 
 -- name: insert_resources()*!
 insert into _promscale.resource (id, tags, dropped_tags_count, schema_url)

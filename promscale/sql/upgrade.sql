@@ -1,7 +1,10 @@
 -- The statements of promscale/upgrade.py. The first schema's tables are _promscale.first_span and first_traces_data.
 
 -- name: is_needed()$
-select to_regclass('_promscale.first_span') is not null;
+-- Of a table that another session has dropped since this transaction began, to_regclass may still find the name.
+select count(*) > 0
+from pg_catalog.pg_class
+where relnamespace = cast('_promscale' as regnamespace) and relname = 'first_span';
 
 -- name: prepare()#
 -- Creates a table for the copy's progress, an index on its order, and the origins of all spans.

@@ -29,6 +29,10 @@ having max(touched_at) <= clock_timestamp() - :quiet_seconds * interval '1 secon
 order by minute desc
 limit :limit;
 
+-- name: is_settled()$
+-- Whether all spans of the minutes that due_minutes has returned are visible; on Citus, not always.
+select _promscale.is_settled();
+
 -- name: attribute_hashes(minute)
 select _promscale.attribute_hashes(:minute);
 

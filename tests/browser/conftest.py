@@ -43,9 +43,6 @@ def open_page(chromium):
 
     def open_page(url: str, width: int = 1280, scheme: str = "light", height: int = 900, status: int = 200, **options):
         def report(message) -> None:
-            # Chromium repeats requests that it gave up because a network of the tests' containers came or went.
-            if "ERR_NETWORK_CHANGED" in message.text:
-                return
             if message.type == "error" and (status == 200 or message.location["url"] != url):
                 problems.append(message.text)
 

@@ -5,15 +5,16 @@ import socket
 
 import pytest
 
-from local import CHECKOUT
+from local import CHECKOUT, compose
 from telemetry.services import SERVICES
 from tests.compose.images import docker
 from tests.stack.checkout import Checkout, error_line
 
 
-@pytest.mark.parametrize("file", ["docker-compose.yaml", "docker-compose.original.yaml"])
-def test_the_compose_file_is_valid(engine, file):
-    docker("compose", "--file", str(CHECKOUT / file), "config", "--quiet")
+@pytest.mark.parametrize("stack", compose.STACKS, ids=lambda stack: stack.TITLE)
+def test_the_compose_files_are_valid(engine, stack):
+    files = (argument for file in stack.files for argument in ("--file", str(CHECKOUT / file)))
+    docker("compose", *files, "config", "--quiet")
 
 
 def test_a_port_in_use(checkout):

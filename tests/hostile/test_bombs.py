@@ -57,6 +57,13 @@ def test_a_message_that_is_larger_in_memory(target, name):
     assert response == grpc.StatusCode.INVALID_ARGUMENT or not is_error(response)
 
 
+@pytest.mark.parametrize("name", ["empty events", "empty attributes", "empty links"])
+def test_a_message_that_is_sent_again(target, name):
+    """promscale looks for its spans in the database, for which it reads the message in another way."""
+    responses = attack(target, f"{name}, twice", [BOMBS[name]()] * 2)
+    assert {response for response in responses if is_error(response)} <= {grpc.StatusCode.INVALID_ARGUMENT}
+
+
 def test_concurrent_bombs(target):
     attack(target, "concurrent bombs", [bomb() for bomb in BOMBS.values()], concurrency=3)
 

@@ -1,7 +1,13 @@
 """Current Jaeger with the running stack's promscale: its HTTP API returns what the services have exported."""
 
 import json
+import os
+import socket
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -14,24 +20,24 @@ from tests import built
 from tests.waiting import free_port, wait_until
 
 
-@pytest.fixture(scope="module")
-def jaeger(stack, tmp_path_factory):
-    """A function that queries the API and returns its data."""
+@contextmanager
+def running_jaeger(folder: Path, **environment: str) -> Iterator[Callable[..., Any]]:
+    """A Jaeger on free ports with its log in `folder`, as a function that queries the API and returns its data."""
     program = built.jaeger()
     ports = {name: free_port() for name in ("jaeger_query.http", "jaeger_query.grpc", "healthcheckv2.http")}
     api = f"http://127.0.0.1:{ports['jaeger_query.http']}/api"
     options = [f"--set=extensions.{name.replace('.', '::')}::endpoint=127.0.0.1:{port}" for name, port in ports.items()]
-    log = tmp_path_factory.mktemp("jaeger") / "log"
+    log = folder / "log"
     with log.open("w") as output:
-        command = [program, f"--config={CHECKOUT / 'jaeger' / 'config.yaml'}", *options]
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        command = [str(program), f"--config={CHECKOUT / 'jaeger' / 'config.yaml'}", *options]
+        process = subprocess.Popen(command, env=os.environ | environment, stdout=output, stderr=subprocess.STDOUT)
 
-    def ask(path: str, **parameters):
+    def ask(path: str, **parameters: str | int) -> Any:
         answer = requests.get(f"{api}/{path}", params=parameters, timeout=60)
         assert answer.status_code == 200, answer.text
         return answer.json()["data"]
 
-    def up():
+    def up() -> bool:
         assert process.poll() is None, log.read_text()
         try:
             return requests.get(f"{api}/services", timeout=10).ok
@@ -40,11 +46,29 @@ def jaeger(stack, tmp_path_factory):
 
     try:
         wait_until(up, "Jaeger's API")
-        wait_until(lambda: {"load", "generator", *CHARACTER_SERVICES} <= set(ask("services")), "spans of all services")
         yield ask
     finally:
         process.terminate()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def jaeger(stack, tmp_path_factory):
+    """A Jaeger that finds spans of all services."""
+    with running_jaeger(tmp_path_factory.mktemp("jaeger")) as ask:
+        wait_until(lambda: {"load", "generator", *CHARACTER_SERVICES} <= set(ask("services")), "spans of all services")
+        yield ask
+
+
+def test_jaeger_exports_no_traces_of_itself(stack, tmp_path):
+    """Jaeger exports its last spans before it ends, so that it would have connected by then."""
+    with socket.create_server(("127.0.0.1", 0)) as collector:
+        endpoint = f"http://127.0.0.1:{collector.getsockname()[1]}"
+        with running_jaeger(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_EXPORTER_OTLP_TIMEOUT="5000"):
+            pass
+        collector.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            collector.accept()
 
 
 def tags(span: dict) -> dict:

@@ -1,4 +1,7 @@
-"""PostgreSQL for the store's tests: a new cluster of the wheel, or the one at TEST_POSTGRES_URI (a superuser's URI)."""
+"""PostgreSQL for the store's tests: a new cluster of the wheel, or the one at TEST_POSTGRES_URI (a superuser's URI).
+
+That may be the coordinator of Citus (tests/store/citus.py).
+"""
 
 import contextlib
 import os
@@ -9,6 +12,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -20,7 +24,9 @@ from faults.recorder import SCHEMA, State, record
 from local.postgres import Cluster, as_account
 from promscale.store import Store
 from promscale.upkeep import Upkeep
+from tests.store import citus
 from tests.store.known_traces import NOON, export_passwords
+from tests.store.process import Process
 from tests.store.running import Promscale, value_of
 from tests.waiting import free_port, wait_until
 
@@ -107,16 +113,21 @@ def running_cluster(folder: Path, *options: str) -> Iterator[Cluster]:
 def new_database(postgres_uri: str, superuser_uri: str, template: str = "template0") -> Iterator[str]:
     """A connection string to a new database, a copy of `template`."""
     name, owner = f"test_{uuid.uuid4().hex[:12]}", str(conninfo_to_dict(postgres_uri)["user"])
-    with psycopg.connect(superuser_uri, autocommit=True) as connection:
-        created = sql.SQL("create database {} owner {} template {} strategy file_copy")
-        connection.execute(created.format(*map(sql.Identifier, (name, owner, template))))
-        # A copy lacks the settings of its template.
-        for setting in connection.execute(DATABASE_SETTINGS, [template]):
-            parameter, value = setting[0].split("=", 1)
-            changed = sql.SQL("alter database {} set {} = {}")
-            connection.execute(changed.format(sql.Identifier(name), sql.Identifier(parameter), sql.SQL(value)))
-        yield make_conninfo(postgres_uri, dbname=name)
-        connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+    with citus.all_nodes(superuser_uri) as nodes:
+        for connection in nodes:
+            created = sql.SQL("create database {} owner {} template {} strategy file_copy")
+            connection.execute(created.format(*map(sql.Identifier, (name, owner, template))))
+            # A copy lacks the settings of its template.
+            for setting in connection.execute(DATABASE_SETTINGS, [template]).fetchall():
+                parameter, value = setting[0].split("=", 1)
+                changed = sql.SQL("alter database {} set {} = {}")
+                connection.execute(changed.format(sql.Identifier(name), sql.Identifier(parameter), sql.SQL(value)))
+        if template == "template0" and citus.WORKERS:
+            citus.join_nodes(superuser_uri, name)
+    yield make_conninfo(postgres_uri, dbname=name)
+    with citus.all_nodes(superuser_uri) as nodes:
+        for connection in nodes:
+            wait_until(partial(citus.dropped, connection, name), f"the database {name} to have no more sessions")
 
 
 @pytest.fixture
@@ -129,17 +140,18 @@ def empty_dsn(postgres_uri, superuser_uri):
 def migrated(postgres_uri, superuser_uri):
     """The name of a database with the schemas of the store and of faults/, from which others are copied: that is faster
     than migrating."""
-    with (
-        new_database(postgres_uri, superuser_uri) as dsn,
-        psycopg.connect(superuser_uri, autocommit=True) as connection,
-    ):
+    with new_database(postgres_uri, superuser_uri) as dsn:
         Store(dsn).migrate()
         with psycopg.connect(dsn) as owner:
             owner.execute(SCHEMA)
         name = str(conninfo_to_dict(dsn)["dbname"])
-        # A database with connections cannot be copied, and TimescaleDB's background workers would connect.
-        connection.execute(sql.SQL("alter database {} allow_connections false").format(sql.Identifier(name)))
-        connection.execute("select pg_terminate_backend(pid, 60000) from pg_stat_activity where datname = %s", [name])
+        # A database with connections cannot be copied, and background workers of TimescaleDB and Citus would connect.
+        with citus.all_nodes(superuser_uri) as nodes:
+            for connection in nodes:
+                connection.execute(sql.SQL("alter database {} allow_connections false").format(sql.Identifier(name)))
+                connection.execute(
+                    "select pg_terminate_backend(pid, 60000) from pg_stat_activity where datname = %s", [name]
+                )
         yield name
 
 
@@ -169,6 +181,20 @@ def promscale(dsn):
     running = Promscale(dsn)
     yield running
     running.close()
+
+
+@pytest.fixture
+def start_process(tmp_path):
+    """A function that starts a promscale as a process, with the arguments of `Process` except for its log."""
+    started: list[Process] = []
+
+    def start(dsn: str, **arguments: str) -> Process:
+        started.append(Process(dsn, tmp_path / f"promscale-{len(started)}.log", **arguments))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.kill()
 
 
 @pytest.fixture

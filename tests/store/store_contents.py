@@ -1,5 +1,6 @@
 """Everything that users see of a store, for comparison before and after work that must not change it."""
 
+import os
 import time
 from collections.abc import Sequence
 
@@ -8,7 +9,7 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span
 
 from promscale.upkeep import Upkeep
-from tests.store.otlp_messages import HOUR, span
+from tests.store.otlp_messages import HOSTILE_TEXT, HOUR, MINUTE, attributes, child, span
 from tests.store.running import Promscale, value_of
 from tests.store.searching import spans_of, traces_request
 
@@ -73,6 +74,54 @@ def hours_ago(hours: int) -> int:
 def span_at(start: int, name: str = "work", **fields) -> Span:
     """A span of a new trace that starts at `start`, in nanoseconds since 1970."""
     return span(name, start_time_unix_nano=start, **fields)
+
+
+def odd_spans(start: int) -> list[Span]:
+    """Many spans of one origin that share attributes, some that share nearly all, and spans with every OTLP field."""
+    shared = {"text": "red", "list": [1], "map": {"a": 1}, "whole": 1, "part": 0.5, "no": False, "null": None}
+    nearly = [
+        shared | {"list": [1, 2]},
+        shared | {"list": [1, 1]},
+        shared | {"map": {"a": 1, "b": 2}},
+        shared | {"text": "blue"},
+        shared | {"null": "null"},
+        {"whole": "1"},
+        {},
+    ]
+    tags = [shared | {"number": number} for number in range(120)] + nearly
+    same_id: dict = {"trace_id": os.urandom(16), "span_id": os.urandom(8)}
+    full = span_at(
+        start,
+        HOSTILE_TEXT,
+        tags={
+            HOSTILE_TEXT: HOSTILE_TEXT,
+            "nan": float("nan"),
+            "infinite": float("inf"),
+            "bytes": b"\xff\0",
+            "big": "x" * 5000,
+        },
+        trace_state="a=b",
+        end_time_unix_nano=start - MINUTE,
+        parent_span_id=os.urandom(8),
+        dropped_attributes_count=1,
+        dropped_events_count=2,
+        dropped_links_count=2**32 - 1,
+        status={"code": 2, "message": HOSTILE_TEXT},
+        events=[
+            Span.Event(
+                time_unix_nano=start + 1, name=HOSTILE_TEXT, attributes=attributes({"n": 1}), dropped_attributes_count=3
+            ),
+            Span.Event(time_unix_nano=0, dropped_attributes_count=4),
+            Span.Event(),
+        ],
+        links=[
+            Span.Link(**same_id, attributes=attributes({"why": HOSTILE_TEXT}), dropped_attributes_count=5),
+            Span.Link(trace_id=b"short"),
+        ],
+    )
+    twins = [span_at(start + nanos, "twin", links=[*full.links], **same_id) for nanos in (0, 1)]
+    similar = [span_at(start + number, "similar", tags=span_tags) for number, span_tags in enumerate(tags)]
+    return [*similar, full, child(full), *twins]
 
 
 def spans_by_identity(resource_spans: Sequence[ResourceSpans]) -> dict[tuple, tuple]:

@@ -1,18 +1,20 @@
-"""A TCP proxy between promscale and its database, to interrupt their connections."""
+"""A TCP proxy between promscale and its database, to interrupt their connections; also a balancer of connections."""
 
 import contextlib
 import socket
 import threading
+from itertools import cycle
 
 
 class Proxy:
-    """Forwards a free loopback port to `target` until `cut`, and again after `restore`.
+    """Forwards a free loopback port to the targets, each connection to the next one, until `cut`, and again after
+    `restore`.
 
     If `silencing_request` is set, a client that sends these bytes gets no more answers.
     """
 
-    def __init__(self, target: tuple[str, int]) -> None:
-        self._target = target
+    def __init__(self, *targets: tuple[str, int]) -> None:
+        self._targets = cycle(targets)
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self.silencing_request: bytes | None = None
         self.port = 0
@@ -34,7 +36,7 @@ class Proxy:
         with contextlib.suppress(OSError):  # after `cut`
             while True:
                 client, _ = listener.accept()
-                server = socket.create_connection(self._target)
+                server = socket.create_connection(next(self._targets))
                 self._pairs.append((client, server))
                 silenced = threading.Event()
                 for forward in (self._forward_requests, self._forward_answers):

@@ -15,7 +15,6 @@ from psycopg.conninfo import make_conninfo
 from explorer import store
 from explorer.traces import create_traces
 from tests.store.otlp_messages import any_value, attributes, child, request, span
-from tests.store.test_ingest import start_process  # noqa: F401 (a fixture)
 from tests.waiting import free_port, wait_until
 
 MILLISECOND, SECOND, MINUTE = 10**6, 10**9, 60 * 10**9
@@ -330,7 +329,7 @@ def test_pages_report_an_unreachable_store_and_retry(promscale):
 @pytest.mark.parametrize(
     ("connected", "status", "problem"), [(True, 504, "did not answer within 2 s"), (False, 503, "cannot be reached")]
 )
-def test_a_stopped_promscale_is_reported(dsn, start_process, monkeypatch, connected, status, problem):  # noqa: F811 (a fixture)
+def test_a_stopped_promscale_is_reported(dsn, start_process, monkeypatch, connected, status, problem):
     """Without a connection, the limit is the connection timeout instead of the longer one for answers."""
     process = start_process(dsn)
     wait_until(lambda: process.get("/readyz")[0] == 200, "promscale")

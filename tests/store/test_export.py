@@ -20,6 +20,7 @@ from rcabench_platform.v3.sdk.graphs.sdg.build_.rcabench import load_inject_time
 from rcabench_platform.v3.sdk.samplers.path_encoding import build_trace_path_encoding
 
 from local import CHECKOUT
+from tests.store import citus
 from tests.store.known_traces import ALL, NOON
 from tests.store.otlp_messages import attributes, request, span
 from tests.store.running import span_count, value_of
@@ -204,7 +205,8 @@ def range_options(uri: str) -> list[str]:
 
 
 def interrupt(run: subprocess.Popen[str], signal_name: str, database) -> None:
-    waiting = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
+    sessions = "citus_stat_activity" if citus.WORKERS else "pg_stat_activity"
+    waiting = f"select count(*) from {sessions} where wait_event = 'PgSleep' and datname = current_database()"
     wait_until(lambda: value_of(database, waiting) or run.poll() is not None, "the statement")
     run.send_signal(getattr(signal, signal_name))
 

@@ -102,9 +102,10 @@ def test_the_folder_of_an_export_is_imported(promscale, other, database, tmp_pat
     options = ["--endpoint", f"127.0.0.1:{other.server.port}", "--database", make_conninfo(other.dsn, user="explorer")]
     for arguments, new in (([tmp_path], spans), (folder.glob("[!.]*"), 0)):
         assert main(["import", *options, *map(str, arguments)]) == 0
-        skipped, imported = capsys.readouterr().out.splitlines()
+        skipped, imported, expired = capsys.readouterr().out.splitlines()
         assert skipped == f"Skipped {faults}, which has no spans: it is the table of the faults of an export"
         assert imported == f"Imported {spans} spans: {new} new, {spans - new} stored already, 0 refused"
+        assert f"{spans} of them are older than the retention period" in expired
 
 
 def test_a_folder_with_another_file_and_one_without_spans(promscale, database, tmp_path):

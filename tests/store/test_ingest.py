@@ -4,16 +4,12 @@ import json
 import multiprocessing
 import os
 import random
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import grpc
 import psutil
@@ -30,6 +26,7 @@ from promscale import store as store_module
 from promscale import wire_pb2 as wire
 from promscale.server import TRACE_SERVICE
 from promscale.store import SchemaMismatch, Store, StoreUnavailable
+from tests.store import citus
 from tests.store.interruptions import is_waiting_for_lock
 from tests.store.otlp_messages import request, span
 from tests.store.running import Promscale, span_count
@@ -53,6 +50,7 @@ def test_an_acknowledged_span_is_visible_at_once(promscale, database):
         assert span_count(database) == n + 1
 
 
+@citus.not_with_citus("tables cannot have triggers; two-phase commit waits for the disk whatever the setting")
 def test_spans_are_durable_although_the_database_prefers_asynchronous_commits(dsn, database):
     name = conninfo_to_dict(dsn)["dbname"]
     database.execute(f"alter database {name} set synchronous_commit = off")
@@ -69,6 +67,7 @@ def test_spans_are_durable_although_the_database_prefers_asynchronous_commits(ds
     assert database.execute("select trace_state from span").fetchone() == ("on",)
 
 
+@citus.not_with_citus("statistics are those of the shards")
 def test_planner_statistics_exist_after_the_first_thousand_spans(promscale, upkeep, database):
     """Autovacuum alone would come later."""
     known = "select exists (select from pg_stats where schemaname = '_promscale' and tablename = 'span')"
@@ -208,6 +207,17 @@ def test_a_retry_after_a_lost_acknowledgement_stores_nothing_twice(proxied, data
     assert lossless_span_count(database) == 100
 
 
+def test_a_retry_of_a_large_export_stores_nothing_twice(promscale, database):
+    """Large ones are read again in another process."""
+    message = request(*(span(tags={"fill": "x" * 100}) for _ in range(10_000)))
+    assert message.ByteSize() > encoders.LARGE_REQUEST_BYTES
+    promscale.export(request(*message.resource_spans[0].scope_spans[0].spans[:10]))
+    for _ in range(2):
+        promscale.export(message)
+        assert span_count(database) == 10_000
+        assert lossless_span_count(database) == 10_000
+
+
 def unavailable_exports() -> float:
     return REGISTRY.get_sample_value("promscale_exports_total", {"code": "UNAVAILABLE"}) or 0
 
@@ -331,66 +341,6 @@ def test_messages_never_contain_the_password():
         store.migrate()
     assert "127.0.0.1:1/db" in str(caught.value)
     assert "s3cret" not in str(caught.value) + store.address
-
-
-class Process:
-    """A running `python -m promscale`, with its standard error in the file `log`."""
-
-    def __init__(self, dsn: str, log: Path, **environment: str) -> None:
-        self.log = log
-        self.grpc, self.web = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "promscale"],
-            env=os.environ
-            | {
-                "PROMSCALE_DB_URI": dsn,
-                "PROMSCALE_TRACING_GRPC_SERVER_ADDRESS": self.grpc,
-                "PROMSCALE_WEB_LISTEN_ADDRESS": self.web,
-            }
-            | environment,
-            stderr=log.open("w"),
-        )
-
-    def get(self, path: str, **headers: str) -> tuple[int, str]:
-        try:
-            with urllib.request.urlopen(urllib.request.Request(f"http://{self.web}{path}", headers=headers)) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-        except urllib.error.URLError:
-            return 0, ""
-
-    def health(self) -> int:
-        with grpc.insecure_channel(self.grpc) as channel:
-            check: grpc.UnaryUnaryMultiCallable = channel.unary_unary(
-                "/grpc.health.v1.Health/Check",
-                request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-                response_deserializer=health_pb2.HealthCheckResponse.FromString,
-            )
-            return check(health_pb2.HealthCheckRequest(service=TRACE_SERVICE), timeout=10).status
-
-    def wait_until_ready(self) -> None:
-        wait_until(lambda: self.get("/readyz")[0] == 200, "readiness")
-
-    def logged(self) -> str:
-        return self.log.read_text()
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-
-
-@pytest.fixture
-def start_process(tmp_path):
-    started = []
-
-    def start(dsn: str, **environment: str) -> Process:
-        started.append(Process(dsn, tmp_path / "promscale.log", **environment))
-        return started[-1]
-
-    yield start
-    for running in started:
-        running.process.kill()
-        running.process.wait()
 
 
 def test_the_process_waits_for_its_database(dsn, database, start_process):

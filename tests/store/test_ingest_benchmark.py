@@ -1,11 +1,11 @@
-"""`./run.sh bench ingest` with little load: it finds what a store has, and what a killed store has lost."""
+"""`./run.sh bench ingest` and `scale` with little load: what a store takes and has, and what a killed one has lost."""
 
 import psutil
 import pytest
 
-from benchmarks import processes
+from benchmarks import processes, scale, worksheet
 from benchmarks.ingest import measure, report
-from benchmarks.store import OtherStore, own
+from benchmarks.store import OtherStore, Promscale, own
 from tests import built
 from tests.waiting import free_port
 
@@ -22,6 +22,7 @@ extensions:
   jaeger_query:
     storage:
       traces: memory
+    enable_tracing: false
     http:
       endpoint: 127.0.0.1:{query}
     grpc:
@@ -78,6 +79,21 @@ def test_promscale_and_a_kill():
         assert alive(list(store.processes.values()))
         assert result.read_back.found == result.sent.spans
         assert report(result, killed=True)["spans, and SIGKILL"].endswith("missing 0")
+
+
+def test_what_spans_take_with_two_promscales_that_run_already(monkeypatch):
+    monkeypatch.setattr(scale, "EXPORT_SPANS", SPANS)
+    with own(promscales=2) as store:
+        running = Promscale.running(store.endpoint, store.dsn)
+        assert {name: process.pid for name, process in running.processes.items()} == {
+            name: process.pid for name, process in store.processes.items()
+        }
+        values = scale.measure(running, SECONDS, rounds=2, closed_spans=SPANS)
+        with pytest.raises(RuntimeError, match="closed partitions"):
+            scale.measure(running, SECONDS)
+    assert values.keys() == worksheet.LABELS.keys() - {"cpu_workers", "worker_sessions"}
+    assert all(value > 0 for value in values.values())
+    assert values["closed_bytes"] < values["open_bytes"]
 
 
 @pytest.fixture(params=["grpc", "http"])

@@ -19,6 +19,7 @@ from benchmarks.recording import Replay
 from promscale.__main__ import settings
 from promscale.store import Store, StoreUnavailable
 from promscale.upkeep import Upkeep
+from tests.store import citus
 from tests.store.otlp_messages import HOUR, SECOND, child, request
 from tests.store.running import Promscale, span_count, value_of
 from tests.store.searching import found_trace_ids
@@ -42,6 +43,7 @@ def span_names(database) -> set[str]:
 # The retention period ----------------------------------------------------------------------------------------------
 
 
+@citus.not_with_citus("tables cannot have triggers")
 def test_old_partitions_are_dropped_as_tables(native, promscale, upkeep, database):
     for hours in (50, 30, 20, 1):
         promscale.export(request(span_at(hours_ago(hours), f"{hours} hours")))
@@ -174,7 +176,7 @@ def test_deleting_all_traces_while_dashboards_are_read_causes_no_deadlock(dsn, p
         choose = random.Random(seed)
         with psycopg.connect(dsn, autocommit=True) as connection:
             while not stop.is_set():
-                with connection.transaction():
+                with contextlib.suppress(*citus.LOCKED), connection.transaction():
                     for statement in choose.sample(statements, 2):
                         connection.execute(statement)
 
@@ -314,13 +316,14 @@ def test_disk_usage_adds_up(promscale, upkeep, database):
     )
 
 
+@citus.not_with_citus("REASSIGN OWNED ends the server by a segmentation fault (14.0.1)")
 def test_disk_used_leaves_out_the_write_ahead_log_if_its_owner_may_not_see_it(dsn, superuser_uri):
     """As with many hosted databases. An error would disable all limits."""
     owner = sql.Identifier(f"owner_{uuid.uuid4().hex[:12]}")
     name = conninfo_to_dict(dsn)["dbname"]
     with psycopg.connect(superuser_uri, dbname=name, autocommit=True) as connection:
         with_log = value_of(connection, "select ps_trace.disk_used()")
-        connection.execute(sql.SQL("create role {}").format(owner))
+        connection.execute(sql.SQL("create role {} in role prom_writer").format(owner))
         try:
             connection.execute(sql.SQL("alter function ps_trace.disk_used owner to {}").format(owner))
             sizes = connection.execute("select pg_database_size(current_database()), ps_trace.disk_used()")

@@ -10,6 +10,7 @@ from psycopg.conninfo import conninfo_to_dict
 from local import postgres
 from promscale.store import Store
 from promscale.upkeep import Upkeep
+from tests.store import citus
 from tests.store.conftest import data_folder, running_cluster
 from tests.store.otlp_messages import request, span
 from tests.store.running import Promscale, span_count, value_of
@@ -120,6 +121,7 @@ def test_the_upkeep_restores_the_settings_of_readers(dsn, upkeep, database):
     assert settings == ["default_transaction_read_only=on", "statement_timeout=30s"]
 
 
+@citus.not_with_citus("sessions between the nodes have the role's settings")
 def test_settings_of_promscales_role_do_not_stop_promscale(dsn, database):
     name = conninfo_to_dict(dsn)["dbname"]
     for setting in ("default_transaction_read_only = on", "search_path = nowhere", "statement_timeout = '1ms'"):

@@ -1,19 +1,16 @@
 """OpenTelemetry's Collector with collector/config.yaml: which spans it passes on, and which it drops."""
 
-import os
-import signal
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from local import CHECKOUT, health
-from tests import built
-from tests.waiting import free_port, wait_until
+from tests.collector import running_collector
+from tests.waiting import wait_until
 
 UNDECIDED = "other=1,demo_tail_latency_ms=500"
 BEGIN = 1_700_000_000 * 10**9
@@ -22,41 +19,14 @@ BEGIN = 1_700_000_000 * 10**9
 @pytest.fixture
 def collector(receiver, tmp_path) -> Iterator[Callable[..., trace_service_pb2_grpc.TraceServiceStub]]:
     """A function that starts the Collector with some environment variables, and returns a client."""
-    program = built.otelcol()
-    running: list[tuple[subprocess.Popen, grpc.Channel]] = []
+    with ExitStack() as running:
 
-    def collector(**environment: str) -> trace_service_pb2_grpc.TraceServiceStub:
-        port, health_port = free_port(), free_port()
-        changed = {
-            "receivers::otlp::protocols::grpc::endpoint": f"127.0.0.1:{port}",
-            "receivers::otlp::protocols::http::endpoint": f"127.0.0.1:{free_port()}",
-            "extensions::health_check::endpoint": f"127.0.0.1:{health_port}",
-            "processors::tail_sampling::decision_wait": "1s",
-        }
-        options = [f"--config=yaml:{key}: {value}" for key, value in changed.items()]
-        variables = {
-            "PROMSCALE_ENDPOINT": f"127.0.0.1:{receiver.port}",
-            "COLLECTOR_STORAGE": str(tmp_path / "queue"),
-            **environment,
-        }
-        command = [str(program), "--config=collector/config.yaml", *options]
-        with (tmp_path / "log").open("w") as log:
-            process = subprocess.Popen(command, cwd=CHECKOUT, env=os.environ | variables, stdout=log, stderr=log)
-        channel = grpc.insecure_channel(f"127.0.0.1:{port}")
-        running.append((process, channel))
+        def collector(**environment: str) -> trace_service_pb2_grpc.TraceServiceStub:
+            variables = {"PROMSCALE_ENDPOINT": f"127.0.0.1:{receiver.port}", **environment}
+            address = running.enter_context(running_collector(tmp_path, **variables))
+            return trace_service_pb2_grpc.TraceServiceStub(running.enter_context(grpc.insecure_channel(address)))
 
-        def healthy() -> bool:
-            assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
-            return health.answers(f"http://127.0.0.1:{health_port}/")
-
-        wait_until(healthy, "the Collector")
-        return trace_service_pb2_grpc.TraceServiceStub(channel)
-
-    yield collector
-    for process, channel in running:
-        channel.close()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        yield collector
 
 
 def span(trace: int, number: int, milliseconds: int = 1, failed: bool = False, trace_state: str = "") -> Span:

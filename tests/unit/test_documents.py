@@ -6,6 +6,7 @@ import tomllib
 
 import pytest
 
+from benchmarks import worksheet
 from local import CHECKOUT
 from tests.documents import DOCUMENTS, anchors, links
 
@@ -27,6 +28,20 @@ def test_the_index_has_every_document():
 def test_the_changelog_has_the_projects_version():
     version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
     assert f"## [{version}] - " in (CHECKOUT / "CHANGELOG.md").read_text()
+
+
+def test_the_worksheet_is_computed_from_the_measured_values():
+    """`./run.sh bench scale` prints these tables; with --promscales or --dsn, it also writes them there."""
+    text = worksheet.DOCUMENT.read_text()
+    for name, table in worksheet.tables(worksheet.read()).items():
+        assert worksheet.block(name, table) in text, f"{name}: ./run.sh bench scale has other values"
+
+
+def test_the_documented_connections_of_a_promscale_are_those_of_the_worksheet():
+    section = worksheet.DOCUMENT.read_text().partition("### Connections")[2].partition("###")[0]
+    documented = re.findall(r"^\| `promscale[a-z-]*` \| (\d+) \|", section, re.MULTILINE)
+    assert sum(map(int, documented)) == worksheet.CONNECTIONS
+    assert f"That is {worksheet.CONNECTIONS} in all" in section
 
 
 def imported_packages(package: str) -> set[str]:

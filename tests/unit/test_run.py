@@ -1,6 +1,7 @@
 """./run.sh where it cannot work: one line with the cause and the fix."""
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 from local import CHECKOUT, CommandError, stack
+from tests import built
 from tests.stack.checkout import Checkout, error_line
+from tests.waiting import free_port
 
 
 @pytest.fixture
@@ -121,7 +124,7 @@ def test_two_commands_at_the_same_time_during_the_set_up(bare):
     assert not (bare.folder / ".venv").exists()
 
 
-@pytest.mark.parametrize("command", ["docker", "original"])
+@pytest.mark.parametrize("command", ["docker", "citus", "original"])
 @pytest.mark.parametrize(
     ("scripts", "cause"),
     [
@@ -135,6 +138,66 @@ def test_no_docker(checkout, only, command, scripts, cause):
     line = error_line(checkout.run(command, env=only(scripts)))
     assert cause in line
     assert "./run.sh local" in line
+
+
+@pytest.fixture
+def kubectl(checkout, tmp_path):
+    """A function that runs ./run.sh kubernetes with a real kubectl, whose configuration has these contexts: the URL of
+    each one's API server, by its name. The first is the current one."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for program in ("bash", "sh"):
+        (folder / program).symlink_to(shutil.which(program))
+    (folder / "kubectl").symlink_to(built.kubectl())
+
+    def run(servers: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+        config = {
+            "clusters": [{"name": name, "cluster": {"server": server}} for name, server in servers.items()],
+            "contexts": [{"name": name, "context": {"cluster": name, "user": "nobody"}} for name in servers],
+            "users": [{"name": "nobody", "user": {"token": "none"}}],
+            "current-context": next(iter(servers), ""),
+        }
+        (tmp_path / "config").write_text(json.dumps(config))
+        environment = {"PATH": str(folder), "KUBECONFIG": str(tmp_path / "config"), "HOME": str(tmp_path)}
+        return checkout.run("kubernetes", *arguments, env=environment)
+
+    return run
+
+
+def test_no_kubectl(checkout, only):
+    line = error_line(checkout.run("kubernetes", env=only({})))
+    assert "there is no kubectl on the PATH; install it (https://" in line and "./run.sh local" in line
+
+
+def test_a_kubectl_that_is_too_old(checkout, only):
+    """As Debian 12 has it: without kustomizeVersion."""
+    old = """echo '{"clientVersion": {"major": "1", "minor": "20", "gitVersion": "v1.20.2"}}'"""
+    assert "kubectl is too old: this needs 1.27" in error_line(checkout.run("kubernetes", env=only({"kubectl": old})))
+
+
+def test_kubectl_without_a_cluster(kubectl):
+    line = error_line(kubectl({}))
+    assert "kubectl has no current context; start a cluster (kind create cluster, " in line and "./run.sh local" in line
+
+
+def test_a_cluster_that_does_not_answer(kubectl):
+    server = f"https://127.0.0.1:{free_port()}"
+    line = error_line(kubectl({"kind-kind": server}))
+    assert "the cluster of kubectl's context kind-kind does not answer (" in line and "refused" in line
+
+
+def test_a_cluster_on_another_machine_is_used_only_when_it_is_named(kubectl):
+    servers = {"production": "https://cluster.invalid:6443", "kind-kind": f"https://127.0.0.1:{free_port()}"}
+    line = error_line(kubectl(servers))
+    assert "context production is a cluster at https://cluster.invalid:6443, which is not on this machine" in line
+    assert line.endswith("./run.sh kubernetes production")
+    assert "context production does not answer (" in error_line(kubectl(servers, "production"))
+    assert "context kind-kind does not answer (" in error_line(kubectl(servers, "kind-kind"))
+
+
+def test_a_context_that_kubectl_does_not_know(kubectl):
+    line = error_line(kubectl({"kind-kind": "https://127.0.0.1:1"}, "minikube"))
+    assert "there is no context 'minikube' in kubectl's configuration, which has: kind-kind" in line
 
 
 @pytest.mark.parametrize("arguments", [["stat"], ["local", "now"], ["down", "--force"], ["logs", "a", "b"]])
