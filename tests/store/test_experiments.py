@@ -3,7 +3,7 @@
 import itertools
 import json
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import duckdb
 import pytest
@@ -45,7 +45,11 @@ def api_at(url: str, token: str = "") -> FaultsAPI:
 
 
 class Demo:
-    """Stands for the services: its thread stores passwords, with slow digits while the flag is on."""
+    """Stands for the services: its thread stores passwords, with slow digits while the flag is on.
+
+    Each export has the traces of the whole time since the one before, so that every phase has some however slow the
+    machine is.
+    """
 
     def __init__(self, folder, promscale, serve) -> None:
         self.file = FlagFile(folder / "flags.json")
@@ -71,16 +75,18 @@ class Demo:
         self._thread.join()
 
     def _work(self) -> None:
+        end = datetime.now(UTC)
         for seed in itertools.count():
-            if self._stopping.wait(0.05):
-                return
-            state = self.state()
+            begin, state = end, self.state()
             if state not in self.states:
                 self.states.append(state)
+            if self._stopping.wait(0.2):
+                return
             slow = state[0].get("digit.slow_characters") == "strong"
-            made = passwords(seed, 10, SLOW if slow else None, minutes=1 / 600)
+            end = datetime.now(UTC)
+            made = passwords(seed, 5, SLOW if slow else None, minutes=(end - begin) / timedelta(minutes=1))
             characters = "47" if slow else ""
-            self._promscale.export(labelled(made, datetime.now(UTC), "digit.slow_characters", "digit", characters))
+            self._promscale.export(labelled(made, begin, "digit.slow_characters", "digit", characters))
 
 
 @pytest.fixture
