@@ -383,6 +383,10 @@ class Store:
             except errors.LockNotAvailable:
                 self._create_from = time.monotonic() + PARTITION_RETRY_SECONDS
                 log.info("Lock timeout: the default partition is in use, new partitions are postponed")
+            except errors.SerializationFailure:
+                # Another writer has just put spans of the hour into the default partition. The next export takes them
+                # into account; these spans follow them.
+                log.info("The default partition is in use, the next export creates the new partitions")
             else:
                 self._missing_hours.difference_update(missing)
                 self._known = known._replace(hours=_remember(known.hours, missing))

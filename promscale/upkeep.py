@@ -93,14 +93,14 @@ class Upkeep:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[psycopg.Connection]:
-        """The connection, for a part of the upkeep. The part ends silently if it reaches the lock timeout."""
+        """The connection, for a part of the upkeep. The part ends without an error if a table is in use."""
         try:
             if self._connection is None or self._connection.closed:
                 self._connection = psycopg.connect(conninfo(self._uri, "promscale-upkeep"), autocommit=True)
                 _queries.configure(self._connection)
             yield self._connection
-        except errors.LockNotAvailable:
-            log.info("Lock timeout: a table is in use, its upkeep is postponed")
+        except (errors.LockNotAvailable, errors.SerializationFailure) as error:
+            log.info("A table is in use, its upkeep is postponed: %s", error.diag.message_primary)
         except psycopg.Error as error:
             self.close()
             raise StoreUnavailable(f"upkeep: {' '.join(str(error).split())}") from error

@@ -1,15 +1,20 @@
 """Each span is stored in the partition of its start time, and found wherever it is."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import psycopg
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.store.interruptions import is_waiting_for_lock
 from tests.store.otlp_messages import HOUR, SECOND, child, request
 from tests.store.running import span_count, value_of
 from tests.store.searching import found_trace_ids, traces_request
 from tests.store.store_contents import check_summaries, contents, hours_ago, span_at
+from tests.waiting import wait_until
 
 YEAR_2017, YEAR_2200 = (int(datetime(year, 5, 5, 5, 5, tzinfo=UTC).timestamp()) * SECOND for year in (2017, 2200))
 
@@ -191,6 +196,45 @@ def test_spans_do_not_wait_for_a_transaction_that_reads_all_tables(native, proms
     promscale.export(request(span_at(hours_ago(0), "afterwards")))
     assert partitions_of_spans(database)["meanwhile"] == partition_of(start)
     check_summaries(database)
+
+
+@contextmanager
+def a_span_comes_in(database, dsn, start: int, waiting: str):
+    """Meanwhile another transaction puts a span that starts then into the default partition. It commits when the
+    session of the application `waiting` waits for a lock: to create the partition of that hour, for which this session
+    has found no spans before it waited.
+    """
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(dsn) as other:
+        other.execute("update _promscale.span_default set start_time = to_timestamp(%s)", [start // SECOND])
+        assert other.execute("select count(*) from _promscale.span_default").fetchone() == (1,)
+
+        def commit() -> None:
+            wait_until(lambda: is_waiting_for_lock(database, waiting), "the wait for the lock")
+            other.commit()
+
+        committed = pool.submit(commit)
+        yield
+        committed.result()
+
+
+def test_partitions_are_created_later_if_spans_come_in_between(native, promscale, upkeep, database, dsn):
+    promscale.export(request(span_at(YEAR_2200, "came in between")))
+    start = time.time_ns() + 59 * 60 * SECOND  # of the first partition that the upkeep creates
+    with a_span_comes_in(database, dsn, start, waiting="promscale-upkeep"):
+        upkeep.create_partitions()
+    assert partitions_of_spans(database) == {"came in between": "default"}
+    upkeep.create_partitions()
+    assert partitions_of_spans(database) == {"came in between": partition_of(start)}
+
+
+def test_spans_are_stored_though_others_come_in_before_their_partition(native, promscale, database, dsn):
+    promscale.export(request(span_at(YEAR_2200, "came in between")))
+    start = hours_ago(0)
+    with a_span_comes_in(database, dsn, start, waiting="promscale"):
+        promscale.export(request(span_at(start, "meanwhile")))
+    assert partitions_of_spans(database) == {"came in between": "default", "meanwhile": "default"}
+    promscale.export(request(span_at(start, "afterwards")))
+    assert {*partitions_of_spans(database).values()} == {partition_of(start)}
 
 
 def drop_partitions(database, condition: str = "true") -> None:
