@@ -6,15 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
+import yaml
 
 from benchmarks.processes import Meter
 from benchmarks.recording import Replay
+from local import CHECKOUT
 from tests.hostile import outcomes
 from tests.hostile.messages import BOMBS, EMPTY, HTTP_BOMBS, MIB, distinct_attributes, with_resource
 
 pytestmark = pytest.mark.slow
 
-MAX_BYTES = 400 * MIB  # of promscale's processes in total
+COMPOSE = yaml.safe_load((CHECKOUT / "docker-compose.yaml").read_text())
+# What promscale's processes may take in total.
+MAX_BYTES = int(COMPOSE["services"]["promscale"]["mem_limit"].removesuffix("m")) * MIB
 
 
 def is_error(response: object) -> bool:
