@@ -6,6 +6,7 @@ A Target says where spans are sent to, which processes and bytes belong to the s
 import abc
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -139,8 +140,7 @@ class Promscale(Target):
                 )
         """
         with psycopg.connect(self.dsn, autocommit=True) as connection:
-            while one_value(connection, unfinished):
-                time.sleep(1)
+            wait_until(lambda: not one_value(connection, unfinished), "the upkeep", math.inf)  # as long as spans need
             connection.execute("vacuum analyze")
 
     def read_back(self, traces: Mapping[bytes, int]) -> ReadBack:

@@ -6,19 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-import yaml
 
 from benchmarks.processes import Meter
 from benchmarks.recording import Replay
-from local import CHECKOUT
+from tests.compose_file import services, size
 from tests.hostile import outcomes
 from tests.hostile.messages import BOMBS, EMPTY, HTTP_BOMBS, MIB, distinct_attributes, with_resource
 
 pytestmark = pytest.mark.slow
 
-COMPOSE = yaml.safe_load((CHECKOUT / "docker-compose.yaml").read_text())
-# What promscale's processes may take in total.
-MAX_BYTES = int(COMPOSE["services"]["promscale"]["mem_limit"].removesuffix("m")) * MIB
+MAX_BYTES = size(services()["promscale"]["mem_limit"])  # of promscale's processes in total
 
 
 def is_error(response: object) -> bool:

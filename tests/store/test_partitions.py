@@ -1,8 +1,8 @@
 """Each span is stored in the partition of its start time, and found wherever it is."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import psycopg
@@ -198,30 +198,23 @@ def test_spans_do_not_wait_for_a_transaction_that_reads_all_tables(native, proms
     check_summaries(database)
 
 
-@contextmanager
-def a_span_comes_in(database, dsn, start: int, waiting: str):
-    """Meanwhile another transaction puts a span that starts then into the default partition. It commits when the
-    session of the application `waiting` waits for a lock: to create the partition of that hour, for which this session
-    has found no spans before it waited.
+def a_span_comes_in(database, dsn, start: int, application: str, work: Callable[[], object]) -> None:
+    """Run `work` while another transaction puts a span that starts then into the default partition. It commits when the
+    application waits for a lock: to create the partition of that hour, for which it has found no spans before.
     """
     with ThreadPoolExecutor(1) as pool, psycopg.connect(dsn) as other:
         other.execute("update _promscale.span_default set start_time = to_timestamp(%s)", [start // SECOND])
         assert other.execute("select count(*) from _promscale.span_default").fetchone() == (1,)
-
-        def commit() -> None:
-            wait_until(lambda: is_waiting_for_lock(database, waiting), "the wait for the lock")
-            other.commit()
-
-        committed = pool.submit(commit)
-        yield
-        committed.result()
+        running = pool.submit(work)
+        wait_until(lambda: is_waiting_for_lock(database, application), "the wait for the lock")
+        other.commit()
+        running.result()
 
 
 def test_partitions_are_created_later_if_spans_come_in_between(native, promscale, upkeep, database, dsn):
     promscale.export(request(span_at(YEAR_2200, "came in between")))
     start = time.time_ns() + 59 * 60 * SECOND  # of the first partition that the upkeep creates
-    with a_span_comes_in(database, dsn, start, waiting="promscale-upkeep"):
-        upkeep.create_partitions()
+    a_span_comes_in(database, dsn, start, "promscale-upkeep", upkeep.create_partitions)
     assert partitions_of_spans(database) == {"came in between": "default"}
     upkeep.create_partitions()
     assert partitions_of_spans(database) == {"came in between": partition_of(start)}
@@ -230,8 +223,8 @@ def test_partitions_are_created_later_if_spans_come_in_between(native, promscale
 def test_spans_are_stored_though_others_come_in_before_their_partition(native, promscale, database, dsn):
     promscale.export(request(span_at(YEAR_2200, "came in between")))
     start = hours_ago(0)
-    with a_span_comes_in(database, dsn, start, waiting="promscale"):
-        promscale.export(request(span_at(start, "meanwhile")))
+    meanwhile = request(span_at(start, "meanwhile"))
+    a_span_comes_in(database, dsn, start, "promscale", lambda: promscale.export(meanwhile))
     assert partitions_of_spans(database) == {"came in between": "default", "meanwhile": "default"}
     promscale.export(request(span_at(start, "afterwards")))
     assert {*partitions_of_spans(database).values()} == {partition_of(start)}

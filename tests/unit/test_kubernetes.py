@@ -21,14 +21,14 @@ from promscale import jaeger, store
 from promscale.__main__ import GRACE_SECONDS
 from telemetry.services import COLLECTOR_HEALTH_PORT, POSTGRES_PORT, PROMSCALE_GRPC_PORT, SERVICES
 from tests import built
+from tests.compose_file import services, size
 
-COMPOSE = yaml.safe_load((CHECKOUT / "docker-compose.yaml").read_text())["services"]
+COMPOSE = services()
 BASE, EXTERNAL = "base", "external-database"
 RELEASES = all_versions()[-3:]
 TRACED = [*SERVICES, "load"]
 # What kubectl writes into an annotation of each object that it applies, and what an annotation may have.
 MAX_ANNOTATION_BYTES = 262_144
-UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 2**10, "m": 2**20, "g": 2**30}
 
 Object = dict[str, Any]
 
@@ -96,12 +96,6 @@ def config_map(objects: dict[tuple[str, str], Object], name: str) -> Object:
         item for (kind, key), item in objects.items() if kind == "ConfigMap" and re.fullmatch(name + "-\\w+", key)
     ]
     return found
-
-
-def size(text: str) -> float:
-    """Bytes, of Kubernetes' and of Compose's notation."""
-    [(number, unit)] = re.findall(r"^(\d+)(\w+)$", text)
-    return int(number) * UNITS[unit]
 
 
 @pytest.mark.parametrize("release", RELEASES)

@@ -7,7 +7,6 @@ import sys
 from fnmatch import fnmatchcase
 
 import pytest
-import yaml
 
 from local import CHECKOUT
 from telemetry.services import (
@@ -23,6 +22,7 @@ from telemetry.services import (
     PROMSCALE_HTTP_PORT,
     SERVICES,
 )
+from tests.compose_file import services
 from tests.documents import DOCUMENTS
 
 BIND = "${BIND_ADDRESS:-127.0.0.1}"
@@ -43,14 +43,10 @@ PORTS = set().union(*PUBLISHED.values()) - {COLLECTOR_HEALTH_PORT}  # those that
 README = (CHECKOUT / "README.md").read_text()
 
 
-def compose(file: str) -> dict:
-    return yaml.safe_load((CHECKOUT / file).read_text())["services"]
-
-
 @pytest.fixture(scope="module")
 def parts():
     """The parts of the full stack."""
-    return compose("docker-compose.yaml")
+    return services()
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -107,16 +103,16 @@ def test_in_compose_changes_need_a_token_where_the_ports_are_published_to_others
 
 @pytest.mark.parametrize("file", ["docker-compose.yaml", "docker-compose.original.yaml"])
 def test_compose_publishes_the_ports_of_the_table(file):
-    services = compose(file)
-    for name, part in services.items():
+    parts = services(file)
+    for name, part in parts.items():
         extended = part.get("extends", {})
-        ports = compose(extended["file"])[extended["service"]].get("ports", []) if extended else part.get("ports", [])
+        ports = services(extended["file"])[extended["service"]].get("ports", []) if extended else part.get("ports", [])
         published = {int(port.rsplit(":", 2)[1]) for port in ports}
         assert published == PUBLISHED.get(name, set()), name
         for port in ports:
             address = port.rsplit(":", 2)[0]
             assert address == ("127.0.0.1" if int(port.rsplit(":", 2)[1]) in LOOPBACK_ONLY else BIND), port
-    assert services.keys() >= {*PUBLISHED, "load"} - ({*BESIDE} if file.endswith("original.yaml") else set())
+    assert parts.keys() >= {*PUBLISHED, "load"} - ({*BESIDE} if file.endswith("original.yaml") else set())
 
 
 @pytest.mark.parametrize(
