@@ -69,11 +69,13 @@ class Sessions(threading.Thread):
 
     def run(self) -> None:
         with psycopg.connect(self._dsn, autocommit=True) as connection:
-            while not self._stopped.wait(SAMPLE_SECONDS):
+            while True:
                 counts = {"sessions": stores.on_nodes(connection, SESSIONS)[0]}
                 if workers := stores.on_nodes(connection, WORKER_SESSIONS)[1:]:
                     counts["worker_sessions"] = max(workers)
                 self.peaks = {name: max(count, self.peaks.get(name, 0)) for name, count in counts.items()}
+                if self._stopped.wait(SAMPLE_SECONDS):
+                    return
 
     def stop(self) -> None:
         self._stopped.set()

@@ -27,6 +27,7 @@ FLAGS_FOLDER = "/var/lib/faults"  # in the containers
 # The port and path of the health checks that run here, and not in the containers: these images have no shell.
 CHECKED_FROM_OUTSIDE = {"collector": (COLLECTOR_HEALTH_PORT, "/"), "jaeger": (PAGES["traces"], "/")}
 MAX_RESTARTS = 3
+ANSWER_SECONDS = 20  # of a Docker engine on a busy machine
 
 Container = dict[str, Any]  # as `docker inspect` describes it
 
@@ -37,12 +38,12 @@ def unavailable_reason() -> str | None:
     if not shutil.which("docker"):
         return "there is no docker on the PATH"
     try:
-        engine = _docker("version", "--format", "{{.Server.Version}}", timeout=5)
+        engine = _docker("version", "--format", "{{.Server.Version}}", timeout=ANSWER_SECONDS)
         if engine.returncode:
             return f"no Docker engine answers ({last_line(engine)})"
-        compose = _docker("compose", "version", "--short", timeout=5)
+        compose = _docker("compose", "version", "--short", timeout=ANSWER_SECONDS)
     except subprocess.TimeoutExpired:
-        return "the Docker engine does not answer within 5 s"
+        return f"the Docker engine does not answer within {ANSWER_SECONDS} s"
     except OSError as error:
         return f"docker cannot be executed ({error})"
     version = re.match(r"v?(\d+)\.(\d+)", compose.stdout)

@@ -22,7 +22,7 @@ def running_collector(folder: Path, **environment: str) -> Iterator[str]:
         "receivers::otlp::protocols::grpc::endpoint": address,
         "receivers::otlp::protocols::http::endpoint": f"127.0.0.1:{free_port()}",
         "extensions::health_check::endpoint": f"127.0.0.1:{health_port}",
-        "processors::tail_sampling::decision_wait": "1s",
+        "processors::tail_sampling::decision_wait": "5s",
     }
     options = [f"--config=yaml:{key}: {value}" for key, value in changed.items()]
     variables = os.environ | {"COLLECTOR_STORAGE": str(folder / "queue")} | environment

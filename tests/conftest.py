@@ -1,5 +1,6 @@
 """Fixtures of several kinds of tests, and the summaries at the end of a run."""
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +20,15 @@ REPORTS = {
 }
 # The tests that use the demo's own ports run one after the other. So do those in a browser: Chromium gives up its
 # requests, even those to loopback, when a container's network comes or goes (net::ERR_NETWORK_CHANGED).
-SERIAL = ("tests/browser/", "tests/compose/", "tests/kubernetes/", "tests/stack/", "tests/store/test_jaeger_suite.py")
+SERIAL: tuple[str, ...] = (
+    "tests/browser/",
+    "tests/compose/",
+    "tests/kubernetes/",
+    "tests/stack/",
+    "tests/store/test_jaeger_suite.py",
+)
+if os.environ.get("TEST_POSTGRES_URI"):  # one server, whose roles the databases of all tests share
+    SERIAL = (*SERIAL, "tests/hostile/", "tests/store/")
 
 
 class Scheduling(LoadScopeScheduling):

@@ -1,8 +1,12 @@
 """Waiting for a condition, and TCP ports for the programs under test."""
 
+import contextlib
+import itertools
+import os
+import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -21,8 +25,23 @@ def wait_until(condition: Callable[[], Result], what: str, seconds: float = 120)
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listens on at the moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nothing listens on, and that no other call has returned.
+
+    It is none of those that the kernel chooses for connections (32768 and above): one of them could take it before the
+    program under test listens on it. Each process of pytest-xdist has ports of its own.
+    """
+    while True:
+        port = next(_PORTS)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+
+
+def _ports() -> Iterator[int]:
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    ports = range(20_000 + 1_000 * (process % 12), 21_000 + 1_000 * (process % 12))
+    begin = random.randrange(len(ports))  # other runs of the tests use the same ports
+    return itertools.cycle([*ports[begin:], *ports[:begin]])
+
+
+_PORTS = _ports()

@@ -11,6 +11,7 @@ from tests.store.conftest import (  # noqa: F401 (fixtures)
     database,
     dsn,
     migrated,
+    patient_connections,
     postgres_uri,
     promscale,
     superuser_uri,

@@ -361,7 +361,7 @@ def test_from_a_box_on_the_heat_map_to_what_differs_there(explorer, open_page, p
 
 
 def test_a_box_can_be_zoomed_into_and_closed(explorer, open_page):
-    page = dashboard_page(open_page, explorer, "03-request-durations", "from=now-1h&refresh=5s")
+    page = dashboard_page(open_page, explorer, "03-request-durations", "from=now-1h&refresh=10s")
     heatmap = chart(page, "Requests by duration, over time")
     heatmap.evaluate("chart => chart.dataset.old = 'yes'")
     drag(page, inside(heatmap, 0.25, 0.1), inside(heatmap, 0.5, 0.6))
@@ -502,7 +502,7 @@ def test_the_cursor_of_the_keyboard_stays_after_a_refresh(explorer, open_page):
 
 
 def test_a_refresh_waits_for_the_end_of_a_drag(explorer, open_page):
-    page = dashboard_page(open_page, explorer, "01-request-rate", "from=now-1h&refresh=5s")
+    page = dashboard_page(open_page, explorer, "01-request-rate", "from=now-1h&refresh=10s")
     dragged = chart(page, "Requests per second, by minute")
     dragged.evaluate("chart => chart.dataset.old = 'yes'")
     page.mouse.move(*inside(dragged, 0.2, 0.5))

@@ -9,7 +9,9 @@ TOKEN = "the-token-of-this-test"
 
 
 @pytest.fixture
-def recorder(flag_file, dsn) -> Recorder:
+def recorder(flag_file, dsn, monkeypatch) -> Recorder:
+    for limit in ("RETRY_SECONDS", "CONNECT_SECONDS"):
+        monkeypatch.setattr(f"faults.recorder.{limit}", 60)
     recorder = Recorder(flag_file, dsn, None)
     recorder.start()
     return recorder

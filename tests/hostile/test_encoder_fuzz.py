@@ -27,7 +27,7 @@ def test_no_request_makes_the_encoder_panic(tmp_path):
     ]
     for number, seed in enumerate(seeds):
         (corpus / str(number)).write_bytes(seed)
-    command = [built.encoder_fuzz_target(), f"-runs={RUNS}", f"-max_len={MAX_BYTES}", "-seed=1", "-timeout=10", corpus]
+    command = [built.encoder_fuzz_target(), f"-runs={RUNS}", f"-max_len={MAX_BYTES}", "-seed=1", "-timeout=120", corpus]
     fuzzing = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert fuzzing.returncode == 0, fuzzing.stderr[-3000:]
     assert f"Done {RUNS} runs" in fuzzing.stderr

@@ -85,7 +85,7 @@ def test_a_full_disk_is_reported_and_loses_nothing(small_disk, caplog):
     promscale = Promscale(dsn)
     url = f"http://127.0.0.1:{promscale.web.port}"
     try:
-        assert readiness(url) == (200, "ok")
+        wait_until(lambda: readiness(url) == (200, "ok"), "readiness")
         acknowledged, error = export_until_error(promscale, messages)
         assert error.code() == grpc.StatusCode.UNAVAILABLE
         assert "No space left on device" in error.details()

@@ -39,7 +39,9 @@ def test_psql_runs_each_command(own_stack, command):
 def test_curl_gets_what_each_command_requests(own_stack, command):
     checked(own_stack.checkout.run("faults", "off"))  # a password may fail otherwise
     try:
-        subprocess.run(f"{command} --fail --silent", shell=True, check=True, timeout=60)
+        # The services read the change within half a second, and a password may fail until then.
+        curl = f"{command} --fail --silent"
+        wait_until(lambda: subprocess.run(curl, shell=True, timeout=60).returncode == 0, command)
     finally:
         checked(own_stack.checkout.run("faults", "reset"))
 

@@ -1,5 +1,6 @@
 """./run.sh local in a shell with variables for other programs, and again with other settings."""
 
+import contextlib
 import os
 
 import psutil
@@ -37,7 +38,11 @@ def test_variables_for_other_programs_reach_no_part(own_stack):
     try:
         answer = own_stack.checkout.run("psql", "-Atc", "select 'answered'", env=os.environ | FOREIGN)
         assert answer.stdout == "answered\n", answer.stderr
-        assert own_stack.checkout.run("status", env=os.environ | FOREIGN).returncode == 0
+
+        def is_healthy() -> bool:
+            return own_stack.checkout.run("status", env=os.environ | FOREIGN).returncode == 0
+
+        wait_until(is_healthy, "all parts are healthy")
         names = """
             select array_agg(distinct service_name order by service_name) from ps_trace.span
             where resource_tags ->> 'deployment.environment.name' = 'test'
@@ -45,9 +50,10 @@ def test_variables_for_other_programs_reach_no_part(own_stack):
         services = sorted([*SERVICES, "load"])
         wait_until(lambda: own_stack.rows(names) == [(services,)], "spans of all services, with their own names")
         for process in own_stack.checkout.processes():
-            environment = process.environ()
-            inherited = {name for name, value in FOREIGN.items() if environment.get(name) == value}
-            assert inherited <= {"OTEL_RESOURCE_ATTRIBUTES"}
+            with contextlib.suppress(psutil.NoSuchProcess):  # one of PostgreSQL's sessions has ended meanwhile
+                environment = process.environ()
+                inherited = {name for name, value in FOREIGN.items() if environment.get(name) == value}
+                assert inherited <= {"OTEL_RESOURCE_ATTRIBUTES"}
     finally:
         own_stack.restart()
 
@@ -73,15 +79,15 @@ def test_a_changed_setting_restarts_the_parts_that_use_it(own_stack):
     assert "Restarting the parts with changed settings: faults, load\n" in changed.stdout
     after = own_stack.healthy_pids()
     assert {name for name in before if before[name] != after[name]} == {"faults", "load"}
-    assert users() == "6"
+    wait_until(lambda: users() == "6", "load with its new setting")
 
     kept = own_stack.checkout.run("local")
     assert "already running" in kept.stdout
-    assert users() == "6"
+    wait_until(lambda: users() == "6", "load with its new setting")
 
     default = own_stack.checkout.run("local", env=os.environ | {"LOAD_USERS": ""})
     assert default.returncode == 0, default.stderr
-    assert users() == ""
+    wait_until(lambda: users() == "", "load with the default")
 
 
 def test_a_changed_address_applies_to_everything_but_the_database(own_stack):
@@ -92,7 +98,8 @@ def test_a_changed_address_applies_to_everything_but_the_database(own_stack):
     try:
         changed = own_stack.checkout.run("local", env=os.environ | {"BIND_ADDRESS": "127.0.0.2"})
         assert changed.returncode == 0, changed.stderr
-        assert health.answers(f"http://127.0.0.2:{SERVICES['generator']}/healthz")
+        url = f"http://127.0.0.2:{SERVICES['generator']}/healthz"
+        wait_until(lambda: health.answers(url), "the generator at its new address")
         assert not health.answers(f"http://127.0.0.1:{SERVICES['generator']}/healthz")
         after = own_stack.healthy_pids()
         assert {name for name in before if before[name] == after[name]} == {"supervisord", "postgres"}

@@ -176,6 +176,14 @@ def native(database):
         pytest.skip("with TimescaleDB, spans are in its chunks, not in native partitions")
 
 
+@pytest.fixture(autouse=True)
+def patient_connections(monkeypatch):
+    """A machine that is busy with other tests may need longer for a connection than the limits of the demo."""
+    for limit in ("explorer.database.CONNECT_SECONDS", "explorer.store.CONNECT_SECONDS"):
+        monkeypatch.setattr(limit, 60)
+    monkeypatch.setattr("promscale.jaeger.CONNECTION_SECONDS", 60)
+
+
 @pytest.fixture
 def promscale(dsn):
     running = Promscale(dsn)

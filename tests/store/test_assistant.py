@@ -27,7 +27,7 @@ from tests.store.conftest import new_database
 from tests.store.known_traces import NOON, PASSWORD, Export
 from tests.store.otlp_messages import HOSTILE_TEXT, attributes
 from tests.store.running import Promscale
-from tests.waiting import free_port
+from tests.waiting import free_port, wait_until
 
 FAULT = Fault("digit", lambda char, _: char == "5", slowness=15)
 COUNT = 120
@@ -377,7 +377,8 @@ def test_a_long_trace_with_long_texts_is_limited(assistant, stored):
 def test_a_statement_that_takes_too_long(assistant, stored):
     with psycopg.connect(stored.dsn) as connection:
         connection.execute("lock table _promscale.operation_minute in access exclusive mode")
-        assert "needs more than 10 s: choose a shorter time range" in assistant.refused("services_and_operations")
+        too_long = "needs more than 10 s: choose a shorter time range"
+        wait_until(lambda: too_long in assistant.refused("services_and_operations"), "the refusal")
 
 
 def test_without_a_database_or_a_store_each_tool_says_so(known):

@@ -70,9 +70,10 @@ SIZE = "select row_bytes + index_bytes, lossless_bytes, closed_at is not null fr
 
 
 def test_a_closed_partition_is_smaller(native, promscale, upkeep, database):
+    start = hours_ago(3)
     for number in range(4):
         # The spans of some traces are in two exports.
-        data = recorded.request(hours_ago(3) + number * MINUTE)
+        data = recorded.request(start + number * MINUTE)
         promscale.export(data)
         parents = spans_of(TracesData.FromString(data))[::50]
         promscale.export(request(*(child(parent, "late") for parent in parents)))
@@ -156,7 +157,8 @@ PARTITIONS_LOCK = "select pg_advisory_xact_lock(hashtext('_promscale.partition')
 
 
 def test_a_span_that_arrives_while_a_partition_is_rewritten_is_kept(promscale, upkeep, database):
-    promscale.export(recorded.request(hours_ago(3)))
+    start = hours_ago(3)
+    promscale.export(recorded.request(start))
     name = partition_name(database)
     for late in ("late", "later"):
         with ThreadPoolExecutor(1) as pool, psycopg.connect(promscale.dsn) as holder:
@@ -164,7 +166,7 @@ def test_a_span_that_arrives_while_a_partition_is_rewritten_is_kept(promscale, u
             holder.execute(PARTITIONS_LOCK)
             closed = pool.submit(upkeep.close_partition, minutes=0)
             wait_until(lambda: is_waiting_for_lock(database, "promscale-upkeep"), "the rewritten partition")
-            promscale.export(request(span_at(hours_ago(3), late)))
+            promscale.export(request(span_at(start, late)))
             holder.rollback()
             assert not closed.result()
         before = contents(promscale, database)
@@ -189,7 +191,7 @@ def test_a_closing_that_is_killed_changes_nothing(promscale, upkeep, database, l
         promscale.export(recorded.request(start + hour * HOUR))
         promscale.export(request(*odd_spans(start + hour * HOUR)))
     before = contents(promscale, database)
-    assert kill_upkeep_at_lock(promscale.dsn, lock, lambda: upkeep.close_partition(minutes=0))
+    wait_until(lambda: kill_upkeep_at_lock(promscale.dsn, lock, lambda: upkeep.close_partition(minutes=0)), "a kill")
     assert contents(promscale, database) == before
     close_all(upkeep, database)
     assert contents(promscale, database) == before

@@ -25,6 +25,7 @@ from tests.store.labelled_traces import ADDED_MS, labelled
 
 SLOW = Fault("digit", lambda char, _: char in "47", slowness=12)
 DOCUMENT = CHECKOUT / "docs" / "experiments.md"
+TRACES_PER_SECOND = 12
 SCENARIO = """
 description: digit is slow for some characters
 phases:
@@ -47,8 +48,8 @@ def api_at(url: str, token: str = "") -> FaultsAPI:
 class Demo:
     """Stands for the services: its thread stores passwords, with slow digits while the flag is on.
 
-    Each export has the traces of the whole time since the one before, so that every phase has some however slow the
-    machine is.
+    Each export has the traces of the whole time since the one before, or up to a change of the flags, so that every
+    phase has traces of its own flags however slow the machine is.
     """
 
     def __init__(self, folder, promscale, serve) -> None:
@@ -67,7 +68,7 @@ class Demo:
         faults = {name: flag.variant for name, flag in flags.items() if flag.is_fault and flag.variant != "off"}
         return faults, flags["load"].variant, flags["sampling"].variant
 
-    def run(self, out, seconds=1, blind=False, report=print) -> None:
+    def run(self, out, seconds=3, blind=False, report=print) -> None:
         run(scenario(seconds), 7, out, api_at(self.url), self.database, blind, report)
 
     def stop(self) -> None:
@@ -75,18 +76,23 @@ class Demo:
         self._thread.join()
 
     def _work(self) -> None:
-        end = datetime.now(UTC)
+        begin, state = datetime.now(UTC), self.state()
+        self.states.append(state)
         for seed in itertools.count():
-            begin, state = end, self.state()
-            if state not in self.states:
-                self.states.append(state)
             if self._stopping.wait(0.2):
                 return
-            slow = state[0].get("digit.slow_characters") == "strong"
-            end = datetime.now(UTC)
-            made = passwords(seed, 5, SLOW if slow else None, minutes=(end - begin) / timedelta(minutes=1))
-            characters = "47" if slow else ""
-            self._promscale.export(labelled(made, begin, "digit.slow_characters", "digit", characters))
+            end, new_state = datetime.now(UTC), self.state()
+            if new_state != state:
+                end = datetime.fromtimestamp(self.file.path.stat().st_mtime, UTC)
+                self.states.append(new_state)
+            self._export(seed, begin, end, slow=state[0].get("digit.slow_characters") == "strong")
+            begin, state = end, new_state
+
+    def _export(self, seed: int, begin: datetime, end: datetime, slow: bool) -> None:
+        number = max(1, round(TRACES_PER_SECOND * (end - begin).total_seconds()))
+        made = passwords(seed, number, SLOW if slow else None, minutes=(end - begin) / timedelta(minutes=1))
+        characters = "47" if slow else ""
+        self._promscale.export(labelled(made, begin, "digit.slow_characters", "digit", characters))
 
 
 @pytest.fixture

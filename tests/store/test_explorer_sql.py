@@ -134,7 +134,8 @@ def test_sql_shows_values_in_postgresqls_notation(client):
         assert f"{shown}</td>" in page
 
 
-def test_sql_leaves_connections_to_the_dashboards(client):
+def test_sql_leaves_connections_to_the_dashboards(client, monkeypatch):
+    monkeypatch.setattr(database_module, "STATEMENT_SECONDS", 60)
     with ThreadPoolExecutor(6) as users:
         slow = [users.submit(ask, client, "select pg_sleep(8)") for _ in range(6)]
         assert [client.get("/").status_code for _ in range(3)] == [200] * 3
@@ -144,7 +145,8 @@ def test_sql_leaves_connections_to_the_dashboards(client):
     assert ask(client, "select 1").status_code == 200
 
 
-def test_a_stopped_postgresql_is_reported(own_cluster):
+def test_a_stopped_postgresql_is_reported(own_cluster, monkeypatch):
+    monkeypatch.setattr(database_module, "CONNECT_SECONDS", 3)
     Store(own_cluster.uri).migrate()
     client = create_dashboards(own_cluster.uri_of("explorer")).test_client()
     assert client.get("/").status_code == 200
@@ -162,11 +164,13 @@ def test_a_stopped_postgresql_is_reported(own_cluster):
 
 
 def test_a_postgresql_that_stops_during_a_statement_is_reported(own_cluster, monkeypatch):
-    monkeypatch.setattr(database_module, "STATEMENT_SECONDS", 2)
+    # The page gives up after 20 s, long before PostgreSQL's own limit.
+    monkeypatch.setattr(database_module, "STATEMENT_SECONDS", 120)
+    monkeypatch.setattr(database_module, "GRACE_SECONDS", -100)
     Store(own_cluster.uri).migrate()
     client = create_dashboards(own_cluster.uri_of("explorer")).test_client()
     answers = []
-    user = threading.Thread(target=lambda: answers.append(ask(client, "select pg_sleep(1.5)")))
+    user = threading.Thread(target=lambda: answers.append(ask(client, "select pg_sleep(120)")))
     user.start()
     busy = "select true from pg_stat_activity where query like '%fetch_text%' and usename = 'explorer'"
     with psycopg.connect(own_cluster.uri, autocommit=True) as connection:
@@ -191,6 +195,7 @@ def test_settings_of_a_statement_do_not_outlive_it(client):
 
 def test_sql_has_a_timeout(client, monkeypatch, dsn):
     monkeypatch.setattr(database_module, "STATEMENT_SECONDS", 1)
+    monkeypatch.setattr(database_module, "GRACE_SECONDS", 60)
     client = create_dashboards(dsn).test_client()
     assert "canceling statement due to statement timeout" in ask(client, "select pg_sleep(60)").text
     # On a slow machine, the home page's statements may reach the shortened timeout as well.

@@ -304,7 +304,8 @@ def test_a_comparison_of_no_span(browser, comparing, promscale):
     assert "EXPLORER_DB_URI" in earlier(browser, this, 404)
 
 
-def test_a_trace_is_shown_without_its_database(promscale):
+def test_a_trace_is_shown_without_its_database(promscale, monkeypatch):
+    monkeypatch.setattr("explorer.database.CONNECT_SECONDS", 3)
     uri = f"postgresql://explorer@127.0.0.1:{free_port()}/postgres"
     browser = create_traces(f"127.0.0.1:{promscale.server.port}", uri).test_client()
     this = span()
@@ -333,6 +334,7 @@ def test_a_stopped_promscale_is_reported(dsn, start_process, monkeypatch, connec
     """Without a connection, the limit is the connection timeout instead of the longer one for answers."""
     process = start_process(dsn)
     wait_until(lambda: process.get("/readyz")[0] == 200, "promscale")
+    monkeypatch.setattr(store, "CONNECT_SECONDS", 3)
     browser = create_traces(process.grpc).test_client()
     if connected:
         get(browser, "/search")

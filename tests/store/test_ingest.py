@@ -184,7 +184,7 @@ def test_exports_are_unavailable_while_the_database_is_unreachable(proxied, data
     assert promscale.is_unavailable_for(request(span("during")))
     assert promscale.is_unavailable_for(request(span("during")))
     proxy.restore()
-    promscale.export(request(span("after")))
+    promscale.export_with_retries(request(span("after")))
     assert database.execute("select span_name from ps_trace.span order by start_time").fetchall() == [
         ("before",),
         ("after",),
@@ -202,7 +202,7 @@ def test_a_retry_after_a_lost_acknowledgement_stores_nothing_twice(proxied, data
         assert unavailable.result()
     proxy.silencing_request = None
     proxy.restore()
-    promscale.export(message)
+    promscale.export_with_retries(message)
     assert span_count(database) == 100
     assert lossless_span_count(database) == 100
 
@@ -373,8 +373,8 @@ def test_readiness_says_why_an_export_would_fail(dsn, database, start_process, d
     process = start_process(dsn)
     process.wait_until_ready()
     database.execute(damage)
-    wait_until(lambda: process.get("/readyz")[0] == 503, "a loss of readiness")
-    assert message in json.loads(process.get("/readyz")[1])["status"]
+    wait_until(lambda: message in json.loads(process.get("/readyz")[1])["status"], "the reason")
+    assert process.get("/readyz")[0] == 503
 
 
 def test_readiness_stores_nothing(dsn, database, start_process):

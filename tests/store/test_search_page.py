@@ -249,7 +249,8 @@ def test_without_the_database_the_page_has_the_newest_and_says_so(promscale, sto
     assert "7 traces, newest first" in page
 
 
-def test_a_search_that_takes_too_long_says_what_to_do(browser, promscale, dsn):
+def test_a_search_that_takes_too_long_says_what_to_do(browser, promscale, dsn, monkeypatch):
+    monkeypatch.setattr("explorer.database.GRACE_SECONDS", 60)
     promscale.export(request(span()))
     with psycopg.connect(dsn) as other, ThreadPoolExecutor() as pool:
         other.execute("lock table _promscale.span in access exclusive mode")

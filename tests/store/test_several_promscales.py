@@ -21,7 +21,7 @@ from promscale import jaeger, jaeger_pb2, otlp, server, store
 from promscale.database import conninfo
 from tests.collector import running_collector
 from tests.store import citus
-from tests.store.interruptions import UPKEEP
+from tests.store.interruptions import UPKEEP, is_waiting_for_lock
 from tests.store.name_server import name_server
 from tests.store.otlp_messages import HOUR, add_service, child, request, span
 from tests.store.process import Process
@@ -286,7 +286,10 @@ def test_a_promscale_takes_no_more_connections_than_documented(dsn, database, st
     ):
         holder.execute("lock table _promscale.span, _promscale.operation in access exclusive mode")
         client, read = TraceServiceStub(channel), channel.unary_unary(f"/{jaeger.TRACE_READER}/GetServices")
-        answers = [pool.submit(client.Export, request(span()), timeout=60) for _ in range(10)]
+        answers = [pool.submit(client.Export, request(span()), timeout=60)]
+        # A writer takes all exports that wait: the other writers connect for those that come later.
+        wait_until(lambda: is_waiting_for_lock(database, "promscale"), "the first writer")
+        answers += [pool.submit(client.Export, request(span()), timeout=60) for _ in range(9)]
         reads = [pool.submit(read, jaeger_pb2.GetServicesRequest().SerializeToString(), timeout=60) for _ in range(8)]
         pool.submit(ask_for_readiness)
         documented = {

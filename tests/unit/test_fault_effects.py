@@ -4,11 +4,13 @@ import itertools
 import re
 import threading
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from opentelemetry.trace import StatusCode
 
+import telemetry.flags
 import telemetry.service
 from faults.flags import DEFINITIONS, FlagFile
 from local import CHECKOUT
@@ -122,19 +124,31 @@ def test_digit_fails_in_every_fifth_minute_only(services, spans, switch):
     assert [minute for minute, answer in enumerate(answers) if answer.status_code == 500] == [4, 9]
 
 
+@pytest.fixture
+def exact_sleeps(monkeypatch):
+    """The services sleep on a clock of their own, for a microsecond more than they ask for."""
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds + 1e-6
+
+    monkeypatch.setattr(telemetry.flags, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+
+
 def added_ms(services: Services, spans, service: str, times: list[int]) -> list[float]:
     for seconds in times:
         services.call(service, seconds=seconds)
     return [span.attributes["demo.fault.added_ms"] for span in named(f"process_{service}", spans())]
 
 
-def test_digits_latency_is_a_wave(services, spans, switch):
+def test_digits_latency_is_a_wave(services, spans, switch, exact_sleeps):
     switch({"digit.wave": {"added_ms": 40, "period_seconds": 300}})
     top, middle, bottom, top_again = added_ms(services, spans, "digit", [75, 150, 225, 375])
     assert min(top, top_again) >= 40 > middle >= 20 > bottom
 
 
-def test_upper_gets_slower_through_the_hour(services, spans, switch):
+def test_upper_gets_slower_through_the_hour(services, spans, switch, exact_sleeps):
     switch({"upper.slowdown": {"added_ms": 100}})
     early, late, next_hour = added_ms(services, spans, "upper", [360, 3240, 3960])
     assert late >= 90 > max(early, next_hour) >= min(early, next_hour) >= 10

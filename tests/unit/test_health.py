@@ -37,9 +37,9 @@ def test_a_part_that_writes_to_its_log_is_given_more_time(first_unhealthy, growi
     wait(first_unhealthy, growing_log)
 
 
-def test_a_part_without_progress_fails_the_start(first_unhealthy):
+def test_a_part_without_progress_fails_the_start():
     with pytest.raises(CommandError) as failure:
-        wait(first_unhealthy, lambda name: "nothing new")
+        wait(lambda: "postgres", lambda name: "nothing new")
     message = str(failure.value)
     assert re.match(r"postgres is not healthy after \d+ s; last log line: 'nothing new'", message)
     assert message.index("./run.sh logs postgres") < message.index("./run.sh down") < message.index("./run.sh reset")
@@ -56,12 +56,11 @@ def test_a_part_that_crashes_repeatedly_fails_the_start_at_once(growing_log):
 
 
 def test_a_schema_upgrade_is_given_more_time_with_each_step(capsys):
-    steps = itertools.chain((f"upgrading: step {number}" for number in range(10)), itertools.repeat("ok"))
     statuses = []
 
     def store_status():
-        statuses.append(next(steps))
+        statuses.append(f"upgrading: step {len(statuses)}")
         return statuses[-1]
 
-    wait(lambda: "promscale" if "ok" not in statuses else None, lambda name: "nothing new", store_status)
+    wait(lambda: "promscale" if len(statuses) < 10 else None, lambda name: "nothing new", store_status)
     assert "promscale: upgrading: step 9\n" in capsys.readouterr().out

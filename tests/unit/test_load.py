@@ -206,7 +206,7 @@ def test_the_traffic_changes_while_the_process_runs(generator, url, start, flag_
     wait_until(sent_those_of_the_seed, "the first requests of the seed")
     flag_file.reset()
     seen = len(generator.lengths)
-    wait_until(lambda: len(generator.lengths) >= seen + 20, "twenty requests of the traffic before")
+    wait_until(lambda: len(generator.lengths) >= seen + 200, "200 requests, most of them of the traffic before")
     output = stop(process)
     assert output.count("users=4 rate=40/s to") == 2
     assert "users=1 rate=50/s seed=7 to" in output

@@ -169,7 +169,9 @@ def test_a_body_arrives_byte_for_byte(start, echo, limits):
         assert connection.getresponse().read() == body
 
 
-def test_a_body_beyond_the_limits_is_answered_when_it_is_received(start, echo):
+def test_a_body_beyond_the_limits_is_answered_when_it_is_received(start, echo, monkeypatch):
+    monkeypatch.setattr(server, "IDLE_SECONDS", FOREVER)
+    monkeypatch.setattr(server, "REQUEST_SECONDS", FOREVER)
     port = start(echo, limits=BodyLimits(1_000_000, 1_500_000)).port
 
     def post(size: int) -> HTTPResponse:
@@ -201,7 +203,8 @@ def test_an_endless_line_between_chunks_is_refused(start, echo, begins):
         assert connection.recv(12) == b"HTTP/1.1 400"
 
 
-def test_a_graceful_shutdown_answers_the_requests_that_it_has(start):
+def test_a_graceful_shutdown_answers_the_requests_that_it_has(start, monkeypatch):
+    monkeypatch.setattr(server, "GRACE_SECONDS", 120)
     begun, go_on = threading.Event(), threading.Event()
 
     def slow(environ, start_response):
