@@ -25,7 +25,7 @@ def wait_until(condition: Callable[[], Result], what: str, seconds: float = 120)
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listens on, and that no other call has returned.
+    """A TCP port of 127.0.0.1 that nothing listens on, and that none of the last calls has returned.
 
     It is none of those that the kernel chooses for connections (32768 and above): one of them could take it before the
     program under test listens on it. Each process of pytest-xdist has ports of its own.
