@@ -164,9 +164,9 @@ def test_a_stopped_postgresql_is_reported(own_cluster, monkeypatch):
 
 
 def test_a_postgresql_that_stops_during_a_statement_is_reported(own_cluster, monkeypatch):
-    # The page gives up after 20 s, long before PostgreSQL's own limit.
+    # The page gives up after 10 s, long before PostgreSQL's own limit.
     monkeypatch.setattr(database_module, "STATEMENT_SECONDS", 120)
-    monkeypatch.setattr(database_module, "GRACE_SECONDS", -100)
+    monkeypatch.setattr(database_module, "GRACE_SECONDS", -110)
     Store(own_cluster.uri).migrate()
     client = create_dashboards(own_cluster.uri_of("explorer")).test_client()
     answers = []

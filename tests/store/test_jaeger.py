@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import closing
 
 import grpc
 import psycopg
@@ -402,9 +403,10 @@ def test_a_search_without_times_leaves_out_spans_of_the_future(promscale):
     assert found_trace_ids(promscale, start_time_max=now + 7200 * SECOND) == [future.trace_id, past.trace_id]
 
 
-def test_jaegers_calls_are_unavailable_without_a_database(promscale, postgres_uri):
-    name = psycopg.conninfo.conninfo_to_dict(promscale.dsn)["dbname"]
-    with psycopg.connect(postgres_uri, autocommit=True) as other:
+def test_jaegers_calls_are_unavailable_without_a_database(dsn, postgres_uri, monkeypatch):
+    monkeypatch.setattr("promscale.jaeger.CONNECTION_SECONDS", 5)
+    name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+    with closing(Promscale(dsn)) as promscale, psycopg.connect(postgres_uri, autocommit=True) as other:
         other.execute(f"alter database {name} allow_connections false")
         other.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [name])
         with pytest.raises(grpc.RpcError) as raised:
@@ -412,12 +414,12 @@ def test_jaegers_calls_are_unavailable_without_a_database(promscale, postgres_ur
         assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
         other.execute(f"alter database {name} allow_connections true")
 
-    def services() -> list:
-        try:
-            return promscale.read("GetServices", b"")
-        except grpc.RpcError as error:
-            if error.code() != grpc.StatusCode.UNAVAILABLE:
-                raise
-            return []
+        def services() -> list:
+            try:
+                return promscale.read("GetServices", b"")
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                    raise
+                return []
 
-    assert wait_until(services, "an answer") == [messages.GetServicesResponse()]
+        assert wait_until(services, "an answer") == [messages.GetServicesResponse()]
