@@ -14,6 +14,7 @@ from serving.hosts import WSGIApp
 from tests.hostile import outcomes
 from tests.stack import exporter
 
+pytest_plugins = ["tests.databases"]
 REPORTS = {
     "spans counted while parts were killed": exporter.counts,
     "attacks and their outcomes": outcomes.lines,
@@ -81,6 +82,13 @@ def flag_file(tmp_path) -> FlagFile:
     file = FlagFile(tmp_path / "flags.json")
     file.prepare()
     return file
+
+
+@pytest.fixture
+def slow_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers keep connections on which nothing moves, and wait for requests, for longer than any test takes."""
+    monkeypatch.setattr("serving.server.IDLE_SECONDS", 3600)
+    monkeypatch.setattr("serving.server.REQUEST_SECONDS", 3600)
 
 
 @pytest.fixture

@@ -39,9 +39,9 @@ def free_port() -> int:
 
 def _ports() -> Iterator[int]:
     process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    ports = range(20_000 + 1_000 * (process % 12), 21_000 + 1_000 * (process % 12))
-    begin = random.randrange(len(ports))  # other runs of the tests use the same ports
-    return itertools.cycle([*ports[begin:], *ports[:begin]])
+    first = 20_000 + 1_000 * (process % 12)
+    # In random order, because other runs of the tests have the same ports.
+    return itertools.cycle(random.sample(range(first, first + 1_000), 1_000))
 
 
 _PORTS = _ports()

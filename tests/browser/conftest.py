@@ -6,17 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.store.conftest import (  # noqa: F401 (fixtures)
-    cluster,
-    database,
-    dsn,
-    migrated,
-    patient_connections,
-    postgres_uri,
-    promscale,
-    superuser_uri,
-)
-
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or Path(__file__).parents[2] / ".data" / "screenshots")

@@ -14,7 +14,7 @@ from faults.app import create_app
 from faults.flags import FlagFile
 from faults.recorder import Recorder
 from telemetry.services import EXPLORER
-from tests.store.conftest import switch_fault
+from tests.databases import switch_fault
 from tests.store.known_traces import FAILED, PASSWORD, Export
 
 RULES = {"resultTypes": ["violations"], "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}

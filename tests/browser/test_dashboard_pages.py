@@ -16,7 +16,7 @@ from explorer.dashboards import DASHBOARDS, create_dashboards
 from explorer.web import clock, quantity
 from queries import COLOURS, MILLISECONDS, SERVICES, Kind
 from telemetry.services import EXPLORER
-from tests.store.conftest import switch_fault
+from tests.databases import switch_fault
 from tests.store.known_traces import NOON, PASSWORD, Export
 from tests.store.otlp_messages import add_service, child, request, span
 

@@ -11,7 +11,6 @@ from psycopg.conninfo import make_conninfo
 
 from explorer.traces import create_traces
 from tests.browser.rows import names
-from tests.store.conftest import database  # noqa: F401 (a fixture)
 from tests.store.otlp_messages import child, request, span
 from tests.waiting import wait_until
 
@@ -357,7 +356,7 @@ def test_the_details_link_to_what_is_similar(open_checkout, checkout, explorer):
     page.get_by_role("link", name="shop: GET /").wait_for()
 
 
-def test_the_sql_of_a_span_returns_it(open_checkout, checkout, database):  # noqa: F811 (a fixture)
+def test_the_sql_of_a_span_returns_it(open_checkout, checkout, database):
     page = open_checkout(f"#span={checkout.span_id.hex()}")
     statement = details(page).locator("pre").inner_text()
     assert [row[5:7] for row in database.execute(statement)] == [("shop", "GET /")]

@@ -4,15 +4,6 @@ import pytest
 
 from benchmarks import store as stores
 from tests.hostile.target import Target
-from tests.store.conftest import (  # noqa: F401 (fixtures)
-    cluster,
-    dsn,
-    migrated,
-    patient_connections,
-    postgres_uri,
-    promscale,
-    superuser_uri,
-)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import psutil
 
 from local import CHECKOUT, encoder
 from local.stack import MARK
+from tests.waiting import wait_until
 
 NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", ".data", "__pycache__", "target", ".*_cache", ".hypothesis", ".coverage*"
@@ -40,6 +41,10 @@ class Checkout:
         """Run run.sh; `options` are subprocess.run's."""
         command = [str(self.folder / "run.sh"), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL, **options)
+
+    def wait_until_healthy(self, **options: Any) -> None:
+        """Wait until ./run.sh status says that all parts are healthy; `options` are subprocess.run's."""
+        wait_until(lambda: self.run("status", **options).returncode == 0, "all parts are healthy")
 
     def processes(self) -> list[psutil.Process]:
         """All processes that have anything to do with this copy."""

@@ -47,3 +47,11 @@ def own_stack(stack: Stack) -> OwnStack:
     if not isinstance(stack, OwnStack):
         pytest.skip("the test would disturb the stack at STACK_GENERATOR_URL")
     return stack
+
+
+@pytest.fixture
+def quiet_stack(own_stack: OwnStack) -> Iterator[OwnStack]:
+    """A stack that the test may disturb, without the faults that are on by default."""
+    checked(own_stack.checkout.run("faults", "off"))
+    yield own_stack
+    checked(own_stack.checkout.run("faults", "reset"))

@@ -5,7 +5,6 @@ import os
 import pytest
 
 from tests.stack.checkout import Checkout
-from tests.waiting import wait_until
 
 ODD = "50% ;a #b 'c' (d) & é*"
 
@@ -21,7 +20,7 @@ def checkout(tmp_path, free_ports):
 def test_it_starts_in_a_folder_of_any_name(checkout):
     started = checkout.run("local")
     assert started.returncode == 0, started.stderr
-    wait_until(lambda: checkout.run("status").returncode == 0, "all parts are healthy")
+    checkout.wait_until_healthy()
     assert "1 row" in checkout.run("psql", "-c", "select count(*) from ps_trace.span").stdout
 
 

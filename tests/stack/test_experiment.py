@@ -12,16 +12,14 @@ phases:
 """
 
 
-def test_a_blind_experiment(own_stack, tmp_path):
+def test_a_blind_experiment(quiet_stack, tmp_path):
+    """Without the default faults: a service that is late to read its flags would have them in the first phase."""
     (tmp_path / "short.yaml").write_text(SCENARIO)
     folder = tmp_path / "first"
-    run = own_stack.checkout.run
-    # Otherwise a service that is late to read its flags has faults of the defaults in the first phase.
-    checked(run("faults", "off"))
+    run = quiet_stack.checkout.run
     before = checked(run("faults")).stdout
     checked(run("experiment", str(tmp_path / "short.yaml"), "--seed", "7", "--out", str(folder), "--blind"))
     assert checked(run("faults")).stdout == before
-    checked(run("faults", "reset"))
 
     [fault] = json.loads((folder / "truth.json").read_text())["faults"]
     assert (fault["verdict"], fault["operations"]) == ("changed", ["digit/render_digit"])

@@ -38,11 +38,7 @@ def test_variables_for_other_programs_reach_no_part(own_stack):
     try:
         answer = own_stack.checkout.run("psql", "-Atc", "select 'answered'", env=os.environ | FOREIGN)
         assert answer.stdout == "answered\n", answer.stderr
-
-        def is_healthy() -> bool:
-            return own_stack.checkout.run("status", env=os.environ | FOREIGN).returncode == 0
-
-        wait_until(is_healthy, "all parts are healthy")
+        own_stack.checkout.wait_until_healthy(env=os.environ | FOREIGN)
         names = """
             select array_agg(distinct service_name order by service_name) from ps_trace.span
             where resource_tags ->> 'deployment.environment.name' = 'test'
@@ -83,7 +79,7 @@ def test_a_changed_setting_restarts_the_parts_that_use_it(own_stack):
 
     kept = own_stack.checkout.run("local")
     assert "already running" in kept.stdout
-    wait_until(lambda: users() == "6", "load with its new setting")
+    assert users() == "6"
 
     default = own_stack.checkout.run("local", env=os.environ | {"LOAD_USERS": ""})
     assert default.returncode == 0, default.stderr

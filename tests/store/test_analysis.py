@@ -13,8 +13,8 @@ from explorer.analysis.questions import aggregate_flame_graph, compare_traces, f
 from explorer.analysis.selection import Selection
 from explorer.database import Database
 from explorer.query import Query
+from tests.databases import new_database
 from tests.demo_traces import Fault, export, passwords
-from tests.store.conftest import new_database
 from tests.store.known_traces import ALL, NOON, PASSWORD, Export
 from tests.store.running import Promscale
 from tests.store.store_contents import close_all

@@ -21,9 +21,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from psycopg.conninfo import make_conninfo
 
 from local import CHECKOUT
+from tests.databases import new_database
 from tests.demo_traces import Fault, export, passwords
 from tests.documents import code_blocks
-from tests.store.conftest import new_database
 from tests.store.known_traces import NOON, PASSWORD, Export
 from tests.store.otlp_messages import HOSTILE_TEXT, attributes
 from tests.store.running import Promscale

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from benchmarks.recording import Replay
 from promscale.upkeep import Upkeep
-from tests.store.conftest import data_folder, running_cluster
+from tests.databases import data_folder, running_cluster
 from tests.store.otlp_messages import SECOND, child, request
 from tests.store.running import Promscale, span_count, value_of
 from tests.store.store_contents import check_summaries, close_all, contents, hours_ago, odd_spans, span_at

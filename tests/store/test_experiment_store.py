@@ -9,8 +9,8 @@ from psycopg.conninfo import make_conninfo
 from experiments.indicators import CHANGED, DURATION, INDICATORS, NO_EFFECT, Indicator, change
 from experiments.store import Period, Store
 from experiments.truth import affected_spans
+from tests.databases import new_database
 from tests.demo_traces import Fault, export, passwords
-from tests.store.conftest import new_database
 from tests.store.known_traces import NOON, Export
 from tests.store.labelled_traces import ADDED_MS, labelled
 from tests.store.running import Promscale

@@ -17,7 +17,7 @@ from explorer import database as database_module
 from explorer.dashboards import DASHBOARDS, create_dashboards
 from explorer.traces import create_traces
 from queries import Kind
-from tests.store.conftest import switch_fault
+from tests.databases import switch_fault
 from tests.store.otlp_messages import add_service, child, request, span
 
 HOSTILE = "<script>alert('1')</script>"

@@ -145,8 +145,7 @@ def test_sql_leaves_connections_to_the_dashboards(client, monkeypatch):
     assert ask(client, "select 1").status_code == 200
 
 
-def test_a_stopped_postgresql_is_reported(own_cluster, monkeypatch):
-    monkeypatch.setattr(database_module, "CONNECT_SECONDS", 3)
+def test_a_stopped_postgresql_is_reported(own_cluster):
     Store(own_cluster.uri).migrate()
     client = create_dashboards(own_cluster.uri_of("explorer")).test_client()
     assert client.get("/").status_code == 200

@@ -9,10 +9,10 @@ import psycopg
 import pytest
 
 from queries.dashboards import DASHBOARDS as DEFINITIONS
+from tests.databases import new_database
 from tests.panels import DASHBOARDS, source
 from tests.panels import reading as panels
 from tests.panels.checks import COLOUR, check_panel, visible
-from tests.store.conftest import new_database
 from tests.store.known_traces import ALL, NOON, Export, export_passwords
 from tests.store.running import Promscale
 

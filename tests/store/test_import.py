@@ -21,8 +21,8 @@ from psycopg.conninfo import make_conninfo
 from explorer.traces import create_traces
 from promscale.server import TRACE_SERVICE
 from promscale.store import MAX_REQUEST_BYTES
+from tests.databases import new_database
 from tests.store.any_otlp import assign_ids, requests
-from tests.store.conftest import new_database
 from tests.store.known_traces import ALL, export_passwords
 from tests.store.otlp_messages import request, span
 from tests.store.running import Promscale, span_count

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import closing
 
 import grpc
@@ -379,19 +380,25 @@ def test_a_statement_that_takes_too_long_is_cancelled(dsn, monkeypatch):
             with pytest.raises(grpc.RpcError) as raised:
                 running.read("FindTraces", search_request())
         assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        wait_until(lambda: answers(running), "an answer without the lock")
+        # On a slow machine, this too may exceed the short STATEMENT_SECONDS.
+        assert answers(lambda: found_trace_ids(running), grpc.StatusCode.DEADLINE_EXCEEDED) == []
     finally:
         running.close()
 
 
-def answers(promscale: Promscale) -> bool:
-    """Whether a search succeeds. On a slow machine, it too may exceed the test's short STATEMENT_SECONDS."""
-    try:
-        return found_trace_ids(promscale) == []
-    except grpc.RpcError as error:
-        if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
-            raise
-        return False
+def answers(read: Callable[[], list], temporary: grpc.StatusCode) -> list:
+    """What `read` returns, which is repeated while it fails with this status."""
+
+    def attempt() -> list[list]:
+        try:
+            return [read()]
+        except grpc.RpcError as error:
+            if error.code() != temporary:
+                raise
+            return []
+
+    [result] = wait_until(attempt, "an answer")
+    return result
 
 
 def test_a_search_without_times_leaves_out_spans_of_the_future(promscale):
@@ -413,13 +420,5 @@ def test_jaegers_calls_are_unavailable_without_a_database(dsn, postgres_uri, mon
             promscale.read("GetServices", b"")
         assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
         other.execute(f"alter database {name} allow_connections true")
-
-        def services() -> list:
-            try:
-                return promscale.read("GetServices", b"")
-            except grpc.RpcError as error:
-                if error.code() != grpc.StatusCode.UNAVAILABLE:
-                    raise
-                return []
-
-        assert wait_until(services, "an answer") == [messages.GetServicesResponse()]
+        services = answers(lambda: promscale.read("GetServices", b""), grpc.StatusCode.UNAVAILABLE)
+        assert services == [messages.GetServicesResponse()]

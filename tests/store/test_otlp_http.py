@@ -268,11 +268,9 @@ def test_slow_exports_leave_threads_to_monitoring(promscale, database):
 
 
 @pytest.fixture
-def small(promscale, monkeypatch):
+def small(promscale, monkeypatch, slow_clients):
     """A web server of the store with memory for bodies of 1 MB together."""
     monkeypatch.setattr(web, "MAX_BODIES_BYTES", 1_000_000)
-    for limit in ("IDLE_SECONDS", "REQUEST_SECONDS"):
-        monkeypatch.setattr(f"serving.server.{limit}", 600)
     server = Web(promscale.store, "127.0.0.1:0")
     yield server
     server.close()

@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from local import CHECKOUT, postgres
 from queries import UNITS
-from tests.store.conftest import switch_fault
+from tests.databases import switch_fault
 from tests.store.known_traces import ALL, CLIENT, DIGIT, FAILED, GENERATE, NOON, PASSWORD, SERVER, Export
 from tests.store.otlp_messages import add_service
 from tests.store.store_contents import close_all

@@ -10,8 +10,8 @@ from psycopg.conninfo import conninfo_to_dict
 from local import postgres
 from promscale.store import Store
 from promscale.upkeep import Upkeep
+from tests.databases import data_folder, running_cluster
 from tests.store import citus
-from tests.store.conftest import data_folder, running_cluster
 from tests.store.otlp_messages import request, span
 from tests.store.running import Promscale, span_count, value_of
 

@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from psycopg.conninfo import make_conninfo
 
 from explorer.traces import create_traces
-from tests.store.conftest import switch_fault
+from tests.databases import switch_fault
 from tests.store.otlp_messages import MINUTE, SECOND, add_service, attributes, child, request, span
 from tests.store.store_contents import close_all, hours_ago, span_at
 

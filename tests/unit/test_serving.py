@@ -14,7 +14,6 @@ from flask import Flask, request
 from serving import BodyLimits, Server, server
 from tests.waiting import wait_until
 
-FOREVER = 3600
 MINIMUM = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -87,9 +86,7 @@ def many_files():
     ],
     ids=["silent", "half a header", "half a body", "no chunk"],
 )
-def test_clients_that_send_nothing_do_not_block_others(start, echo, monkeypatch, many_files, count, sends):
-    monkeypatch.setattr(server, "IDLE_SECONDS", FOREVER)
-    monkeypatch.setattr(server, "REQUEST_SECONDS", FOREVER)
+def test_clients_that_send_nothing_do_not_block_others(start, echo, slow_clients, many_files, count, sends):
     port = start(echo).port
     with ExitStack() as held:
         for _ in range(count):
@@ -108,8 +105,7 @@ def test_an_idle_connection_is_closed(start, echo, monkeypatch, sends):
 @pytest.mark.parametrize(
     "begins", [b"GET /", b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n"], ids=["header", "body"]
 )
-def test_a_request_that_arrives_byte_by_byte_is_closed(start, echo, monkeypatch, begins):
-    monkeypatch.setattr(server, "IDLE_SECONDS", FOREVER)
+def test_a_request_that_arrives_byte_by_byte_is_closed(start, echo, monkeypatch, slow_clients, begins):
     monkeypatch.setattr(server, "REQUEST_SECONDS", 1)
     with connect(start(echo).port, begins) as connection:
         connection.settimeout(0.05)
@@ -169,9 +165,7 @@ def test_a_body_arrives_byte_for_byte(start, echo, limits):
         assert connection.getresponse().read() == body
 
 
-def test_a_body_beyond_the_limits_is_answered_when_it_is_received(start, echo, monkeypatch):
-    monkeypatch.setattr(server, "IDLE_SECONDS", FOREVER)
-    monkeypatch.setattr(server, "REQUEST_SECONDS", FOREVER)
+def test_a_body_beyond_the_limits_is_answered_when_it_is_received(start, echo, slow_clients):
     port = start(echo, limits=BodyLimits(1_000_000, 1_500_000)).port
 
     def post(size: int) -> HTTPResponse:

@@ -1,6 +1,7 @@
-"""PostgreSQL for the store's tests: a new cluster of the wheel, or the one at TEST_POSTGRES_URI (a superuser's URI).
+"""PostgreSQL and promscale for the tests.
 
-That may be the coordinator of Citus (tests/store/citus.py).
+PostgreSQL is a new cluster of the wheel, or the one at TEST_POSTGRES_URI (a superuser's URI). That may be the
+coordinator of Citus (tests/store/citus.py).
 """
 
 import contextlib
@@ -156,7 +157,15 @@ def migrated(postgres_uri, superuser_uri):
 
 
 @pytest.fixture
-def dsn(postgres_uri, superuser_uri, migrated):
+def patient_connections(monkeypatch):
+    """A machine that is busy with other tests may need longer for a connection than the limits of the demo."""
+    for limit in ("explorer.database.CONNECT_SECONDS", "explorer.store.CONNECT_SECONDS"):
+        monkeypatch.setattr(limit, 60)
+    monkeypatch.setattr("promscale.jaeger.CONNECTION_SECONDS", 60)
+
+
+@pytest.fixture
+def dsn(postgres_uri, superuser_uri, migrated, patient_connections):
     """A connection string to a new database that has the store's schema."""
     with new_database(postgres_uri, superuser_uri, template=migrated) as dsn:
         yield dsn
@@ -174,14 +183,6 @@ def native(database):
     """Skips tests of native partitions with TimescaleDB."""
     if value_of(database, "select _promscale.is_timescaledb()"):
         pytest.skip("with TimescaleDB, spans are in its chunks, not in native partitions")
-
-
-@pytest.fixture(autouse=True)
-def patient_connections(monkeypatch):
-    """A machine that is busy with other tests may need longer for a connection than the limits of the demo."""
-    for limit in ("explorer.database.CONNECT_SECONDS", "explorer.store.CONNECT_SECONDS"):
-        monkeypatch.setattr(limit, 60)
-    monkeypatch.setattr("promscale.jaeger.CONNECTION_SECONDS", 60)
 
 
 @pytest.fixture
