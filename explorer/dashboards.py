@@ -19,6 +19,7 @@ from explorer import changes, charts, links, node_graph, ranges, svg, tables
 from explorer.analysis_pages import analysis_pages
 from explorer.database import DATABASE_URI, Database, message
 from explorer.home import home_page
+from explorer.learn import learn_pages
 from explorer.links import TimeRange
 from explorer.query import Parameters, bad_parameter, read_int, read_time, read_zone
 from explorer.sql_pages import sql_pages
@@ -99,6 +100,7 @@ def create_dashboards(uri: str) -> Flask:
     app.register_blueprint(home_page(database))
     app.register_blueprint(analysis_pages(database))
     app.register_blueprint(sql_pages(database))
+    app.register_blueprint(learn_pages(database))
 
     @app.get("/dashboards")
     def dashboard_list() -> str:

@@ -3,9 +3,9 @@
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -109,40 +109,36 @@ class Database:
         return queries.colour_numbers([*stored, *sorted(shown)])
 
     def run_user_statement(self, text: str, max_rows: int) -> TextResult:
-        """The first `max_rows` rows of a user's statement, which may only read. Raises RefusedStatement.
+        """The first `max_rows` rows of a user's statement, which may only read. Raises RefusedStatement."""
+        with self.user_statements(1) as run:
+            return run(text, max_rows)
 
-        PostgreSQL's own parser decides what only reads: as a cursor it accepts one query, without subqueries that
-        change data. Only show and explain, which cannot be cursors, are recognised by their first word.
-        https://www.postgresql.org/docs/current/sql-declare.html
+    @contextmanager
+    def user_statements(self, number: int) -> Iterator[Callable[[str, int], TextResult]]:
+        """A function that does the same for up to `number` statements, which see the same spans and the same now().
+
+        After a statement that was refused, it refuses all others.
         """
-        comments = _LEADING_COMMENTS.match(text)
-        begin = comments.end() if comments else 0
-        first_word = _FIRST_WORD.match(text, begin)
-        word = first_word[0].lower() if first_word else ""
-        if word not in _CURSOR_WORDS + _OTHER_WORDS:
-            raise RefusedStatement(
-                "Only statements that read can run here: select, with, values, table, show and explain.", begin
-            )
-        prefix = _DECLARE_CURSOR if word in _CURSOR_WORDS else ""
         if not self._user_statements.acquire(timeout=USER_STATEMENT_WAIT_SECONDS):
             raise ServiceUnavailable(f"{USER_STATEMENTS} statements are running already. Try again when one has ended.")
         try:
-            with self._connection() as connection, connection.transaction():
-                _queries.begin_reading(connection, milliseconds=str(STATEMENT_SECONDS * 1000))
-                # binary=True makes psycopg use the extended query protocol, which accepts one statement at a time.
-                cursor = connection.execute(prefix + text[begin:], binary=True)
-                return _fetch_page(connection, max_rows) if prefix else _fetch_texts(cursor, max_rows)
+            with self._connection(number) as connection, connection.transaction():
+                _queries.one_snapshot(connection)
+                _queries.limit_time(connection, milliseconds=str(STATEMENT_SECONDS * 1000))
+                yield partial(_run_user_statement, connection)
         except psycopg.Error as error:
-            position = error.diag.statement_position
-            index = int(position) - 1 - len(prefix) + begin if position else None
-            raise RefusedStatement(message(error), index) from error
+            raise RefusedStatement(message(error)) from error
         finally:
             self._user_statements.release()
 
     @contextmanager
-    def _connection(self) -> Iterator[psycopg.Connection]:
+    def _connection(self, statements: int = 1) -> Iterator[psycopg.Connection]:
+        """A connection for so many statements."""
         try:
-            with self._pool.connection() as connection, deadline(connection, STATEMENT_SECONDS + GRACE_SECONDS):
+            with (
+                self._pool.connection() as connection,
+                deadline(connection, statements * STATEMENT_SECONDS + GRACE_SECONDS),
+            ):
                 yield connection
         except (PoolTimeout, TimeoutError):
             raise ServiceUnavailable(
@@ -165,6 +161,32 @@ def error_line(position: int | None, text: str) -> tuple[int, str, str] | None:
     return text.count("\n", 0, position) + 1, text[begin:position], text[position:].partition("\n")[0]
 
 
+def _run_user_statement(connection: psycopg.Connection, text: str, max_rows: int) -> TextResult:
+    """Raises RefusedStatement.
+
+    PostgreSQL's own parser decides what only reads: as a cursor it accepts one query, without subqueries that change
+    data. Only show and explain, which cannot be cursors, are recognised by their first word.
+    https://www.postgresql.org/docs/current/sql-declare.html
+    """
+    comments = _LEADING_COMMENTS.match(text)
+    begin = comments.end() if comments else 0
+    first_word = _FIRST_WORD.match(text, begin)
+    word = first_word[0].lower() if first_word else ""
+    if word not in _CURSOR_WORDS + _OTHER_WORDS:
+        raise RefusedStatement(
+            "Only statements that read can run here: select, with, values, table, show and explain.", begin
+        )
+    prefix = _DECLARE_CURSOR if word in _CURSOR_WORDS else ""
+    try:
+        # binary=True makes psycopg use the extended query protocol, which accepts one statement at a time.
+        cursor = connection.execute(prefix + text[begin:], binary=True)
+        return _fetch_page(connection, max_rows) if prefix else _fetch_texts(cursor, max_rows)
+    except psycopg.Error as error:
+        position = error.diag.statement_position
+        index = int(position) - 1 - len(prefix) + begin if position else None
+        raise RefusedStatement(message(error), index) from error
+
+
 def _columns(cursor: psycopg.Cursor[Any]) -> list[psycopg.Column]:
     """The columns of a statement that returns rows."""
     if cursor.description is None:
@@ -175,6 +197,7 @@ def _columns(cursor: psycopg.Cursor[Any]) -> list[psycopg.Column]:
 def _fetch_page(connection: psycopg.Connection, max_rows: int) -> TextResult:
     columns = _columns(connection.execute(_queries.columns.sql))
     rows = [row for (row,) in _queries.page(connection, max_rows=max_rows, max_bytes=MAX_RESULT_BYTES)]
+    _queries.close_page(connection)
     return _text_result(columns, rows)
 
 

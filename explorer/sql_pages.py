@@ -62,7 +62,7 @@ class TimeChart(NamedTuple):
 def sql_pages(database: Database) -> Blueprint:
     """The page /sql and the files /sql.csv and /sql.json."""
     pages = Blueprint("sql", __name__)
-    pages.before_request(_refuse_other_sites)
+    pages.before_request(refuse_other_sites)
 
     @pages.route("/sql", methods=["GET", "POST"])
     def show() -> str | BaseResponse:
@@ -73,26 +73,17 @@ def sql_pages(database: Database) -> Blueprint:
             return _page(database, text)
         began = time.monotonic()
         try:
-            result = _run(database, text, SHOWN_ROWS + 1)
+            result = database.run_user_statement(statement(text), SHOWN_ROWS + 1)
         except RefusedStatement as error:
             return _refusal(database, text, error)
-        milliseconds = (time.monotonic() - began) * 1000
-        shown = result._replace(rows=result.rows[:SHOWN_ROWS])
-        return _page(
-            database,
-            text,
-            table=tables.text_table(shown),
-            is_complete=len(result.rows) <= SHOWN_ROWS,
-            milliseconds=milliseconds,
-            charts=list(_charts(database, shown)),
-        )
+        return _page(database, text, **shown(database, result, time.monotonic() - began))
 
     @pages.route("/sql.<any(csv, json):notation>", methods=["GET", "POST"])
     def download(notation: str) -> BaseResponse:
         """The whole result, or an error: a file is never truncated."""
         text = request.values.get("sql", "")
         try:
-            result = _run(database, text, FILE_ROWS + 1)
+            result = database.run_user_statement(statement(text), FILE_ROWS + 1)
             if len(result.rows) > FILE_ROWS:
                 raise RefusedStatement(f"The result has more than {FILE_ROWS:,} rows.")
             content = formats.csv_text(result) if notation == "csv" else formats.json_text(result)
@@ -104,7 +95,7 @@ def sql_pages(database: Database) -> Blueprint:
     return pages
 
 
-def _refuse_other_sites() -> None:
+def refuse_other_sites() -> None:
     """A page of another site may link to a statement, but not run one for an image, a frame or a script of its own."""
     headers = request.headers
     is_followed_link = (headers.get("Sec-Fetch-Mode"), headers.get("Sec-Fetch-Dest")) == ("navigate", "document")
@@ -112,11 +103,28 @@ def _refuse_other_sites() -> None:
         abort(403, "Pages of other sites may link to a statement, but not run it.")
 
 
-def _run(database: Database, text: str, max_rows: int) -> TextResult:
-    """Raises RefusedStatement and BadRequest."""
+def statement(text: str) -> str:
+    """The statement of a request, which PostgreSQL can read as a text. Raises BadRequest."""
     if "\0" in text:
         raise bad_parameter("sql", "contains a NUL character, which PostgreSQL does not accept")
-    return database.run_user_statement(text, max_rows)
+    return text
+
+
+def shown(database: Database, result: TextResult, seconds: float | None = None) -> dict[str, object]:
+    """What sql_result.html shows of a result of up to SHOWN_ROWS + 1 rows, which took so long. Raises psycopg.Error."""
+    rows = result._replace(rows=result.rows[:SHOWN_ROWS])
+    return {
+        "table": tables.text_table(rows),
+        "is_complete": len(result.rows) <= SHOWN_ROWS,
+        "limit": SHOWN_ROWS,
+        "milliseconds": None if seconds is None else seconds * 1000,
+        "charts": list(_charts(database, rows)),
+    }
+
+
+def refused(text: str, error: RefusedStatement) -> dict[str, object]:
+    """What sql_result.html shows of a statement that was refused."""
+    return {"error": error.message, "place": error_line(error.position, text)}
 
 
 def _page(database: Database, sql: str, **content: object) -> str:
@@ -125,7 +133,6 @@ def _page(database: Database, sql: str, **content: object) -> str:
         sql=sql,
         examples=_examples(),
         views=read_views(database),
-        limit=SHOWN_ROWS,
         file_limit=FILE_ROWS,
         seconds=STATEMENT_SECONDS,
         mebibytes=MAX_RESULT_BYTES // 2**20,
@@ -136,11 +143,11 @@ def _page(database: Database, sql: str, **content: object) -> str:
 
 def _refusal(database: Database, text: str, error: RefusedStatement) -> Response:
     """The page with the error, or JSON for programs: only browsers ask for HTML by its name."""
-    place = error_line(error.position, text)
     if request.path == "/sql.json" and "text/html" not in request.accept_mimetypes.values():
+        place = error_line(error.position, text)
         answer = jsonify(error=error.message, line=place[0] if place else None)
     else:
-        answer = Response(_page(database, text, error=error.message, place=place), mimetype="text/html")
+        answer = Response(_page(database, text, **refused(text, error)), mimetype="text/html")
     answer.status_code = 400
     return answer
 

@@ -33,6 +33,7 @@ _LINKS = (
     _Page("Service map", "traces", "/dependencies", ("/dependencies",)),
     _Page("Analysis", "dashboards", "/analysis/differences", ("/analysis/",)),
     _Page("SQL", "dashboards", "/sql", ("/sql",)),
+    _Page("Workshop", "dashboards", "/learn", ("/learn",)),
     _Page("Faults", "faults", "/", ("/",)),
 )
 

@@ -1,4 +1,4 @@
-"""Builds Grafana's dashboards from the definition in queries/.
+"""Builds Grafana's dashboards from the definitions in queries/ and the exercises of the workshop.
 
 `python -m grafana.builder [URI]` writes grafana/dashboards/ and grafana/home/. URI is a database with promscale's
 schema and that of faults/, from which the builder learns the statements' columns; by default that of the running stack.
@@ -11,7 +11,7 @@ of its panels.
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,13 +66,15 @@ from queries import (
 )
 from queries.dashboards import DASHBOARDS
 from telemetry.services import PAGES, POSTGRES_PORT
+from workshop import Exercise, exercises
 
 FOLDER = Path(__file__).parent
 SQL = DataSourceRef("grafana-postgresql-datasource", "promscale-sql")
 JAEGER = DataSourceRef("jaeger", "promscale-tracing")
-TAG = "tracing-demo"
+TAG, WORKSHOP_TAG = "tracing-demo", "workshop"
 GRID_WIDTH = 24  # columns of a dashboard
 FIGURE_WIDTH = 4  # of the home page
+QUESTION_WIDTH, QUESTION_HEIGHT = 9, 11  # of an exercise of the workshop
 DATABASE = f"postgresql://grafana@localhost:{POSTGRES_PORT}/postgres"
 
 # For each parameter of the statements, the macro or variable that Grafana replaces by a text literal. Grafana doubles
@@ -255,6 +257,16 @@ def describe(connection: psycopg.Connection) -> Statements:
         with getattr(executable, f"{name}_cursor")(connection, **parameters) as cursor:
             macros = queries.substitute(sql, PARAMETERS).rstrip().rstrip(";")
             described[name] = Statement(macros, {column.name: _column_type(column) for column in cursor.description})
+    return described
+
+
+def describe_answers(connection: psycopg.Connection) -> dict[Exercise, Statement]:
+    """The reference of each exercise of the workshop, with its columns."""
+    described = {}
+    for exercise in exercises():
+        sql = exercise.answer.rstrip().rstrip(";")
+        cursor = connection.execute(f"select * from (\n{sql}\n) as answer limit 0".encode())
+        described[exercise] = Statement(sql, {column.name: _column_type(column) for column in cursor.description or ()})
     return described
 
 
@@ -640,12 +652,58 @@ def reduced(headline: Headline) -> common.ReduceDataOptions:
     return common.ReduceDataOptions().values(False).calcs([calculation]).fields(f"/^{re.escape(headline.caption)}$/")
 
 
-def files(statements: Statements) -> dict[Path, str]:
+def workshop(title: str, description: str, uid: str, panels: Mapping[Exercise, PanelBuilder]) -> model.Dashboard:
+    """Each exercise of the workshop beside a panel of its own."""
+    built = empty_dashboard(title, description).uid(uid).tags([WORKSHOP_TAG])
+    for exercise, panel in panels.items():
+        question = f"{exercise.question}\n\n*Switch on:* {exercise.preparation}."
+        heading = f"{exercise.number}. {exercise.title}"
+        task = text.Panel().title(heading).content(question).transparent(True)
+        built.with_panel(task.id(2 * exercise.number - 1).span(QUESTION_WIDTH).height(QUESTION_HEIGHT))
+        built.with_panel(
+            panel.id(2 * exercise.number).title("").span(GRID_WIDTH - QUESTION_WIDTH).height(QUESTION_HEIGHT)
+        )
+    return built.build()
+
+
+def workshops(answers: Mapping[Exercise, Statement]) -> dict[str, model.Dashboard]:
+    """The dashboard to fill in, and the one with the answers, by the names of their files."""
+    empty = {exercise: to_fill_in() for exercise in answers}
+    solved = {exercise: answered(statement) for exercise, statement in answers.items()}
+    return {
+        "workshop": workshop(
+            "Workshop",
+            "The exercises of the workshop, to fill in: edit a panel, and write your statement. To keep your work, save"
+            " the dashboard as a copy.",
+            "workshop",
+            empty,
+        ),
+        "workshop-answers": workshop(
+            "Workshop: answers", "The exercises of the workshop with their answers.", "workshop-answers", solved
+        ),
+    }
+
+
+def to_fill_in() -> table.Panel:
+    sql = "-- Write your statement in place of this one.\nselect 'Edit this panel: press e.' as answer"
+    return table.Panel().datasource(SQL).with_target(Query(sql, "table"))
+
+
+def answered(statement: Statement) -> PanelBuilder:
+    """A chart if the statement's first column is a time, otherwise a table."""
+    first, *_ = statement.columns
+    if statement.columns[first] == "time":
+        return timeseries.Panel().datasource(SQL).with_target(Query(statement.sql, "table")).min(0)
+    return rows(Panel(title="", description="", kind=Kind.TABLE, statements=()), statement).datasource(SQL)
+
+
+def files(statements: Statements, answers: Mapping[Exercise, Statement]) -> dict[Path, str]:
     """The text of each dashboard's file, by its path."""
     built = {
         FOLDER / "dashboards" / f"{definition.slug}.json": dashboard(definition, statements)
         for definition in DASHBOARDS
     }
+    built |= {FOLDER / "dashboards" / f"{name}.json": content for name, content in workshops(answers).items()}
     built[FOLDER / "home" / "home.json"] = home(statements)
     return {path: json.dumps(content, cls=JSONEncoder, indent=2) + "\n" for path, content in built.items()}
 
@@ -653,10 +711,10 @@ def files(statements: Statements) -> dict[Path, str]:
 def main(uri: str = DATABASE) -> None:
     try:
         with psycopg.connect(uri) as connection:
-            statements = describe(connection)
+            built = files(describe(connection), describe_answers(connection))
     except psycopg.Error as error:
         sys.exit(f"grafana.builder: {error}. It needs the database of the demo: ./run.sh starts it.")
-    for path, content in files(statements).items():
+    for path, content in built.items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(content)
 

@@ -17,6 +17,8 @@ from faults.flags import DEFINITIONS, FlagFile
 from special.app import CHARACTERS
 from tests.store.otlp_messages import add_service, span
 
+SPAN_KINDS = {"GET": OtlpSpan.SPAN_KIND_CLIENT, "GET /": OtlpSpan.SPAN_KIND_SERVER}  # by the names of operations
+
 FLAGS = {name: flag.variants[flag.default] for name, flag in FlagFile(DEFINITIONS).flags().items()}
 # Each service's characters, the slow ones and how many times as long they take, and those that fail at times.
 KINDS = {
@@ -46,6 +48,7 @@ class Fault(NamedTuple):
     applies: Callable[[str, int], bool]  # to a character in a password of a length
     slowness: float = 1
     fails: bool = False
+    caller: str = ""  # whose requests only have the fault
 
 
 class _Failed(Exception):
@@ -114,17 +117,17 @@ class _Password:
         def serve(index: int, tags: dict) -> None:
             self._span(index, kind, f"random_{kind}", {}, lambda *_: None)
             tags["char"] = char
-            self._span(index, kind, f"process_{kind}", {}, lambda _, tags: self._process(kind, char, tags))
+            self._span(index, kind, f"process_{kind}", {}, lambda _, tags: self._process(caller, kind, char, tags))
             self._span(index, kind, f"render_{kind}", {}, lambda index, tags: self._render(index, kind, char, tags))
 
         self._call(parent, caller, f"http://{kind}/", serve, kind)
 
-    def _process(self, kind: str, char: str, tags: dict) -> None:
+    def _process(self, caller: str, kind: str, char: str, tags: dict) -> None:
         _, slow, factor, failing = KINDS[kind]
         seconds = self._now / 1000
         usual = {"digit": 5 + 4 * math.sin(seconds / 48), "lower": 4, "special": 5, "upper": 2 + seconds % 3600 / 360}
         fault = self._fault if self._fault and self._fault.service == kind else None
-        faulty = fault is not None and fault.applies(char, self._length)
+        faulty = fault is not None and fault.caller in ("", caller) and fault.applies(char, self._length)
         if faulty:
             tags |= {"demo.fault.name": [f"{kind}.fault"], "demo.fault.added_ms": usual[kind]}
         slowness = (factor if char in slow else 1) * (fault.slowness if fault and faulty else 1)
@@ -178,6 +181,7 @@ def export(made: list[Trace], begin: datetime) -> ExportTraceServiceRequest:
             added = span(
                 made_span.name,
                 made_span.tags,
+                kind=SPAN_KINDS.get(made_span.name, OtlpSpan.SPAN_KIND_INTERNAL),
                 trace_id=bytes.fromhex(made_span.trace_id),
                 span_id=made_span.span_id.to_bytes(8, "big"),
                 parent_span_id=made_span.parent_span_id.to_bytes(8, "big") if made_span.parent_span_id else b"",

@@ -7,14 +7,14 @@ import pytest
 import requests
 
 from tests.compose.images import docker
-from tests.panels import DASHBOARDS, HOME
+from tests.panels import ALL, DASHBOARDS, HOME
 from tests.panels.checks import check_panel
 from tests.panels.reading import read
 from tests.waiting import wait_until
 
 GRAFANA = "http://localhost:3000/api"
 ADMIN = ("admin", "admin")
-BY_UID = {dashboard["uid"]: dashboard for name, dashboard in DASHBOARDS.items() if name != HOME}
+BY_UID = {dashboard["uid"]: dashboard for name, dashboard in ALL.items() if name != HOME}
 VARIABLES = {"service": "generator", "operation": "generator.generate", "jaeger": "http://localhost:16686"}
 EMPTY_RANGE = {"from": "2020-01-01T00:00:00Z", "to": "2020-01-01T00:15:00Z"}
 LINK_RANGE = {"from": 1, "to": 2}  # milliseconds; used in links only

@@ -14,9 +14,11 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from grafana import builder
 from local import CHECKOUT
 from queries.dashboards import DASHBOARDS as DEFINITIONS
-from tests.panels import DASHBOARDS, FILES
+from tests.panels import ALL as PROVISIONED
+from tests.panels import DASHBOARDS, FILES, WORKSHOP
 from tests.panels.source import NUMBERS, Result, interpolate
 from tests.store.known_traces import ALL, GENERATE, NOON, Export
+from workshop import exercises
 
 PANELS = [
     pytest.param(panel, id=f"{name}-{panel['id']}")
@@ -40,7 +42,7 @@ VARIABLES = {
 
 
 def test_the_files_are_up_to_date(database):
-    files = builder.files(builder.describe(database))
+    files = builder.files(builder.describe(database), builder.describe_answers(database))
     assert {path: path.read_text() for path in FILES} == files, "run python -m grafana.builder"
 
 
@@ -65,25 +67,36 @@ def test_public_links_work():
     assert public_links.items() <= slugs.items()
 
 
-@pytest.mark.parametrize("name", DASHBOARDS)
+@pytest.mark.parametrize("name", PROVISIONED)
 def test_the_json_is_valid_for_grafanas_sdk(name):
     register_default_plugins()
-    read = json.dumps(Dashboard.from_json(DASHBOARDS[name]), cls=JSONEncoder)
+    read = json.dumps(Dashboard.from_json(PROVISIONED[name]), cls=JSONEncoder)
     # The SDK adds an empty `custom` where there is none.
     content = json.loads(re.sub('(, )?"custom": {}', "", read))
     # Of the queries of annotations, the SDK knows those of Grafana's own data source only.
-    for annotation, original in zip(*(annotations(board) for board in (content, DASHBOARDS[name])), strict=True):
+    for annotation, original in zip(*(annotations(board) for board in (content, PROVISIONED[name])), strict=True):
         annotation["target"] = original["target"]
-    assert content == DASHBOARDS[name]
+    assert content == PROVISIONED[name]
+
+
+def test_the_workshops_dashboards_have_each_exercise_beside_a_panel():
+    assert set(WORKSHOP) == {"workshop", "workshop-answers"}
+    for name, dashboard in WORKSHOP.items():
+        questions, results = dashboard["panels"][::2], dashboard["panels"][1::2]
+        assert [panel["title"] for panel in questions] == [f"{one.number}. {one.title}" for one in exercises()]
+        assert [panel["gridPos"]["y"] for panel in questions] == [panel["gridPos"]["y"] for panel in results]
+        shown = [panel["targets"][0]["rawSql"] for panel in results]
+        answers = [one.answer.rstrip().rstrip(";") for one in exercises()]
+        assert (shown == answers) if name == "workshop-answers" else not set(shown) & set(answers)
 
 
 def annotations(dashboard: dict) -> list[dict]:
     return dashboard["annotations"].get("list", [])
 
 
-@pytest.mark.parametrize("name", DASHBOARDS)
+@pytest.mark.parametrize("name", PROVISIONED)
 def test_panels_have_unique_ids_and_do_not_overlap(name):
-    panels = DASHBOARDS[name]["panels"]
+    panels = PROVISIONED[name]["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     places = [(p["x"], p["x"] + p["w"], p["y"], p["y"] + p["h"]) for p in (panel["gridPos"] for panel in panels)]
     assert all(0 <= left < right <= 24 and 0 <= top < bottom for left, right, top, bottom in places)
@@ -92,7 +105,7 @@ def test_panels_have_unique_ids_and_do_not_overlap(name):
         assert is_beside or place[3] <= other[2] or other[3] <= place[2]
 
 
-@pytest.mark.parametrize("name", DASHBOARDS)
+@pytest.mark.parametrize("name", PROVISIONED)
 def test_data_sources_are_provisioned(name):
     provisioned = (CHECKOUT / "grafana" / "provisioning" / "datasources" / "datasources.yaml").read_text()
     sources = zip(
@@ -100,7 +113,7 @@ def test_data_sources_are_provisioned(name):
         re.findall(r"^    uid: (.+)$", provisioned, re.MULTILINE),
         strict=True,
     )
-    used = re.findall(r'"type": "([^"]+)",\s*"uid": "([^"]+)"', json.dumps(DASHBOARDS[name]))
+    used = re.findall(r'"type": "([^"]+)",\s*"uid": "([^"]+)"', json.dumps(PROVISIONED[name]))
     assert used
     assert set(used) <= set(sources)
 

@@ -46,6 +46,7 @@ def test_all_pages_are_linked_on_the_host_that_the_browser_asked(client):
         "Service map": "http://192.0.2.7:16686/dependencies",
         "Analysis": "http://192.0.2.7:3000/analysis/differences",
         "SQL": "http://192.0.2.7:3000/sql",
+        "Workshop": "http://192.0.2.7:3000/learn",
         "Faults": "http://192.0.2.7:5055/",
     }
 
