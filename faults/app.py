@@ -1,8 +1,13 @@
-"""The page on which faults are switched, and the API behind it.
+"""The page on which faults are switched and cases are solved, and the API behind it.
 
 GET /flags returns what is in effect, as JSON. POST /flags changes it: {"set": {flag: variant}, "load": {"users",
 "rate", "seed"}, "sampling": {"percent", "tail_latency_ms"}}, in which everything is optional, or {"reset": true}. It
 changes all or nothing, and returns what is in effect then, or {"error"} with a status from 400 on.
+
+GET /case returns {"open": false}, or {"open": true, "seed", "begin", "seconds", "attempts"} (cases.py). POST /case
+{"seed": N} opens one. POST /case/solve {"service", "fault"} returns that with "solved" and "service_is_right", POST
+/case/give-up with "solved": false; at the end of the case, it has also "flag", "variant", "description", "kind" and
+"evidence". While a case is open, every variant of GET /flags is "hidden", and a change of faults gets status 409.
 """
 
 import json
@@ -20,8 +25,11 @@ from flask import Flask, abort, redirect, render_template, request, url_for
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
+from faults import cases
 from faults.access import is_token
+from faults.cases import CaseConflict, CaseFile, OpenCase
 from faults.flags import (
+    CASE,
     CONTROLS,
     DEFAULT_RATE,
     DEFAULT_USERS,
@@ -50,6 +58,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = ("ms", "seconds", "minutes")  # at the end of the names of parameters
 _KEYS = ("set", "load", "sampling", "reset")
+_EXAMPLE = '{"set": {"digit.errors": "strong"}}'
 _log = logging.getLogger("faults")
 
 
@@ -64,6 +73,7 @@ def create_app(file: FlagFile, recorder: Recorder, token: str = "", tail_samplin
     app.add_template_filter(_words, "words")
     app.jinja_env.globals.update(trace_search=_trace_search, statement_url=_statement_url, sql_of=_sql_of)
     add_frame(app, "faults")
+    case_file = CaseFile(file)
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
@@ -71,19 +81,45 @@ def create_app(file: FlagFile, recorder: Recorder, token: str = "", tail_samplin
 
     @app.get("/flags")
     def flags() -> dict[str, Any]:
-        return in_effect(file.flags())
+        return in_effect(*case_file.present())
 
     @app.post("/flags")
     def change_flags() -> dict[str, Any]:
-        change(_json_body())
-        return in_effect(file.flags())
+        change(_flags_body())
+        return in_effect(*case_file.present())
+
+    @app.get("/case")
+    def case() -> dict[str, Any]:
+        return _case_state(case_file.present()[1])
+
+    @app.post("/case")
+    def open_case() -> dict[str, Any]:
+        return start_case(_json_body(["seed"], '{"seed": 7}').get("seed"))
+
+    @app.post("/case/solve")
+    def solve_case() -> dict[str, Any]:
+        body = _json_body(["service", "fault"], '{"service": "digit", "fault": "errors"}')
+        return solve(body.get("service"), body.get("fault"))
+
+    @app.post("/case/give-up")
+    def give_case_up() -> dict[str, Any]:
+        return give_up()
 
     @app.get("/")
     def show() -> str:
         return page()
 
     @app.post("/")
-    def send_form() -> Response:
+    def send_form() -> Response | str:
+        form = request.form
+        if "answer" in form:
+            answer = form["answer"]
+            return page(notice=cases.report(solve(answer.partition(".")[0], answer)))
+        if "give-up" in form:
+            return page(notice=cases.report(give_up()))
+        if "case" in form:
+            start_case(form["case"])
+            return redirect(url_for("show", _anchor="case"), 303)
         body = _form_body()
         change(body)
         switched = [*body.get("set", {})]
@@ -118,10 +154,43 @@ def create_app(file: FlagFile, recorder: Recorder, token: str = "", tail_samplin
             raise FlagError("tail_latency_ms cannot be set: rotel, the Collector of this stack, has no tail sampling")
         with recorder.change() as changed:
             if body.get("reset"):
-                changed.reset()
+                case_file.reset()
             else:
+                if body.get("set"):
+                    case_file.refuse_if_open()
                 changed.set(body.get("set"), body.get("load"), body.get("sampling"))
         _log.info("Changed: %s", json.dumps(body))
+
+    def start_case(seed: object) -> dict[str, Any]:
+        """Raises FlagError, OSError."""
+        with recorder.change():
+            opened = case_file.start(seed)
+        _log.info("A case was opened")
+        return _case_state(opened)
+
+    def solve(service: object, fault: object) -> dict[str, Any]:
+        """Raises FlagError, OSError."""
+        flag = cases.answer(service, fault)
+        with recorder.change():
+            solved, opened = case_file.solve(flag)
+        _log.info("The open case was %s", "solved" if solved else "not solved by an answer")
+        if solved:
+            return _end_of_case(opened, solved=True)
+        service_is_right = flag.partition(".")[0] == opened.case.flag.partition(".")[0]
+        return _case_state(opened) | {"solved": False, "service_is_right": service_is_right}
+
+    def give_up() -> dict[str, Any]:
+        """Raises FlagError, OSError."""
+        with recorder.change():
+            opened = case_file.give_up()
+        _log.info("The open case was given up")
+        return _end_of_case(opened, solved=False)
+
+    def _end_of_case(opened: OpenCase, solved: bool) -> dict[str, Any]:
+        """Raises FlagError, OSError."""
+        description = file.flags()[opened.case.flag].description
+        ended = {"open": False, "solved": solved, "service_is_right": solved, "description": description}
+        return _case_state(opened) | ended | opened.case._asdict()
 
     @app.errorhandler(Exception)
     def failed(error: Exception) -> tuple[str | dict[str, str], int] | HTTPException:
@@ -130,14 +199,16 @@ def create_app(file: FlagFile, recorder: Recorder, token: str = "", tail_samplin
                 return error
             code, message = error.code, error.description or error.name
         else:
-            code, message = 400 if isinstance(error, FlagError) and request.method == "POST" else 500, str(error)
+            is_refusal = isinstance(error, FlagError) and request.method == "POST"
+            code = 409 if isinstance(error, CaseConflict) else 400 if is_refusal else 500
+            message = str(error)
         if code >= 500:
             _log.error("%s: %s", type(error).__name__, message)
-        return ({"error": message} if request.path == "/flags" else page(message)), code
+        return ({"error": message} if request.path.startswith(("/flags", "/case")) else page(message)), code
 
-    def page(error: str = "") -> str:
+    def page(error: str = "", notice: str = "") -> str:
         try:
-            flags = file.flags()
+            flags, opened = case_file.present()
             changes, problem = recorder.latest(CHANGES), ""
         except (FlagError, OSError) as unreadable:
             return render_template("unreadable.html", error=error or str(unreadable))
@@ -147,10 +218,14 @@ def create_app(file: FlagFile, recorder: Recorder, token: str = "", tail_samplin
         return render_template(
             "faults.html",
             error=error,
+            notice=notice,
+            case=(state := _case_state(opened)),
+            case_report=cases.report(state),
+            answers=cases.choices(),
             services={name: list(group) for name, group in groupby(faults, key=lambda flag: flag.service)},
-            changed=[flag for flag in flags.values() if flag.variant != flag.default],
+            changed=[flag for flag in flags.values() if flag.is_changed and flag.name != CASE],
             on=[flag for flag in faults if flag.parameters],
-            now=in_effect(flags),
+            now=in_effect(flags, opened),
             limits={
                 "users": MAX_USERS,
                 "rate": MAX_RATE,
@@ -170,8 +245,8 @@ def create_app(file: FlagFile, recorder: Recorder, token: str = "", tail_samplin
     return app
 
 
-def in_effect(flags: Mapping[str, Flag]) -> dict[str, Any]:
-    """What GET /flags returns: the faults, and the values of load and sampling, None if nothing gives them."""
+def in_effect(flags: Mapping[str, Flag], opened: OpenCase | None) -> dict[str, Any]:
+    """What GET /flags returns: the faults, the case, and load and sampling, whose values are or None."""
     variables = {
         "users": _setting("LOAD_USERS", DEFAULT_USERS),
         "rate": _setting("LOAD_RATE", DEFAULT_RATE),
@@ -191,6 +266,20 @@ def in_effect(flags: Mapping[str, Flag]) -> dict[str, Any]:
         },
         "load": variables | dict(flags["load"].parameters),
         "sampling": dict.fromkeys(CONTROLS["sampling"]) | dict(flags["sampling"].parameters),
+        "case": _case_state(opened),
+    }
+
+
+def _case_state(opened: OpenCase | None) -> dict[str, Any]:
+    """What GET /case returns."""
+    if not opened:
+        return {"open": False}
+    return {
+        "open": True,
+        "seed": opened.seed,
+        "begin": opened.begin.isoformat(),
+        "seconds": round(opened.seconds(), 3),
+        "attempts": opened.attempts,
     }
 
 
@@ -200,22 +289,27 @@ def _setting(name: str, default: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _json_body() -> dict[str, Any]:
+def _flags_body() -> dict[str, Any]:
     """Raises FlagError."""
-    example = '{"set": {"digit.errors": "strong"}}'
+    body = _json_body(_KEYS, _EXAMPLE)
+    for key in body.keys() - {"reset"}:
+        if not isinstance(body[key], dict):
+            raise FlagError(f"{key} is not a JSON object; send something like {_EXAMPLE}")
+    if "reset" in body and body != {"reset": True}:
+        raise FlagError('a reset is {"reset": true}, and nothing else with it')
+    return body
+
+
+def _json_body(keys: Sequence[str], example: str) -> dict[str, Any]:
+    """The body, an object with some of these keys. Raises FlagError."""
     try:
         body = json.loads(request.get_data())
     except (ValueError, RecursionError):
         raise FlagError(f"the body is not JSON; send something like {example}") from None
     if not isinstance(body, dict) or not body:
-        raise FlagError(f"the body is not a JSON object with some of {', '.join(_KEYS)}; send something like {example}")
-    if unknown := body.keys() - set(_KEYS):
-        raise FlagError(f"there is no key {min(unknown)!r}; name some of {', '.join(_KEYS)}")
-    for key in body.keys() - {"reset"}:
-        if not isinstance(body[key], dict):
-            raise FlagError(f"{key} is not a JSON object; send something like {example}")
-    if "reset" in body and body != {"reset": True}:
-        raise FlagError('a reset is {"reset": true}, and nothing else with it')
+        raise FlagError(f"the body is not a JSON object with some of {', '.join(keys)}; send something like {example}")
+    if unknown := body.keys() - set(keys):
+        raise FlagError(f"there is no key {min(unknown)!r}; name some of {', '.join(keys)}")
     return body
 
 
@@ -225,8 +319,8 @@ def _form_body() -> dict[str, Any]:
     if "reset" in form:
         return {"reset": True}
     body: dict[str, Any] = {"set": dict(text.partition("=")[::2] for text in form.getlist("set"))}
-    for key, names in CONTROLS.items():
-        body[key] = {name: form[name].strip() or None for name in names if name in form}
+    for key in ("load", "sampling"):
+        body[key] = {name: form[name].strip() or None for name in CONTROLS[key] if name in form}
     return body
 
 

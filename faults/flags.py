@@ -17,8 +17,10 @@ from typing import Any
 DEFINITIONS = Path(__file__).with_name("flags.json")
 TOKEN_FILE = "token"  # beside the file of a running stack, where changes need a token
 # The variant of a fault that does nothing, and the variant of `load` and `sampling` that leaves them to the variables
-# of the environment.
+# of the environment, and of `case` without an open case.
 OFF, DEFAULT = "off", "default"
+CASE = "case"
+HIDDEN = "hidden"  # in place of the variant of a fault while a case is open
 MAX_USERS, MAX_RATE, MAX_SEED = 1000, 1000, 2**63 - 1
 MAX_TAIL_LATENCY_MS = 3_600_000
 # The traffic without the flag `load` and without LOAD_USERS and LOAD_RATE.
@@ -34,6 +36,7 @@ class Flag:
     """A flag. `variant` is the one that is on, `default` the one that is on after a reset.
 
     `variants` has the parameters of each variant; their meaning is the flag's own. A variant without any does nothing.
+    `variant` is HIDDEN, and nothing else tells it, in what is shown of a fault while a case is open (faults/cases.py).
     """
 
     name: str
@@ -44,13 +47,18 @@ class Flag:
 
     @property
     def service(self) -> str:
-        """The service that the flag changes; for `load` and `sampling`, the flag itself."""
+        """The service that the flag changes; for one that is no fault, the flag itself."""
         return self.name.partition(".")[0]
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """Of the variant that is on."""
-        return self.variants[self.variant]
+        """Of the variant that is on; none if it is hidden."""
+        return {} if self.variant == HIDDEN else self.variants[self.variant]
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it is known that another variant than the default is on."""
+        return self.variant not in (self.default, HIDDEN)
 
     @property
     def is_fault(self) -> bool:
@@ -101,6 +109,7 @@ class FlagFile:
         variants: Mapping[str, object] | None = None,
         load: Mapping[str, object] | None = None,
         sampling: Mapping[str, object] | None = None,
+        case: Mapping[str, object] | None = None,
     ) -> None:
         """Change everything that is given, or nothing if a part of it is not valid. Raises FlagError, OSError.
 
@@ -108,8 +117,8 @@ class FlagFile:
         requests per second of all together, and `seed`: with a new one, the users begin again with the seed's first
         request. `sampling`: `percent`, the share of the traces that are recorded (head sampling), and
         `tail_latency_ms`: of the other traces, those with an error and those that last at least so long are recorded as
-        well (tail sampling). Numbers may be texts; None is the value that the environment variables give, and what is
-        not given stays as it is.
+        well (tail sampling). `case`: `seed`, which only faults/cases.py sets. Numbers may be texts; None is the value
+        that the environment variables give (of `case`: none), and what is not given stays as it is.
         """
         with self._lock:
             flags = _read(self.path)
@@ -120,12 +129,12 @@ class FlagFile:
                 if variant not in (known := list(flags[name]["variants"])):
                     raise FlagError(f"{name} has no variant {variant!r}; name one of {', '.join(known)}")
                 flags[name]["defaultVariant"] = variant
-            for name, values in (("load", load), ("sampling", sampling)):
+            for name, values in (("load", load), ("sampling", sampling), (CASE, case)):
                 flags[name] |= _control(name, flags[name], values or {})
             self._write(flags)
 
     def reset(self) -> None:
-        """Switch all flags to their defaults, also load and sampling. Raises OSError."""
+        """Switch all flags to their defaults, also those that are no faults. Raises OSError."""
         with self._lock:
             self._write(_read(DEFINITIONS))
 
@@ -145,6 +154,7 @@ _SCHEMA = "https://flagd.dev/schema/v0/flags.json"
 def _read(path: Path) -> dict[str, Any]:
     try:
         flags: dict[str, Any] = json.loads(path.read_text())["flags"]
+        flags.setdefault(CASE, _on(DEFAULT, {DEFAULT: {}}))  # a former version's file has none
         for name in (*CONTROLS, *flags):
             if not isinstance(flags[name]["variants"][flags[name]["defaultVariant"]], dict):
                 raise ValueError(f"the variant of {name} that is on is no object of parameters")
@@ -158,7 +168,7 @@ def _on(variant: str, variants: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _control(name: str, flag: Mapping[str, Any], values: Mapping[str, object]) -> dict[str, Any]:
-    """The variant of `load` or `sampling` with these values in place of the present ones. Raises FlagError."""
+    """The variant of a flag of CONTROLS with these values in place of the present ones. Raises FlagError."""
     known = CONTROLS[name]
     if unknown := values.keys() - known.keys():
         raise FlagError(f"{name} has no value {min(unknown)!r}; name one of {', '.join(known)}")
@@ -226,4 +236,5 @@ def _tail_latency_ms(value: object) -> int:
 CONTROLS: dict[str, dict[str, Callable[[object], float]]] = {
     "load": {"users": _users, "rate": _rate, "seed": _seed},
     "sampling": {"percent": _percent, "tail_latency_ms": _tail_latency_ms},
+    CASE: {"seed": _seed},
 }

@@ -2,7 +2,8 @@
 
 Every change of the flag file is first noted in a journal beside it, changes.jsonl, with the file's time of
 modification, and then recorded in the database. So the truth is complete also when the database is away, or when this
-process is killed: what the journal has is recorded later, with its true time, and once.
+process is killed: what the journal has is recorded later, with its true time, and once. In the same way, what is on
+while a case is open (cases.py) is recorded when the case has ended.
 """
 
 import json
@@ -19,7 +20,7 @@ import aiosql
 import psycopg
 from psycopg.rows import namedtuple_row
 
-from faults.flags import FlagError, FlagFile
+from faults.flags import CASE, FlagError, FlagFile
 
 POLL_SECONDS = 0.25  # how often the file is checked for changes that were made by hand
 RETRY_SECONDS = 1
@@ -77,7 +78,7 @@ class Recorder:
         Raises psycopg.Error.
         """
         with self._changed:
-            self._changed.wait_for(lambda: not self._waiting, timeout=RETRY_SECONDS)
+            self._changed.wait_for(lambda: not self._recordable(), timeout=RETRY_SECONDS)
         with psycopg.connect(self._uri, connect_timeout=CONNECT_SECONDS, row_factory=namedtuple_row) as connection:
             connection.execute("set statement_timeout = '5s'")
             return list(_STATEMENTS.latest_changes(connection, number=number))
@@ -115,16 +116,24 @@ class Recorder:
                     _log.error("A change is not recorded: %s", error)
                 logged = str(error)
 
+    def _recordable(self) -> list[State]:
+        """The states that wait, without those of an open case."""
+        number = len(self._waiting)
+        while number and CASE in self._waiting[number - 1].variants:
+            number -= 1
+        return self._waiting[:number]
+
     def _record(self) -> None:
         logged = ""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting)
-                states = list(self._waiting)
+                self._changed.wait_for(self._recordable)
+                states = self._recordable()
+                present = len(states) == len(self._waiting)
             try:
                 with psycopg.connect(self._uri, connect_timeout=CONNECT_SECONDS) as connection:
                     connection.execute(SCHEMA)
-                    record(connection, states)
+                    record(connection, states, present)
             except psycopg.Error as error:
                 reason = str(error).splitlines()[0]
                 if reason != logged:
@@ -146,8 +155,8 @@ class Recorder:
         _log.info("Recorded in demo.fault; number of changes: %d", number)
 
 
-def record(connection: psycopg.Connection, states: Sequence[State]) -> None:
-    """Record consecutive states, of which the last is the present one, in one transaction. Raises psycopg.Error.
+def record(connection: psycopg.Connection, states: Sequence[State], present: bool = True) -> None:
+    """Record consecutive states, of which the last may be the present one, in one transaction. Raises psycopg.Error.
 
     States that are recorded already change nothing: those that are not after the last recorded change are skipped.
     Where the present one is among these and yet differs from what is recorded, because the file or the database was
@@ -157,7 +166,7 @@ def record(connection: psycopg.Connection, states: Sequence[State]) -> None:
         last = _STATEMENTS.last_change(connection)
         begin = state.time
         if last and begin <= last:
-            if state is not states[-1]:
+            if not present or state is not states[-1]:
                 continue
             begin = max(datetime.now(UTC), last + _MICROSECOND)
         values = {

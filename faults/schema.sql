@@ -24,7 +24,7 @@ select
     coalesce(max(variant) filter (where ends), nothing) as from_variant,
     coalesce(max(variant) filter (where not ends), nothing) as to_variant
 from demo.fault
--- The flags `load` and `sampling` have no service's name.
+-- The flags `load`, `sampling` and `case` have no service's name.
 cross join lateral (select case when flag like '%.%' then 'off' else 'default' end) as variant_without_row (nothing)
 cross join lateral (values (start_time, false), (end_time, true)) as change (time, ends)
 where time > (select min(first.start_time) from demo.fault as first)

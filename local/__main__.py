@@ -19,6 +19,11 @@
     ./run.sh sampling [--percent P] [--tail-latency-ms N]
                             print or change the percentage of traces that are recorded, and of the others those with
                             an error and those that last N ms
+    ./run.sh case [--seed N | --give-up]
+                            start a case: one hidden fault, which is to be found in the traces; or end it and show the
+                            fault; or print whether one is open
+    ./run.sh solve SERVICE FAULT
+                            whether that is the fault of the open case; the right answer ends it
     ./run.sh export --format parquet|otlp|otlp-json|csv DIR
                             write the traces of the last hour to files (--from, --to, --where SQL, --layout; --help)
     ./run.sh import PATH... store the spans of files and folders: OTLP protobuf, OTLP/JSON lines, Jaeger's JSON
@@ -54,9 +59,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from faults import cases
 from faults.flags import CONTROLS, OFF
 from local import CHECKOUT, CommandError, compose, control, encoder, environment, exit_code, health, postgres, stack
 from local import kubernetes as kubernetes_stack
+from local.arguments import Parser
 from telemetry.services import FAULTS_PORT, POSTGRES_PORT, SERVICES
 
 BENCHMARKS = ("ingest", "query", "start", "flags", "transfer", "scale")
@@ -220,6 +227,30 @@ def numbers(name: str, arguments: tuple[str, ...]) -> int:
     return 0
 
 
+def case(*arguments: str) -> int:
+    parser = Parser("case")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--seed", metavar="N", help="start the case of this whole number")
+    action.add_argument("--give-up", action="store_true", help="end the open case, and show its fault")
+    options = parser.parse_args(arguments)
+    api = faults_api()
+    if options.seed is not None:
+        print(cases.report(api.start_case(options.seed)))
+        print(
+            "Find the fault that is on in the traces; ./run.sh solve SERVICE FAULT says whether it is.\n"
+            "As in every case, lower calls digit for no good reason (needless_calls); that is not the answer."
+        )
+    else:
+        print(cases.report(api.give_up() if options.give_up else api.case()))
+    return 0
+
+
+def solve(service: str, fault: str) -> int:
+    state = faults_api().solve(service, fault)
+    print(cases.report(state))
+    return 0 if state["solved"] else 1
+
+
 def faults_api() -> control.FaultsAPI:
     for running in running_stacks():
         return control.FaultsAPI(running.reach_address(), running.token())
@@ -317,6 +348,8 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "faults": faults,
     "load": load,
     "sampling": sampling,
+    "case": case,
+    "solve": solve,
     "export": export,
     "import": import_files,
     "experiment": experiment,

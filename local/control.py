@@ -1,4 +1,5 @@
-"""Changes the running demo by the API of the part `faults`: what `./run.sh faults`, `load` and `sampling` do."""
+"""Changes the running demo by the API of the part `faults`: what `./run.sh faults`, `load`, `sampling`, `case` and
+`solve` do."""
 
 import http.client
 import json
@@ -9,6 +10,8 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from faults.cases import report
+from faults.flags import HIDDEN
 from local import CommandError
 from local.arguments import Parser
 from telemetry.services import FAULTS_PORT
@@ -21,17 +24,32 @@ class FaultsAPI:
     """The API at an address. A change sends the token. Every method raises CommandError."""
 
     def __init__(self, address: str, token: str) -> None:
-        self._url = f"http://{address}:{FAULTS_PORT}/flags"
+        self._url = f"http://{address}:{FAULTS_PORT}"
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def in_effect(self) -> dict[str, Any]:
-        """{"flags": {name: ...}, "load": {...}, "sampling": {...}}."""
-        return self._ask(urllib.request.Request(self._url))
+        """{"flags": {name: ...}, "load": {...}, "sampling": {...}, "case": {...}}."""
+        return self._ask("/flags")
 
     def change(self, body: Mapping[str, object]) -> None:
-        self._ask(urllib.request.Request(self._url, json.dumps(body).encode(), self._headers))
+        self._ask("/flags", body)
 
-    def _ask(self, request: urllib.request.Request) -> dict[str, Any]:
+    def case(self) -> dict[str, Any]:
+        """The state of the case, as faults.cases.report takes it. So do the next three."""
+        return self._ask("/case")
+
+    def start_case(self, seed: str) -> dict[str, Any]:
+        return self._ask("/case", {"seed": seed})
+
+    def solve(self, service: str, fault: str) -> dict[str, Any]:
+        return self._ask("/case/solve", {"service": service, "fault": fault})
+
+    def give_up(self) -> dict[str, Any]:
+        return self._ask("/case/give-up", {})
+
+    def _ask(self, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._url + path, data, {} if body is None else self._headers)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
@@ -74,7 +92,7 @@ def faults_table(state: Mapping[str, Any]) -> str:
         (name, flag["variant"], flag["default"], ", ".join(flag["variants"]), flag["description"])
         for name, flag in flags.items()
     ]
-    changed = {name for name, variant, default, *_ in rows if variant != default}
+    changed = {name for name, variant, default, *_ in rows if variant not in (default, HIDDEN)}
     titles = ("flag", "state", "default", "variants", "description")
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)][:-1]
     indent = 2 + sum(widths) + 2 * len(widths)
@@ -85,6 +103,8 @@ def faults_table(state: Mapping[str, Any]) -> str:
         begin = mark + "".join(f"{cell:{size}}  " for cell, size in zip(cells, widths, strict=True))
         lines.append(textwrap.fill(description, width, initial_indent=begin, subsequent_indent=" " * indent))
     summary = f"* not at its default: {len(changed)} of {len(rows)}" if changed else "All faults are at their defaults."
+    if state["case"]["open"]:
+        summary = report(state["case"])
     return "\n".join([*lines, "", summary, load_report(state), sampling_report(state)])
 
 

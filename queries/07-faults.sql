@@ -1,7 +1,8 @@
 -- Faults: what was switched on, and when?
 --
 -- The part `faults` records this while the demo runs, whether the traces name the faults or not. The variant "off", and
--- "default" of the flags load and sampling, are not in the table.
+-- "default" of the flags load, sampling and case, are not in the table. What is on while a case is open is recorded at
+-- its end.
 \if :{?time_from} \else \set time_from 'now() - interval ''15 minutes''' \endif
 \if :{?time_to}   \else \set time_to   'now()' \endif
 

@@ -104,8 +104,8 @@ def fault(name: str) -> "Fault | None":
 class Fault:
     """A fault that is on. `fault["probability"]` is a parameter of its variant.
 
-    `delay`, `error` and `record` make it take effect, and record that in the current span, unless DEMO_FAULT_LABELS is
-    off: in attributes, and in an event by OpenTelemetry's conventions for feature flags
+    `delay`, `error` and `record` make it take effect, and record that in the current span if labels are on: in
+    attributes, and in an event by OpenTelemetry's conventions for feature flags
     (https://opentelemetry.io/docs/specs/semconv/feature-flags/).
     """
 
@@ -162,7 +162,8 @@ class Fault:
 
 
 def labels_are_on() -> bool:
-    return os.environ.get("DEMO_FAULT_LABELS") != "off"
+    """Whether spans name the faults that took effect on them: unless DEMO_FAULT_LABELS is off, or a case is open."""
+    return os.environ.get("DEMO_FAULT_LABELS") != "off" and not state("case").parameters
 
 
 api.add_handler(ProviderEvent.PROVIDER_CONFIGURATION_CHANGED, _Content.changed)

@@ -3,6 +3,7 @@
 import pytest
 
 from faults.app import create_app
+from faults.cases import chosen
 from faults.recorder import Recorder
 
 TOKEN = "the-token-of-this-test"
@@ -70,6 +71,27 @@ def test_numbers_are_set_and_an_empty_field_restores_the_default(open_page, serv
     page.get_by_text("users=12,", exact=False).first.wait_for()  # among the latest changes
     assert flag_file.flags()["load"].parameters == {}
     assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+@pytest.mark.parametrize("javascript", [True, False])
+def test_a_case_is_started_and_solved(open_page, serve, flag_file, recorder, screenshot, javascript):
+    page = open_page(serve(create_app(flag_file, recorder)), width=360, java_script_enabled=javascript)
+    before = flag_file.flags()
+    page.get_by_label("Number of the case").fill("4")
+    page.get_by_role("button", name="Start the case").click()
+    page.get_by_text("A case is open: seed 4").wait_for()
+    assert variant(page, "digit.errors", "strong").is_disabled()
+    if javascript:
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        screenshot(page, "case")
+    page.get_by_label("The fault").select_option(label="upper.errors")
+    page.get_by_role("button", name="Answer").click()
+    page.get_by_text("Wrong: the service is right.").wait_for()
+    page.get_by_label("The fault").select_option(label=chosen(4).flag)
+    page.get_by_role("button", name="Answer").click()
+    page.get_by_text(f"Right: it was {chosen(4).flag}, strong.").wait_for()
+    assert flag_file.flags() == before
+    assert variant(page, "digit.errors", "strong").is_enabled()
 
 
 def test_the_token_is_asked_for_once(open_page, serve, flag_file, recorder):

@@ -1,6 +1,7 @@
 """What the README says of a running stack."""
 
 import contextlib
+import itertools
 import re
 import resource
 import shutil
@@ -12,10 +13,12 @@ import psycopg
 import pytest
 import requests
 
+from faults.cases import chosen
 from local import CHECKOUT, health
 from telemetry.services import FAULTS_PORT, PAGES, PROMSCALE_HTTP_PORT, SERVICES
 from tests.hostile import outcomes
-from tests.stack.stacks import OwnStack
+from tests.stack.checkout import error_line
+from tests.stack.stacks import OwnStack, checked
 from tests.waiting import wait_until
 
 LINKS = sorted(set(re.findall(r"[<(](http://localhost:[^\s>)]+)[>)]", (CHECKOUT / "README.md").read_text())))
@@ -83,6 +86,32 @@ def test_a_fault_is_switched_by_the_api_and_recorded(stack):
         answer = requests.post(url, json={"set": {"digit.errors": variant}}, timeout=60)
         assert answer.json()["flags"]["digit.errors"]["variant"] == variant
         wait_until(lambda change=change: stack.rows(changes) == [change], "the record of the change")
+
+
+def test_a_case_hides_its_fault_until_it_is_solved(quiet_stack):
+    """Of the seed whose fault is lower.lost_context: its traces are recognized by their root spans."""
+    run = quiet_stack.checkout.run
+    seed = next(seed for seed in itertools.count() if chosen(seed).flag == "lower.lost_context")
+    recorded = "select count(*) from demo.fault where flag in ('lower.lost_context', 'case')"
+    before = quiet_stack.rows(recorded)
+    assert f"A case is open: seed {seed}" in checked(run("case", "--seed", str(seed))).stdout
+    lost = (
+        "select count(*), count(*) filter (where span_tags -> 'demo.fault.name' is not null) from ps_trace.span"
+        " where service_name = 'lower' and is_root_span and start_time > now() - interval '30 seconds'"
+    )
+    wait_until(lambda: quiet_stack.rows(lost)[0][0] > 5, "traces that begin in lower")
+    assert quiet_stack.rows(lost)[0][1] == 0
+    assert "hidden" in checked(run("faults")).stdout
+    assert "a case is open: solve it or give it up first" in error_line(run("faults", "off"))
+    wrong = run("solve", "digit", "wave")
+    assert (wrong.returncode, wrong.stdout[:6]) == (1, "Wrong:")
+    assert quiet_stack.rows(recorded) == before
+    right = checked(run("solve", "lower", "lost_context")).stdout
+    assert right.startswith("Right: it was lower.lost_context, strong.") and "attempts: 2" in right
+    [(count,)] = before
+    wait_until(lambda: quiet_stack.rows(recorded) == [(count + 2,)], "the record of the case")
+    flags = requests.get(f"http://localhost:{FAULTS_PORT}/flags", timeout=60).json()["flags"]
+    assert {flag["variant"] for flag in flags.values()} == {"off"}
 
 
 @pytest.mark.parametrize("link", LINKS)

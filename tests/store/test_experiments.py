@@ -114,6 +114,15 @@ def read(file):
     return json.loads(file.read_text())
 
 
+def test_an_experiment_is_refused_while_a_case_is_open(demo, results):
+    api_at(demo.url).start_case("7")
+    before = demo.file.path.read_text()
+    with pytest.raises(CommandError, match=r"^a case is open: solve it or give it up first"):
+        demo.run(results / "first")
+    assert demo.file.path.read_text() == before
+    assert not any(results.iterdir())
+
+
 def test_an_experiment(demo, results, monkeypatch):
     before = demo.state()
     out, lines = results / "first", []

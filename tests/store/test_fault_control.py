@@ -19,6 +19,7 @@ import requests
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from explorer.traces import create_traces
+from faults.cases import chosen
 from faults.recorder import SCHEMA, State, record
 from local import CHECKOUT
 from tests.store.otlp_messages import attributes, request, span
@@ -392,6 +393,88 @@ def test_a_generated_token_is_kept_for_this_user_alone(stopped_part):
     stopped_part.start(PUBLISHED_ADDRESS="127.0.0.1")
     assert not file.exists()
     assert stopped_part.post({"reset": True}).ok
+
+
+# Cases ---------------------------------------------------------------------------------------------------------------
+
+
+def answer(seed: int) -> dict[str, str]:
+    service, _, fault = chosen(seed).flag.partition(".")
+    return {"service": service, "fault": fault}
+
+
+def everything(database) -> list[tuple]:
+    return database.execute("select flag, variant, start_time, end_time from demo.fault order by flag, 3").fetchall()
+
+
+def test_a_case_is_recorded_when_it_has_ended_with_its_true_times(part, recorded, database):
+    assert part.post({"set": {"upper.errors": "strong"}}).ok
+    recorded("mild", "strong", flag="upper.errors")
+    before = everything(database)
+    assert part.post({"seed": 7}, "/case").ok
+    began_at = modified(part.file)
+    assert part.post({"load": {"rate": 5}}).ok
+    changed_at = modified(part.file)
+    assert part.post({"service": "digit", "fault": "wave"}, "/case/solve").json()["solved"] is False
+    # The page waits until everything that can be recorded is recorded.
+    assert "upper.errors</a> mild → strong" in requests.get(part.url, timeout=30).text
+    assert everything(database) == before
+    assert part.post(answer(7), "/case/solve").json()["solved"]
+    ended_at = modified(part.file)
+    flag, variant = chosen(7)[:2]
+    assert recorded(variant, flag=flag) == [(variant, began_at, ended_at)]
+    assert recorded("seed=7", flag="case") == [("seed=7", began_at, ended_at)]
+    assert recorded("rate=5", flag="load") == [("rate=5", changed_at, None)]
+    assert recorded("mild", "strong", "strong", flag="upper.errors")[1:] == [
+        ("strong", before[[row[:2] for row in before].index(("upper.errors", "strong"))][2], began_at),
+        ("strong", ended_at, None),
+    ]
+    assert "upper.errors" in part.changed()
+
+
+def test_a_case_survives_a_restart_and_an_edit_by_hand_and_tells_nothing(part, recorded, database):
+    recorded("mild")
+    before = everything(database)
+    assert part.post({"seed": 7}, "/case").ok
+    began_at = modified(part.file)
+    part.kill()
+    part.start()
+    edited_at = part.edit("digit.errors", "strong")
+    wait_until(lambda: edited_at.isoformat() in part.file.with_name("changes.jsonl").read_text(), "the edit's time")
+    requests.get(part.url, timeout=30)
+    assert everything(database) == before
+    part.kill()
+    part.start()
+    assert requests.get(f"{part.url}/case", timeout=10).json()["open"]
+    assert chosen(7).flag not in part.log.read_text()
+    assert part.post(path="/case/give-up").json()["flag"] == chosen(7).flag
+    ended_at = modified(part.file)
+    (_, _, end), (_, *strong), (_, *restored) = recorded("mild", "strong", "mild")
+    assert [end, *strong, *restored] == [began_at, edited_at, ended_at, ended_at, None]
+    assert recorded(chosen(7).variant, flag=chosen(7).flag) == [(chosen(7).variant, began_at, ended_at)]
+
+
+def test_what_was_on_before_a_case_is_recorded_while_it_is_open(stopped_part, proxy, recorded):
+    proxy.cut()
+    stopped_part.start()
+    assert stopped_part.post(STRONG).ok
+    switched_at = modified(stopped_part.file)
+    assert stopped_part.post({"seed": 7}, "/case").ok
+    began_at = modified(stopped_part.file)
+    proxy.restore()
+    assert recorded("mild", "strong")[1][1:] == (switched_at, None)
+    assert stopped_part.post({"reset": True}).ok
+    assert recorded("mild", "strong", "mild")[1][2] == began_at
+
+
+def test_a_change_of_a_case_needs_the_token(stopped_part):
+    stopped_part.start(DEMO_TOKEN=TOKEN, **OPEN)
+    for path, body in (("/case", {"seed": 7}), ("/case/solve", answer(7)), ("/case/give-up", {})):
+        assert stopped_part.post(body, path).status_code == 401
+        assert stopped_part.post(body, path, headers={"Origin": "http://evil.example"}).status_code == 403
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    assert stopped_part.post({"seed": 7}, "/case", headers=headers).ok
+    assert stopped_part.post(answer(7), "/case/solve", headers=headers).json()["solved"]
 
 
 # The page ------------------------------------------------------------------------------------------------------------

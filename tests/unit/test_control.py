@@ -1,4 +1,4 @@
-"""./run.sh faults, load and sampling: what they print of the running demo, and their errors."""
+"""./run.sh faults, load, sampling, case and solve: what they print of the running demo, and their errors."""
 
 import re
 
@@ -101,6 +101,10 @@ def test_a_part_that_does_not_answer(monkeypatch):
             "--users: expected one argument; usage: ./run.sh load [-h] [--users U] [--rate R]",
         ),
         (["load", "--user", "3"], "--user 3; usage: ./run.sh load"),
+        (["case", "7"], "7; usage: ./run.sh case [-h] [--seed N | --give-up]"),
+        (["case", "--seed"], "--seed: expected one argument; usage: ./run.sh case"),
+        (["case", "--seed", "7", "--give-up"], "--give-up: not allowed with argument --seed; usage: ./run.sh case"),
+        (["solve", "digit"], "solve does not take 'digit'; ./run.sh help lists its arguments"),
         (["sampling", "50"], "50; usage: ./run.sh sampling [-h] [--percent P] [--tail-latency-ms T]"),
     ],
 )
@@ -110,6 +114,13 @@ def test_arguments_that_are_none(tmp_path, arguments, words):
 
 def test_commands_without_a_running_stack(tmp_path):
     checkout = Checkout(tmp_path / "checkout")
-    for arguments in (["faults"], ["faults", "set", "digit.errors", "off"], ["load", "--users", "3"], ["sampling"]):
+    for arguments in (
+        ["faults"],
+        ["faults", "set", "digit.errors", "off"],
+        ["load", "--users", "3"],
+        ["sampling"],
+        ["case", "--seed", "7"],
+        ["solve", "digit", "errors"],
+    ):
         line = error_line(checkout.run(*arguments))
         assert "nothing is running whose faults could be switched; start it with ./run.sh" in line

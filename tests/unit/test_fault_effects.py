@@ -12,6 +12,7 @@ from opentelemetry.trace import StatusCode
 
 import telemetry.flags
 import telemetry.service
+from faults.cases import CaseFile, chosen
 from faults.flags import DEFINITIONS, FlagFile
 from local import CHECKOUT
 from telemetry.clock import SkewedExporter
@@ -42,7 +43,7 @@ def test_every_flag_in_the_services_is_defined_and_used():
     sources = "".join(path.read_text() for folder in SERVICES for path in (CHECKOUT / folder).glob("*.py"))
     used = {name for names in re.findall(r'fault\("(.+?)"\)|lose_context\(app, "(.+?)"\)', sources) for name in names}
     used |= {f"{name}.{kind}" for name in CHARACTER_SERVICES for kind in ("slow_calls", "slow_characters")}
-    assert used - {""} | {"upper.clock_skew", "load", "sampling"} == set(flags)
+    assert used - {""} | {"upper.clock_skew", "load", "sampling", "case"} == set(flags)
     assert all(flag.description.endswith(".") for flag in flags.values())
     assert all({"off", "mild", "strong"} == set(flag.variants) for flag in flags.values() if flag.is_fault)
 
@@ -95,6 +96,38 @@ def test_labels_can_be_hidden(services, spans, switch, monkeypatch):
     assert services.password().status_code == 500
     assert not any("demo." in name for span in spans() for name in span.attributes)
     assert not any(events_of(span) for span in spans())
+
+
+def open_case(file: FlagFile, flag: str) -> CaseFile:
+    cases = CaseFile(file)
+    cases.start(next(seed for seed in itertools.count() if chosen(seed).flag == flag))
+    return cases
+
+
+def test_spans_name_no_fault_while_a_case_is_open(services, spans, switch, flag_file):
+    cases = open_case(flag_file, "special.n_plus_one")
+    switch({})
+    services.call("special")
+    [rendered] = named("render_special", spans())
+    assert len([span for span in named("GET", spans()) if span.parent.span_id == rendered.context.span_id]) == 10
+    assert not any("demo." in name for span in spans() for name in span.attributes)
+    assert not any(events_of(span) for span in spans())
+    cases.give_up()
+    switch({"special.n_plus_one": "mild"})
+    services.call("special")
+    assert [faults_of(span) for span in named("render_special", spans())] == [(), ("special.n_plus_one",)]
+
+
+def test_spans_of_a_skewed_clock_do_not_name_it_while_a_case_is_open(services, exporter, spans, switch, flag_file):
+    open_case(flag_file, "upper.clock_skew")
+    switch({})
+    services.call("upper")
+    [true] = named("process_upper", spans())
+    exporter.clear()
+    SkewedExporter(exporter, "upper.clock_skew").export([true])
+    [skewed] = spans()
+    assert skewed.start_time - true.start_time == 5 * 10**9
+    assert not faults_of(skewed) and not events_of(skewed)
 
 
 @pytest.mark.parametrize(
