@@ -74,7 +74,7 @@ def test_what_to_try_first_leads_to_pages_that_answer(client, calls):
     page = client.get("/").text
     [tries] = re.findall(r'<ol class="try">(.*?)</ol>', page, re.DOTALL)
     links = [urlsplit(unescape(link)) for link in re.findall(r'href="([^"]*)"', tries)]
-    assert len(links) == 5
+    assert len(links) == 6
     for link in links:
         if link.port != 5050:
             assert client.get(f"{link.path}?{link.query}", follow_redirects=True).status_code == 200
