@@ -11,6 +11,7 @@ from psycopg.conninfo import make_conninfo
 from explorer.dashboards import DASHBOARDS, create_dashboards
 from explorer.traces import create_traces
 from faults.app import create_app
+from faults.cases import CaseFile
 from faults.flags import FlagFile
 from faults.recorder import Recorder
 from telemetry.services import EXPLORER
@@ -46,6 +47,7 @@ FAULT_PAGES = {"/": "table", "/nothing": ".alert"}
 ADDRESSES = [("dashboards", *page) for page in DASHBOARD_PAGES.items()]
 ADDRESSES += [("traces", *page) for page in TRACE_PAGES.items()]
 ADDRESSES += [("faults", *page) for page in FAULT_PAGES.items()]
+ADDRESSES += [("case", "/?case", "select")]
 
 
 @pytest.fixture
@@ -73,7 +75,9 @@ def sites(serve, dsn, promscale, trace_id, tmp_path, monkeypatch):
         "dashboards": create_dashboards(uri),
         "traces": create_traces(f"127.0.0.1:{promscale.server.port}", uri),
         "faults": faults_app(FlagFile(tmp_path / "flags.json"), dsn),
+        "case": faults_app(with_case := FlagFile(tmp_path / "case" / "flags.json"), dsn),
     }
+    CaseFile(with_case).start(4)
     sites = {name: serve(app) for name, app in apps.items()}
     for name, url in sites.items():
         monkeypatch.setitem(EXPLORER, name, int(url.rpartition(":")[2]))
@@ -82,6 +86,7 @@ def sites(serve, dsn, promscale, trace_id, tmp_path, monkeypatch):
 
 def faults_app(file: FlagFile, dsn: str) -> Flask:
     """With a fault that is not at its default."""
+    file.path.parent.mkdir(exist_ok=True)
     file.prepare()
     file.set({"digit.errors": "strong"})
     recorder = Recorder(file, dsn, None)
