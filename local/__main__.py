@@ -47,9 +47,9 @@ DEMO_FAULT_LABELS=off hides in the traces what faults did. DEMO_TOKEN is the tok
 OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG are OpenTelemetry's. No other variables of
 OpenTelemetry, PostgreSQL or Python reach any part.
 
-With a running stack, LOAD_USERS=6 ./run.sh restarts the parts that use the setting. The local stack then keeps the
-settings that you do not name, and LOAD_USERS= ./run.sh restores the default; containers get the default for each
-setting that you do not name.
+With a running stack, LOAD_USERS=6 ./run.sh restarts the parts that use the setting, and ./run.sh the services whose
+code was changed. The local stack then keeps the settings that you do not name, and LOAD_USERS= ./run.sh restores the
+default; containers get the default for each setting that you do not name.
 """
 
 import inspect

@@ -7,6 +7,7 @@ the path of this checkout, which the children of a process inherit.
 """
 
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -89,6 +90,7 @@ class Part:
     user: int = os.getuid()
     stop_signal: str = "TERM"
     memory_bytes: int | None = None  # a limit of each of its processes
+    code: tuple[str, ...] = ()  # the folders of the checkout with whose files a start restarts it if they have changed
 
 
 def parts(settings: Mapping[str, str] | None = None) -> list[Part]:
@@ -148,10 +150,11 @@ def parts(settings: Mapping[str, str] | None = None) -> list[Part]:
                 [(bind, port)],
                 partial(health.answers, f"http://{host}:{port}/healthz"),
                 environment={"BIND_ADDRESS": bind, "PORT": str(port), **links},
+                code=(name, "telemetry"),
             )
             for name, port in reversed(SERVICES.items())  # the generator after those that it calls
         ),
-        Part("load", [sys.executable, "-m", "load"], [], lambda: "load" in _running()),
+        Part("load", [sys.executable, "-m", "load"], [], lambda: "load" in _running(), code=("load", "telemetry")),
         *(
             _page(name, bind, port, {"EXPLORER_STORE": f"{host}:{PROMSCALE_GRPC_PORT}", **links})
             for name, port in explorer.items()
@@ -277,8 +280,8 @@ def check_ports(settings: Mapping[str, str] | None = None) -> None:
 
 
 def start() -> float:
-    """Start the parts that do not run, restart those with changed settings, and wait until all parts are healthy and
-    the first trace is in the database.
+    """Start the parts that do not run, restart those with changed settings or code, and wait until all parts are
+    healthy and the first trace is in the database.
 
     Returns the seconds that this took. Raises CommandError, OSError.
     """
@@ -333,12 +336,23 @@ def _write_plan(settings: Mapping[str, str]) -> None:
             "environment": {**shared, **variables, **part.environment},
             "user": part.user,
             "memory_bytes": part.memory_bytes,
+            "code": _fingerprint(part.code),
         }
     unfinished = PLAN.with_suffix(".unfinished")
     unfinished.touch(mode=0o600)
     unfinished.write_text(json.dumps({"settings": dict(settings), "parts": plan}, indent=1))
     unfinished.replace(PLAN)
     current_settings.cache_clear()
+
+
+def _fingerprint(folders: Iterable[str]) -> str:
+    """A hash of the names and contents of all files in these folders of the checkout."""
+    found = hashlib.sha256()
+    for folder in folders:
+        for file in sorted((CHECKOUT / folder).rglob("*")):
+            if file.is_file() and file.parent.name != "__pycache__":
+                found.update(repr((str(file.relative_to(CHECKOUT)), file.read_bytes())).encode())
+    return found.hexdigest()
 
 
 def _restart_changed(before: dict[str, Any], settings: Mapping[str, str]) -> None:
@@ -349,9 +363,9 @@ def _restart_changed(before: dict[str, Any], settings: Mapping[str, str]) -> Non
     after = _plan()["parts"]
     changed = [part for part in parts() if after[part.name] != before["parts"][part.name]]
     if not changed:
-        print("The local stack is already running with these settings.", flush=True)
+        print("The local stack is already running with these settings and this code.", flush=True)
         return
-    print(f"Restarting the parts with changed settings: {', '.join(part.name for part in changed)}", flush=True)
+    print(f"Restarting the parts with changed settings or code: {', '.join(part.name for part in changed)}", flush=True)
     processes = _running()
     stopping = [processes[part.name] for part in changed if part.name in processes]
     for part in reversed(changed):

@@ -72,7 +72,7 @@ def test_a_changed_setting_restarts_the_parts_that_use_it(own_stack):
     before = own_stack.healthy_pids()
     changed = own_stack.checkout.run("local", env=os.environ | {"LOAD_USERS": "6"})
     assert changed.returncode == 0, changed.stderr
-    assert "Restarting the parts with changed settings: faults, load\n" in changed.stdout
+    assert "Restarting the parts with changed settings or code: faults, load\n" in changed.stdout
     after = own_stack.healthy_pids()
     assert {name for name in before if before[name] != after[name]} == {"faults", "load"}
     wait_until(lambda: users() == "6", "load with its new setting")
@@ -84,6 +84,20 @@ def test_a_changed_setting_restarts_the_parts_that_use_it(own_stack):
     default = own_stack.checkout.run("local", env=os.environ | {"LOAD_USERS": ""})
     assert default.returncode == 0, default.stderr
     wait_until(lambda: users() == "", "load with the default")
+
+
+def test_changed_code_restarts_its_service(own_stack):
+    before = own_stack.healthy_pids()
+    file = own_stack.checkout.folder / "digit" / "app.py"
+    code = file.read_text()
+    for changed in (f"{code}\n# changed\n", code):
+        file.write_text(changed)
+        started = own_stack.checkout.run("local")
+        assert started.returncode == 0, started.stderr
+        assert "Restarting the parts with changed settings or code: digit\n" in started.stdout
+        after = own_stack.healthy_pids()
+        assert {name for name in before if before[name] != after[name]} == {"digit"}
+        before = after
 
 
 def test_a_changed_address_applies_to_everything_but_the_database(own_stack):

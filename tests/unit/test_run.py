@@ -253,6 +253,27 @@ def test_variables_for_other_pythons_and_databases_are_ignored(checkout):
     assert "postgres    not running" in run.stdout
 
 
+def test_changed_code_changes_the_plan_of_the_parts_that_a_start_then_restarts(monkeypatch, tmp_path):
+    monkeypatch.setattr(stack, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(stack, "PLAN", tmp_path / "parts.json")
+
+    def plan() -> dict[str, dict]:
+        stack._write_plan({"PATH": str(tmp_path)})
+        return stack._plan()["parts"]
+
+    def changed(file: str, content: str) -> set[str]:
+        before = plan()
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(content)
+        after = plan()
+        return {name for name in after if after[name] != before[name]}
+
+    assert changed("digit/app.py", "first") == {"digit"}
+    assert changed("digit/app.py", "second") == {"digit"}
+    assert changed("telemetry/work.py", "first") == stack.TRACED
+    assert changed("promscale/store.py", "first") == set()
+
+
 def test_status_says_what_rotel_guarantees_and_has_lost(monkeypatch, tmp_path):
     monkeypatch.setattr(stack, "LOGS", tmp_path)
     (tmp_path / "collector.log.1").write_text("ERROR Exporting failed, dropping data. error=RESOURCE_EXHAUSTED\n" * 2)
