@@ -15,7 +15,7 @@ from experiments.scoring import BASELINES_FOLDER, TRUTH_FILE
 from experiments.store import BASELINES, Counts, Period, Store
 from experiments.truth import affected_spans
 from local import CommandError
-from telemetry.tracing import VERSION
+from telemetry.instrumentation import VERSION
 
 MAX_OPERATIONS = 20  # of a fault's causes
 
@@ -131,7 +131,8 @@ def write(folder: Path, experiment: Experiment, store: Store) -> list[Injected]:
     for fault in injected:
         if fault.change.verdict == CHANGED and not fault.operations:
             raise ExperimentError(
-                f"{fault.fault} had an effect, but no span says so; start the demo with DEMO_FAULT_LABELS=on"
+                f"{fault.fault} had an effect, but no span says so; start the demo with DEMO_FAULT_LABELS=on and"
+                " DEMO_INSTRUMENTATION=on"
             )
     (folder / BASELINES_FOLDER).mkdir()
     for name in BASELINES:

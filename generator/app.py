@@ -4,16 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from flask import Response, render_template, request
-from opentelemetry import trace
 from werkzeug.exceptions import BadRequest
 
 from frame import add_frame, static_path
 from generator.fetching import URLS, fetch_all
 from serving import beside
 from telemetry import services
+from telemetry.instrumentation import current_span, tracer
 from telemetry.randomness import random_source
 from telemetry.service import create_app, error_response
-from telemetry.tracing import trace_id, tracer
+from telemetry.tracing import trace_reference
 
 DEFAULT_LENGTH, MIN_LENGTH, MAX_LENGTH = 16, 8, 128
 
@@ -23,7 +23,7 @@ add_frame(app, "generator")
 
 @app.get("/")
 def password() -> dict[str, str] | str:
-    result = {"password": generate(requested_length()), "trace_id": trace_id()}
+    result = {"password": generate(requested_length()), **trace_reference()}
     return render_page(**result) if prefers_html() else result
 
 
@@ -40,9 +40,10 @@ def prefers_html() -> bool:
 
 
 def render_page(**result: Any) -> str:
+    trace = result.get("trace_id")
     return render_template(
         "password.html",
-        trace_url=f"{beside(services.EXPLORER['traces'])}/trace/{result['trace_id']}",
+        trace_url=f"{beside(services.EXPLORER['traces'])}/trace/{trace}" if trace else None,
         lengths=(MIN_LENGTH, request.args.get("length", DEFAULT_LENGTH, int), MAX_LENGTH),
         **result,
     )
@@ -61,7 +62,7 @@ def requested_length() -> int:
 
 @tracer.start_as_current_span("generator.generate")
 def generate(length: int) -> str:
-    trace.get_current_span().set_attribute("pwlen", length)
+    current_span().set_attribute("pwlen", length)
     source = random_source()
     # At least one character of each kind, the others of random kinds.
     chars = fetch_all([*URLS, *source.choices([*URLS], k=length - len(URLS))], source)

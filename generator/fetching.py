@@ -8,13 +8,11 @@ from functools import partial
 from random import Random
 from typing import TypeVar
 
-from opentelemetry import trace
-
 from telemetry import services
 from telemetry.call import CallFailed, fetch_character
 from telemetry.flags import fault
+from telemetry.instrumentation import current_span, tracer
 from telemetry.randomness import now, split
-from telemetry.tracing import tracer
 
 # By the kind of character, which names the operation: `generator.digits` calls the service digit.
 URLS = {f"{name}s": services.url(name) for name in services.CHARACTER_SERVICES}
@@ -43,7 +41,7 @@ def fetch_kind(kind: str, count: int, source: Random, threads: int) -> list[str]
 
 def fetch(kind: str, iteration: int, source: Random) -> str:
     """One character. Raises CallFailed."""
-    span = trace.get_current_span()
+    span = current_span()
     span.add_event("loop", {"iteration": iteration})
     span.set_attribute("iteration", iteration)
     if cache := fault("generator.stale_cache"):

@@ -6,18 +6,17 @@ import signal
 import sys
 import threading
 
-from opentelemetry.instrumentation.requests import RequestsInstrumentor
-
 from load.traffic import current_traffic, default_traffic
 from load.users import Crowd, Statistics
 from load.waiting import wait_for_generator
-from telemetry import flags, services, tracing
+from telemetry import flags, instrumentation, services, tracing
 
 CHECK_SECONDS = 0.25
 CHECKS_PER_REPORT = 40
 
 
 def main() -> None:
+    instrumentation.prepare("load")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
     default = default_traffic()
     url = services.url("generator")
@@ -26,7 +25,7 @@ def main() -> None:
         signal.signal(number, lambda *_: stopping.set())
     wait_for_generator(url, stopping)
     flags.start()
-    RequestsInstrumentor().instrument()
+    tracing.trace_calls()
     tracing.start("load")
     statistics = Statistics()
     crowd = Crowd(url, current_traffic(default), statistics)

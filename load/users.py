@@ -10,8 +10,8 @@ import requests
 from opentelemetry.trace import Status, StatusCode
 
 from load.traffic import Requests, Traffic
+from telemetry.instrumentation import tracer
 from telemetry.randomness import seeded_call
-from telemetry.tracing import tracer
 
 log = logging.getLogger("load")
 

@@ -43,7 +43,8 @@
 Settings are environment variables. BIND_ADDRESS (127.0.0.1) is the address to listen on. LOAD_USERS (3) is the number
 of simulated users, LOAD_RATE (1) the number of passwords per second that they request together. PROMSCALE_DISK_BUDGET
 (2GB) limits the size of the database. DEMO_SEED, a whole number, makes the same requests and faults each time.
-DEMO_FAULT_LABELS=off hides in the traces what faults did. DEMO_TOKEN is the token that changes of the faults need.
+DEMO_FAULT_LABELS=off hides in the traces what faults did. DEMO_INSTRUMENTATION=off makes no traces, and auto those of
+opentelemetry-instrument. DEMO_TOKEN is the token that changes of the faults need.
 OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG are OpenTelemetry's. No other variables of
 OpenTelemetry, PostgreSQL or Python reach any part.
 
@@ -80,7 +81,7 @@ class Stack(Protocol):
     @property
     def UNIT(self) -> str: ...
     def running(self) -> bool: ...
-    def start(self) -> float: ...
+    def start(self) -> tuple[float, bool]: ...
     def stop(self) -> int: ...
     def delete(self) -> None: ...
     def states(self) -> list[health.State]: ...
@@ -152,11 +153,14 @@ def start(chosen: Stack) -> int:
             " database, which has no password and listens on loopback only.",
             flush=True,
         )
-    seconds = chosen.start()
+    seconds, traced = chosen.start()
     host, token = chosen.reach_address().replace("127.0.0.1", "localhost"), chosen.token()
+    first = "the first trace in the database" if traced else "the first password"
+    untraced = "" if traced else "There are no traces, because DEMO_INSTRUMENTATION is off.\n"
     print(
         f"Healthy. Set-up took {os.environ.get('SETUP_SECONDS', '0')} s,"
-        f" from the start to the first trace in the database {seconds:.1f} s.\n"
+        f" from the start to {first} {seconds:.1f} s.\n"
+        f"{untraced}"
         f"\n"
         f"  a password     http://{host}:{SERVICES['generator']}/\n"
         + "".join(f"  {page:<15}http://{host}:{port}/\n" for page, port in chosen.PAGES.items())

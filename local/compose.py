@@ -68,10 +68,11 @@ class Compose:
     def running(self) -> bool:
         return bool(self._containers())
 
-    def start(self) -> float:
+    def start(self) -> tuple[float, bool]:
         """Start the parts that do not run; wait until all are healthy and the first trace is in the database.
 
-        Returns the seconds that this took, without fetching and building images. Raises CommandError.
+        Returns the seconds that this took, without fetching and building images, and whether passwords are traced.
+        Raises CommandError.
         """
         reason = unavailable_reason()
         if reason:
@@ -89,8 +90,8 @@ class Compose:
                     f"{error}; last log line of {name}: {self._last_log_line(name)!r}" if name else str(error)
                 ) from None
             health.wait_until_healthy(self._first_unhealthy, self._crash_loops, self._last_log_line, self.store_status)
-        health.wait_for_a_trace(self.reach_address(), DATABASE)
-        return time.monotonic() - began
+        traced = health.wait_for_a_trace(self.reach_address(), DATABASE)
+        return time.monotonic() - began, traced
 
     def stop(self) -> int:
         """Stop and remove all containers; the volumes stay. Returns how many containers there were."""

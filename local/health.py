@@ -116,10 +116,11 @@ def wait_until_healthy(
         time.sleep(0.1)
 
 
-def wait_for_a_trace(host: str, database: str) -> None:
+def wait_for_a_trace(host: str, database: str) -> bool:
     """Request passwords until the trace of one of them is in the database, one per second because of head sampling.
 
-    Raises CommandError after MAX_PASSWORDS, or when nothing has answered for PATIENCE_SECONDS.
+    Returns whether there is one: there is none with DEMO_INSTRUMENTATION=off, when the generator's answers have no
+    trace id. Raises CommandError after MAX_PASSWORDS, or when nothing has answered for PATIENCE_SECONDS.
     """
     stored = """
         select true from ps_trace.span where trace_id = any(%s::text[]::ps_trace.trace_id[])
@@ -129,7 +130,9 @@ def wait_for_a_trace(host: str, database: str) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while len(traces) < MAX_PASSWORDS and time.monotonic() < deadline:
         next_request_at = time.monotonic() + 1
-        if trace := _password_trace(host):
+        if (trace := _password_trace(host)) is not None:
+            if not trace:
+                return False
             traces.append(trace)
             deadline = time.monotonic() + PATIENCE_SECONDS
         while not (traces and query(database, stored, traces)):
@@ -137,7 +140,7 @@ def wait_for_a_trace(host: str, database: str) -> None:
                 break
             time.sleep(0.05)
         else:
-            return
+            return True
     raise CommandError(
         f"all parts are healthy, but none of the traces of {len(traces)} passwords reached the database; ./run.sh logs"
         " may say why, unless a sampler (OTEL_TRACES_SAMPLER, TRACE_SAMPLING_PERCENT) drops them"
@@ -145,12 +148,12 @@ def wait_for_a_trace(host: str, database: str) -> None:
 
 
 def _password_trace(host: str) -> str | None:
-    """The trace id of a new password; None if the generator does not answer.
+    """The trace id of a new password, "" if it is not traced; None if the generator does not answer.
 
     A response with an error has a trace id too, and some requests fail on purpose.
     """
     try:
-        return str(_get_json(f"http://{host}:{SERVICES['generator']}/", timeout=60)["trace_id"])
+        return str(_get_json(f"http://{host}:{SERVICES['generator']}/", timeout=60).get("trace_id", ""))
     except (OSError, http.client.HTTPException):
         return None
 

@@ -51,7 +51,8 @@ ANSWER_SECONDS = 10
 LISTEN_SECONDS = 60
 # The user's environment variables that reach the parts.
 SETTINGS = (
-    *("DEMO_FAULT_LABELS", "DEMO_SEED", "LOAD_RATE", "LOAD_USERS", "PROMSCALE_DISK_BUDGET", "TRACE_SAMPLING_PERCENT"),
+    *("DEMO_FAULT_LABELS", "DEMO_INSTRUMENTATION", "DEMO_SEED", "LOAD_RATE", "LOAD_USERS"),
+    *("PROMSCALE_DISK_BUDGET", "TRACE_SAMPLING_PERCENT"),
     *("OTEL_RESOURCE_ATTRIBUTES", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"),
 )
 SECRETS = ("DEMO_TOKEN", "GF_SECURITY_ADMIN_PASSWORD")
@@ -112,11 +113,11 @@ def running() -> bool:
     return bool(_get("deployments"))
 
 
-def start() -> float:
+def start() -> tuple[float, bool]:
     """Apply the objects; wait until every part is healthy, the ports are forwarded and the first trace is in the
     database.
 
-    Returns the seconds that this took. Raises CommandError.
+    Returns the seconds that this took, and whether passwords are traced. Raises CommandError.
     """
     began = time.monotonic()
     with exclusive():
@@ -131,8 +132,8 @@ def start() -> float:
             _forward(name)
         health.wait_until_healthy(_first_unhealthy, _crash_loops, _last_log_line, store_status)
         _wait_for_ports()
-    health.wait_for_a_trace(reach_address(), DATABASE)
-    return time.monotonic() - began
+    traced = health.wait_for_a_trace(reach_address(), DATABASE)
+    return time.monotonic() - began, traced
 
 
 def stop() -> int:

@@ -66,6 +66,7 @@ SETTINGS = {
     "BIND_ADDRESS": set(SERVICES),
     "ALLOWED_HOSTS": {*SERVICES, *PAGES, "faults", "promscale"},
     "DEMO_FAULT_LABELS": TRACED,
+    "DEMO_INSTRUMENTATION": TRACED,
     "DEMO_SEED": {*TRACED, "faults"},
     "DEMO_TOKEN": {"faults"},
     "LOAD_*": {"load", "faults"},
@@ -279,11 +280,11 @@ def check_ports(settings: Mapping[str, str] | None = None) -> None:
     health.check_ports((part.name, address, port) for part in parts(settings) for address, port in part.listeners)
 
 
-def start() -> float:
+def start() -> tuple[float, bool]:
     """Start the parts that do not run, restart those with changed settings or code, and wait until all parts are
     healthy and the first trace is in the database.
 
-    Returns the seconds that this took. Raises CommandError, OSError.
+    Returns the seconds that this took, and whether passwords are traced. Raises CommandError, OSError.
     """
     began = time.monotonic()
     encoder.start_to_build()
@@ -302,8 +303,8 @@ def start() -> float:
             _write_plan(settings)
             _start_supervisord(settings)
         _wait_until_healthy()
-    health.wait_for_a_trace(reach_address(), DATABASE.uri)
-    return time.monotonic() - began
+    traced = health.wait_for_a_trace(reach_address(), DATABASE.uri)
+    return time.monotonic() - began, traced
 
 
 def _plan() -> dict[str, Any]:

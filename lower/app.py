@@ -3,11 +3,10 @@ context of its caller, and put a unique id into the name of a span."""
 
 import string
 
-from opentelemetry import trace
-
 from telemetry import services
 from telemetry.call import fetch_character
 from telemetry.flags import fault
+from telemetry.instrumentation import current_span
 from telemetry.randomness import random_source
 from telemetry.service import create_app, lose_context, serve_characters, step
 from telemetry.work import work, work_on_slow_characters
@@ -26,7 +25,7 @@ def random_lower() -> str:
 @step
 def process_lower(char: str) -> None:
     if (names := fault("lower.high_cardinality")) and names.happens():
-        trace.get_current_span().update_name(f"process_lower {random_source().getrandbits(64):016x}")
+        current_span().update_name(f"process_lower {random_source().getrandbits(64):016x}")
         names.record()
     work(4, char)
     work_on_slow_characters(char)

@@ -1,3 +1,3 @@
-"""What the services share: their table (services), the set-up of OpenTelemetry (tracing, sampling, clock), HTTP
-responses (service), calls of other services (call), faults (flags), random numbers (randomness) and simulated work
-(work)."""
+"""What the services share: their table (services), the set-up of OpenTelemetry (instrumentation, tracing, sampling,
+clock), HTTP responses (service), calls of other services (call), faults (flags), random numbers (randomness) and
+simulated work (work)."""

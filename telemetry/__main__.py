@@ -4,7 +4,7 @@ import importlib
 import sys
 
 import serving
-from telemetry import flags, tracing
+from telemetry import flags, instrumentation, tracing
 from telemetry.services import SERVICES
 
 
@@ -12,6 +12,7 @@ def main() -> None:
     name = " ".join(sys.argv[1:])
     if name not in SERVICES:
         sys.exit(f"{name!r} is not a service; name one of {', '.join(SERVICES)}")
+    instrumentation.prepare(name)
     flags.start()
     app = importlib.import_module(f"{name}.app").app
     tracing.start(name)

@@ -4,8 +4,9 @@ from random import Random
 
 import requests
 
+from telemetry.instrumentation import VERSION
 from telemetry.randomness import seeded_call
-from telemetry.tracing import VERSION, service_name
+from telemetry.tracing import service_name
 
 # Seconds: to connect, and between bytes of the response.
 TIMEOUT = (1, 3)

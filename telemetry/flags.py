@@ -20,9 +20,9 @@ from openfeature.contrib.provider.flagd import FlagdProvider
 from openfeature.contrib.provider.flagd.config import ResolverType
 from openfeature.event import EventDetails, ProviderEvent
 from openfeature.exception import OpenFeatureError
-from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 
+from telemetry.instrumentation import current_span
 from telemetry.randomness import random_source
 
 DEFINITIONS = Path(__file__).parents[1] / "faults" / "flags.json"
@@ -134,7 +134,7 @@ class Fault:
 
     def record(self, added_ms: float = 0, error: str = "") -> None:
         """Record that the fault took effect, added this time to the current span, or made it fail with this message."""
-        span = trace.get_current_span()
+        span = current_span()
         if not labels_are_on() or not isinstance(span, ReadableSpan):
             return
         span.set_attributes(self.labels(span.attributes or {}, added_ms, error))

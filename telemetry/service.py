@@ -7,15 +7,14 @@ from random import Random
 from typing import Any, ParamSpec, TypeVar
 
 from flask import Flask, Response, current_app, jsonify, request
-from opentelemetry import trace
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
-from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.trace import Status, StatusCode
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from telemetry.flags import fault
+from telemetry.instrumentation import EXCLUDED_URLS, MODE, current_span, tracer
 from telemetry.randomness import random_source
-from telemetry.tracing import trace_id, tracer
+from telemetry.tracing import trace_calls, trace_reference
 from telemetry.work import work
 
 Parameters = ParamSpec("Parameters")
@@ -26,14 +25,15 @@ EXTRA_EXTRA_WORK_PROBABILITY = 0.3
 
 
 def create_app(import_name: str, static_path: str | None = None) -> Flask:
-    """A Flask app that traces each request except GET /healthz, and answers errors with {"error", "trace_id"}.
+    """A Flask app that traces each request except GET /healthz, and answers errors with {"error", "trace_id"}; without
+    the latter if nothing is traced.
 
     `static_path` is the URL path of its static files, which are not traced either.
     """
     app = Flask(import_name, static_url_path=static_path)
-    FlaskInstrumentor().instrument_app(app, excluded_urls="/healthz$,/static/")  # type: ignore[no-untyped-call]  # has no types
-    if not RequestsInstrumentor().is_instrumented_by_opentelemetry:
-        RequestsInstrumentor().instrument()
+    if MODE == "on":
+        FlaskInstrumentor().instrument_app(app, excluded_urls=EXCLUDED_URLS)  # type: ignore[no-untyped-call]  # has no types
+    trace_calls()
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
@@ -49,10 +49,10 @@ def error_response(error: Exception) -> Response:
     code = http_error.code or 500
     if code >= 500:
         logging.getLogger(current_app.name).error("%s: %s", type(error).__name__, error)
-        span = trace.get_current_span()
+        span = current_span()
         span.record_exception(error)
         span.set_status(Status(StatusCode.ERROR, str(error)))
-    response = jsonify(error=http_error.description, trace_id=trace_id())
+    response = jsonify(error=http_error.description, **trace_reference())
     response.status_code = code
     # Keep headers such as Allow (with 405); these two describe werkzeug's HTML page.
     response.headers.extend(
@@ -100,7 +100,7 @@ def serve_characters(
     @app.get("/")
     def character() -> dict[str, str]:
         char = choose()
-        trace.get_current_span().set_attribute("char", char)
+        current_span().set_attribute("char", char)
         process(char)
         if random_source().random() < EXTRA_WORK_PROBABILITY:
             extra_work(f"extra_{process.__name__}", char)

@@ -2,9 +2,8 @@
 
 import time
 
-from opentelemetry import trace
-
 from telemetry.flags import Fault, fault
+from telemetry.instrumentation import current_span
 from telemetry.randomness import random_source
 from telemetry.tracing import service_name
 
@@ -14,7 +13,7 @@ def work(milliseconds: float, char: str) -> None:
 
     Sets the span's attributes `char` and `iteration`, the number of rounds.
     """
-    span, source = trace.get_current_span(), random_source()
+    span, source = current_span(), random_source()
     rounds = source.randint(1, 3)
     span.set_attributes({"char": char, "iteration": rounds})
     for iteration in range(rounds):

@@ -15,7 +15,12 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def code_blocks(document: Path, language: str) -> list[str]:
-    return [text for name, text in _FENCE.findall(document.read_text()) if name == language]
+    return blocks(document.read_text(), language)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The code blocks of a language in Markdown."""
+    return [code for name, code in _FENCE.findall(text) if name == language]
 
 
 def links(document: Path) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from datetime import UTC, datetime
 
 import psutil
 
@@ -98,6 +99,22 @@ def test_changed_code_restarts_its_service(own_stack):
         after = own_stack.healthy_pids()
         assert {name for name in before if before[name] != after[name]} == {"digit"}
         before = after
+
+
+def test_a_start_without_instrumentation_says_that_there_are_no_traces(own_stack):
+    try:
+        untraced = own_stack.checkout.run("local", env=os.environ | {"DEMO_INSTRUMENTATION": "off"})
+        assert untraced.returncode == 0, untraced.stderr
+        assert "There are no traces, because DEMO_INSTRUMENTATION is off.\n" in untraced.stdout
+        begin = datetime.now(UTC)
+        automatic = own_stack.checkout.run("local", env=os.environ | {"DEMO_INSTRUMENTATION": "auto"})
+        assert automatic.returncode == 0, automatic.stderr
+        assert "to the first trace in the database" in automatic.stdout
+        kinds = "select distinct span_kind::text from ps_trace.span where start_time > %s order by 1"
+        assert own_stack.rows(kinds, begin) == [("client",), ("server",)]
+    finally:
+        restored = own_stack.checkout.run("local", env=os.environ | {"DEMO_INSTRUMENTATION": ""})
+    assert restored.returncode == 0, restored.stderr
 
 
 def test_a_changed_address_applies_to_everything_but_the_database(own_stack):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from faults.flags import OFF
 from telemetry import flags
+from tests.demo_services import Processes
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +78,14 @@ def receiver() -> Iterator[Receiver]:
     receiver = Receiver()
     yield receiver
     receiver.close()
+
+
+@pytest.fixture
+def processes(receiver: Receiver, tmp_path: Path) -> Iterator[Processes]:
+    """Services in processes of their own, which export their spans to `receiver` when they are stopped."""
+    processes = Processes(tmp_path, receiver.port)
+    yield processes
+    processes.kill()
 
 
 @pytest.fixture

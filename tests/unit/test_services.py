@@ -21,10 +21,10 @@ import generator.fetching
 import telemetry.call
 import telemetry.service
 import telemetry.work
-from local import CHECKOUT, health
+from local import CHECKOUT
 from telemetry.call import CallFailed, fetch_character
 from telemetry.services import CHARACTER_SERVICES, SERVICES
-from tests.waiting import free_port, wait_until
+from tests.waiting import free_port
 
 URLS = "generator.fetching.URLS"
 OPERATIONS = {f"generator.{name}s" for name in CHARACTER_SERVICES}
@@ -277,35 +277,14 @@ def test_a_slow_service(slow, monkeypatch):
 
 
 @pytest.fixture
-def serving(receiver, tmp_path):
+def serving(processes):
     """A function that starts a service as the stacks do, and returns its process and URL."""
-    processes = []
 
     def serving(name: str, **environment: str) -> tuple[subprocess.Popen, str]:
-        port = free_port()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "telemetry", name],
-            cwd=CHECKOUT,
-            env=os.environ
-            | {
-                "PORT": str(port),
-                "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{receiver.port}",
-                # No export before the service stops and flushes its spans.
-                "OTEL_BSP_SCHEDULE_DELAY": "600000",
-                "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test",
-            }
-            | environment,
-            stderr=(tmp_path / f"{name}.log").open("w"),
-        )
-        processes.append(process)
-        url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: health.answers(f"{url}/healthz"), f"{name}'s health")
-        return process, url
+        processes.start(name, OTEL_RESOURCE_ATTRIBUTES="deployment.environment.name=test", **environment)
+        return processes.running[name], processes.urls[name]
 
-    yield serving
-    for process in processes:
-        process.kill()
-        process.wait()
+    return serving
 
 
 def status(url: str) -> int:
@@ -356,6 +335,8 @@ def test_a_service_stops_without_a_collector(serving, receiver):
         ({"PORT": ""}, "PORT='' is not a port"),
         ({"PORT": "1e9"}, "not a port"),
         ({"BIND_ADDRESS": "203.0.113.1"}, "cannot listen"),
+        ({"DEMO_INSTRUMENTATION": "yes"}, "DEMO_INSTRUMENTATION='yes' is none of on, off, auto"),
+        ({"DEMO_INSTRUMENTATION": "auto", "PORT": ""}, "PORT='' is not a port"),
         ({"ALLOWED_HOSTS": "http://x"}, "ALLOWED_HOSTS: 'http://x' is not a host name"),
     ],
 )
