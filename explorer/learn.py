@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from flask import Blueprint, abort, render_template, request, send_from_directory, url_for
+from flask import Blueprint, abort, redirect, render_template, request, send_from_directory, url_for
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
@@ -35,20 +35,25 @@ class Verdict(NamedTuple):
 
 
 def learn_pages(database: Database) -> Blueprint:
-    """The list of the exercises at /learn, and a page for each."""
-    pages = Blueprint("learn", __name__, url_prefix="/learn")
+    """The list of the exercises at /learn, to which the paths of Grafana's dashboards lead, and a page for each."""
+    pages = Blueprint("learn", __name__)
     pages.before_request(refuse_other_sites)
     pages.add_app_template_filter(_markdown, "markdown")
 
-    @pages.get("")
+    @pages.get("/learn")
     def index() -> str:
         return render_template("learn_index.html", exercises=workshop.exercises())
 
-    @pages.get("/images/<name>")
+    @pages.get("/d/<any(workshop, 'workshop-answers'):uid>")
+    def grafana(uid: str) -> Response:
+        """Grafana's dashboards of the workshop are at these paths."""
+        return redirect(url_for("learn.index"))
+
+    @pages.get("/learn/images/<name>")
     def image(name: str) -> Response:
         return send_from_directory(IMAGES, name)
 
-    @pages.route("/<slug>", methods=["GET", "POST"])
+    @pages.route("/learn/<slug>", methods=["GET", "POST"])
     def exercise(slug: str) -> str | tuple[str, int]:
         shown_exercise = _exercise(slug)
         text = statement(request.values.get("sql", ""))

@@ -145,14 +145,8 @@ def wait_for_minutes(stack: OwnStack) -> None:
 def end_traffic(stack: OwnStack) -> None:
     """Wait until all traces are complete."""
     checked(stack.checkout.run("load", "--rate", "0.001"))
-    counts = [-1]
-
-    def is_quiet() -> bool:
-        [[count]] = stack.rows("select count(*) from span")
-        counts.append(count)
-        return counts[-2] == count
-
-    wait_until(is_quiet, "no more spans", pause=2)
+    quiet = "select max(end_time) < now() - interval '5 seconds' from span"
+    wait_until(lambda: stack.rows(quiet)[0][0], "no more spans")
 
 
 def answered(stack: OwnStack, statement: str) -> Rows:

@@ -9,6 +9,7 @@ from psycopg.conninfo import make_conninfo
 from explorer.dashboards import create_dashboards
 from explorer.database import Database
 from explorer.learn import check
+from tests.panels import WORKSHOP
 from tests.workshop_traces import store_passwords
 from workshop import exercises
 
@@ -61,6 +62,11 @@ def test_every_exercise_has_its_page(client):
         assert 'role="status"' not in page
         for image in re.findall(r'<img src="([^"]+)"', page):
             assert client.get(image).mimetype == "image/png"
+
+
+def test_the_links_to_grafanas_dashboards_lead_to_the_exercises(client):
+    for uid in WORKSHOP:
+        assert client.get(f"/d/{uid}").headers["Location"] == "/learn"
 
 
 def test_a_right_answer_is_marked_as_solved(client, promscale, database):
