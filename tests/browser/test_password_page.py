@@ -25,7 +25,7 @@ def url(serve, promscale, trace, monkeypatch):
     traces = serve(create_traces(f"127.0.0.1:{promscale.server.port}"))
     monkeypatch.setitem(EXPLORER, "traces", int(traces.rpartition(":")[2]))
     monkeypatch.setattr(generator.app, "generate", lambda length: "x" * length)
-    monkeypatch.setattr(generator.app, "trace_id", trace.trace_id.hex)
+    monkeypatch.setattr(generator.app, "trace_reference", lambda: {"trace_id": trace.trace_id.hex()})
     return serve(generator.app.app)
 
 
@@ -52,7 +52,7 @@ def test_a_failed_password_says_what_failed_and_leads_to_its_trace(open_page, ur
         raise CallFailed("http://localhost:5051 answered 500: digit does not like it")
 
     monkeypatch.setattr(generator.app, "generate", fail)
-    monkeypatch.setattr("telemetry.service.trace_id", trace.trace_id.hex)
+    monkeypatch.setattr("telemetry.service.trace_reference", lambda: {"trace_id": trace.trace_id.hex()})
     page = open_page(f"{url}/", status=500)
     assert "digit does not like it" in page.get_by_role("alert").inner_text()
     page.get_by_alt_text(PICTURE).wait_for()
