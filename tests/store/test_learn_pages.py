@@ -47,7 +47,7 @@ def test_now_and_the_spans_are_the_same_for_both_statements(reader, promscale, d
     """Although time passes, and spans arrive, while the reader's statement runs."""
     store_passwords(promscale, database, FIRST.number)
     with reader.user_statements(2) as run:
-        [[before, count]] = run("select now(), count(*) from span, (select pg_sleep(0.01))", 1).rows
+        [[before, count]] = run("select now(), count(*) from span, (select pg_sleep(0.01)) as pause", 1).rows
         store_passwords(promscale, database, FIRST.number)
         assert run("select now(), count(*) from span", 1).rows == [[before, count]]
 
