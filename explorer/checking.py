@@ -24,9 +24,7 @@ class _Row(NamedTuple):
     numbers: tuple[Decimal | None, ...]
 
 
-class _Columns(NamedTuple):
-    keys: list[str]
-    numbers: list[str]
+_ByKey = Mapping[tuple[str | None, ...], list[_Row]]
 
 
 def differences(given: TextResult, expected: TextResult, is_ordered: bool) -> list[str]:
@@ -41,13 +39,13 @@ def differences(given: TextResult, expected: TextResult, is_ordered: bool) -> li
     for index, name, is_number in zip(indexes, expected.columns, are_numbers, strict=True):
         if is_number and not given.numbers[index]:
             return [f"The column {name} has texts (of type {given.types[index]}), where numbers are expected."]
-    columns = _Columns(
-        [name for name, is_number in zip(expected.columns, are_numbers, strict=True) if not is_number],
-        [name for name, is_number in zip(expected.columns, are_numbers, strict=True) if is_number],
-    )
     yours = [_row([row[index] for index in indexes], are_numbers) for row in given.rows]
     answer = [_row(row, are_numbers) for row in expected.rows]
-    found = [*_rows_differ(yours, answer), *_numbers_differ(yours, answer, columns)]
+    own_rows, right_rows = _by_key(yours), _by_key(answer)
+    numbers = [name for name, is_number in zip(expected.columns, are_numbers, strict=True) if is_number]
+    found = [*_keys_differ(own_rows, right_rows), *_numbers_differ(own_rows, right_rows, numbers)]
+    if len(yours) != len(answer):
+        found.insert(0, f"Your result has {count(len(yours), 'row')}, the answer {len(answer):,}.")
     if not found and is_ordered:
         found = [*_order_differs(yours, answer)]
     return found
@@ -80,10 +78,7 @@ def _text(value: str | None) -> str | None:
     return value.replace("-", "") if value and _UUID.fullmatch(value) else value
 
 
-def _rows_differ(yours: Sequence[_Row], answer: Sequence[_Row]) -> Iterator[str]:
-    if len(yours) != len(answer):
-        yield f"Your result has {count(len(yours), 'row')}, the answer {len(answer):,}."
-    given, expected = _by_key(yours), _by_key(answer)
+def _keys_differ(given: _ByKey, expected: _ByKey) -> Iterator[str]:
     for one, other, words in ((expected, given, "is missing from your result"), (given, expected, "is not expected")):
         keys = [key for key, rows in one.items() if key and len(rows) > len(other.get(key, ()))]
         if keys:
@@ -91,16 +86,15 @@ def _rows_differ(yours: Sequence[_Row], answer: Sequence[_Row]) -> Iterator[str]
             yield f"The row of {_words(keys[0])} {words}.{more}"
 
 
-def _numbers_differ(yours: Sequence[_Row], answer: Sequence[_Row], columns: _Columns) -> Iterator[str]:
-    """Of the rows that are in both."""
-    given, expected = _by_key(yours), _by_key(answer)
+def _numbers_differ(given: _ByKey, expected: _ByKey, columns: Sequence[str]) -> Iterator[str]:
+    """Of the rows that are in both; `columns` are those with numbers."""
     pairs = [
         pair
         for key, rows in expected.items()
         if len(rows) == len(given.get(key, ()))
         for pair in zip(sorted(given[key], key=_sortable), sorted(rows, key=_sortable), strict=True)
     ]
-    for index, name in enumerate(columns.numbers):
+    for index, name in enumerate(columns):
         wrong = [
             (own.key, own.numbers[index], right.numbers[index])
             for own, right in pairs
@@ -138,7 +132,7 @@ def _order_differs(yours: Sequence[_Row], answer: Sequence[_Row]) -> Iterator[st
             return
 
 
-def _by_key(rows: Sequence[_Row]) -> Mapping[tuple[str | None, ...], list[_Row]]:
+def _by_key(rows: Sequence[_Row]) -> _ByKey:
     found: defaultdict[tuple[str | None, ...], list[_Row]] = defaultdict(list)
     for row in rows:
         found[row.key].append(row)

@@ -246,7 +246,7 @@ def create_app(file: FlagFile, recorder: Recorder, token: str = "", tail_samplin
 
 
 def in_effect(flags: Mapping[str, Flag], opened: OpenCase | None) -> dict[str, Any]:
-    """What GET /flags returns: the faults, the case, and load and sampling, whose values are or None."""
+    """What GET /flags returns: the faults, the case, and the values of load and sampling; None if nothing gives one."""
     variables = {
         "users": _setting("LOAD_USERS", DEFAULT_USERS),
         "rate": _setting("LOAD_RATE", DEFAULT_RATE),

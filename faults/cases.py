@@ -8,11 +8,12 @@ The standard library only, so that any part can import this.
 import json
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
 from typing import Any, NamedTuple
 
-from faults.flags import CASE, CONTROLS, HIDDEN, OFF, Flag, FlagError, FlagFile
+from faults.flags import CASE, CONTROLS, HIDDEN, OFF, Flag, FlagError, FlagFile, replace_content
 
 LATENCY, ERRORS_OR_STRUCTURE = "latency", "errors or structure"
 
@@ -186,7 +187,9 @@ class CaseFile:
             flags = self._flags.flags()
             if not flags[CASE].parameters:
                 return flags, None
-            return {name: _hidden(flag) if flag.is_fault else flag for name, flag in flags.items()}, self._read()
+            return {
+                name: replace(flag, variant=HIDDEN) if flag.is_fault else flag for name, flag in flags.items()
+            }, self._read()
 
     def refuse_if_open(self) -> None:
         """Raises CaseConflict, OSError, FlagError."""
@@ -259,13 +262,7 @@ class CaseFile:
 
     def _write(self, opened: OpenCase) -> None:
         content = {**opened._asdict(), "case": opened.case._asdict(), "begin": opened.begin.isoformat()}
-        unfinished = self._path.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(content, indent=2) + "\n")
-        unfinished.replace(self._path)
-
-
-def _hidden(flag: Flag) -> Flag:
-    return Flag(flag.name, flag.description, HIDDEN, flag.default, flag.variants)
+        replace_content(self._path, json.dumps(content, indent=2) + "\n")
 
 
 def report(state: Mapping[str, Any]) -> str:

@@ -148,6 +148,13 @@ class FlagFile:
         unfinished.replace(self.path)
 
 
+def replace_content(path: Path, text: str) -> None:
+    """Replace a file's content, so that no reader sees half of it. Raises OSError."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
 _SCHEMA = "https://flagd.dev/schema/v0/flags.json"
 
 

@@ -20,7 +20,7 @@ import aiosql
 import psycopg
 from psycopg.rows import namedtuple_row
 
-from faults.flags import CASE, FlagError, FlagFile
+from faults.flags import CASE, FlagError, FlagFile, replace_content
 
 POLL_SECONDS = 0.25  # how often the file is checked for changes that were made by hand
 RETRY_SECONDS = 1
@@ -148,9 +148,7 @@ class Recorder:
         with self._changed:
             del self._waiting[:number]
             lines = self._journal.read_text().splitlines(keepends=True)[number:]
-            unfinished = self._journal.with_suffix(".unfinished")
-            unfinished.write_text("".join(lines))
-            unfinished.replace(self._journal)
+            replace_content(self._journal, "".join(lines))
             self._changed.notify_all()
         _log.info("Recorded in demo.fault; number of changes: %d", number)
 

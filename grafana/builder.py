@@ -652,7 +652,7 @@ def reduced(headline: Headline) -> common.ReduceDataOptions:
     return common.ReduceDataOptions().values(False).calcs([calculation]).fields(f"/^{re.escape(headline.caption)}$/")
 
 
-def workshop(title: str, description: str, uid: str, panels: Mapping[Exercise, PanelBuilder]) -> model.Dashboard:
+def workshop(uid: str, title: str, description: str, panels: Mapping[Exercise, PanelBuilder]) -> model.Dashboard:
     """Each exercise of the workshop beside a panel of its own."""
     built = empty_dashboard(title, description).uid(uid).tags([WORKSHOP_TAG])
     for exercise, panel in panels.items():
@@ -666,22 +666,23 @@ def workshop(title: str, description: str, uid: str, panels: Mapping[Exercise, P
     return built.build()
 
 
-def workshops(answers: Mapping[Exercise, Statement]) -> dict[str, model.Dashboard]:
-    """The dashboard to fill in, and the one with the answers, by the names of their files."""
-    empty = {exercise: to_fill_in() for exercise in answers}
-    solved = {exercise: answered(statement) for exercise, statement in answers.items()}
-    return {
-        "workshop": workshop(
-            "Workshop",
-            "The exercises of the workshop, to fill in: edit a panel, and write your statement. To keep your work, save"
-            " the dashboard as a copy.",
+def workshops(answers: Mapping[Exercise, Statement]) -> list[model.Dashboard]:
+    """The dashboard to fill in, and the one with the answers."""
+    to_keep = "To keep your work, save the dashboard as a copy."
+    return [
+        workshop(
             "workshop",
-            empty,
+            "Workshop",
+            f"The exercises of the workshop, to fill in: edit a panel, and write your statement. {to_keep}",
+            {exercise: to_fill_in() for exercise in answers},
         ),
-        "workshop-answers": workshop(
-            "Workshop: answers", "The exercises of the workshop with their answers.", "workshop-answers", solved
+        workshop(
+            "workshop-answers",
+            "Workshop: answers",
+            "The exercises of the workshop with their answers.",
+            {exercise: answered(statement) for exercise, statement in answers.items()},
         ),
-    }
+    ]
 
 
 def to_fill_in() -> table.Panel:
@@ -703,7 +704,7 @@ def files(statements: Statements, answers: Mapping[Exercise, Statement]) -> dict
         FOLDER / "dashboards" / f"{definition.slug}.json": dashboard(definition, statements)
         for definition in DASHBOARDS
     }
-    built |= {FOLDER / "dashboards" / f"{name}.json": content for name, content in workshops(answers).items()}
+    built |= {FOLDER / "dashboards" / f"{content.uid}.json": content for content in workshops(answers)}
     built[FOLDER / "home" / "home.json"] = home(statements)
     return {path: json.dumps(content, cls=JSONEncoder, indent=2) + "\n" for path, content in built.items()}
 

@@ -4,9 +4,10 @@ This file: what its modules share. The standard library only, because `environme
 """
 
 import fcntl
+import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,6 +36,14 @@ def exit_code(command: Callable[[], int]) -> int:
         print("run.sh: interrupted; run it again to continue, or ./run.sh down to stop everything", file=sys.stderr)
         return 130
     return 1
+
+
+def hash_of_files(folder: Path, files: Iterable[Path]) -> str:
+    """The SHA-256 of the paths within the folder and the contents of these files, in hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(repr((str(file.relative_to(folder)), file.read_bytes())).encode())
+    return digest.hexdigest()
 
 
 @contextmanager

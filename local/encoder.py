@@ -1,12 +1,11 @@
 """Builds promscale's Rust encoder and installs it in .venv: `python -m local.encoder`. Nothing depends on it."""
 
 import fcntl
-import hashlib
 import shutil
 import subprocess
 import sys
 
-from local import CHECKOUT, LOGS, CommandError, exit_code
+from local import CHECKOUT, LOGS, CommandError, exit_code, hash_of_files
 from local.environment import PIP_INSTALL, VENV
 
 SOURCES = CHECKOUT / "promscale" / "encoder"
@@ -66,10 +65,7 @@ def start_to_build() -> None:
 
 
 def _hash_of_sources() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(SOURCES.glob("*.*")) + sorted(SOURCES.glob("src/*.rs")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+    return hash_of_files(SOURCES, [*SOURCES.glob("*.*"), *SOURCES.glob("src/*.rs")])
 
 
 def _main() -> int:

@@ -7,7 +7,6 @@ the path of this checkout, which the children of a process inherit.
 """
 
 import functools
-import hashlib
 import json
 import os
 import shutil
@@ -27,7 +26,7 @@ from typing import Any
 import psutil
 
 from faults.flags import TOKEN_FILE, FlagError, FlagFile
-from local import CHECKOUT, DATA, LOGS, CommandError, encoder, exclusive, health, usage
+from local import CHECKOUT, DATA, LOGS, CommandError, encoder, exclusive, hash_of_files, health, usage
 from local.environment import PYTHON, package_folder
 from local.health import QUEUE_ON_DISK, State
 from local.postgres import Cluster, account
@@ -337,7 +336,7 @@ def _write_plan(settings: Mapping[str, str]) -> None:
             "environment": {**shared, **variables, **part.environment},
             "user": part.user,
             "memory_bytes": part.memory_bytes,
-            "code": _fingerprint(part.code),
+            "code": _hash_of_code(part.code),
         }
     unfinished = PLAN.with_suffix(".unfinished")
     unfinished.touch(mode=0o600)
@@ -346,14 +345,9 @@ def _write_plan(settings: Mapping[str, str]) -> None:
     current_settings.cache_clear()
 
 
-def _fingerprint(folders: Iterable[str]) -> str:
-    """A hash of the names and contents of all files in these folders of the checkout."""
-    found = hashlib.sha256()
-    for folder in folders:
-        for file in sorted((CHECKOUT / folder).rglob("*")):
-            if file.is_file() and file.parent.name != "__pycache__":
-                found.update(repr((str(file.relative_to(CHECKOUT)), file.read_bytes())).encode())
-    return found.hexdigest()
+def _hash_of_code(folders: Iterable[str]) -> str:
+    files = (file for folder in folders for file in (CHECKOUT / folder).rglob("*"))
+    return hash_of_files(CHECKOUT, (file for file in files if file.is_file() and file.parent.name != "__pycache__"))
 
 
 def _restart_changed(before: dict[str, Any], settings: Mapping[str, str]) -> None:

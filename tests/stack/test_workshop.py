@@ -11,14 +11,13 @@ import requests
 from psycopg.rows import dict_row
 
 from faults.cases import chosen
-from telemetry.services import PAGES
+from telemetry.services import CHARACTER_SERVICES, PAGES
 from tests.stack.stacks import OwnStack, checked
 from tests.waiting import wait_until
 from workshop import Exercise, exercises
 
 PASSWORDS = 150  # after each command, at RATE per second
 RATE = 6
-CHARACTER_SERVICES = {"upper", "lower", "digit", "special"}
 SLOW_CHARACTERS = {*"QXZ", *"jkw", *"47", *"%@"}
 FAILING_CHARACTERS = {*"$<%&"}
 
